@@ -1,0 +1,156 @@
+"""The table of model families: where a family's layers are and what they call their parts.
+
+One row a family. To add one, write its row; `tests/core/test_layout.py` and `tests/core/test_compaction.py` run over
+every row of `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class AttentionNames:
+    """What a layer calls the parts of one attention, each name relative to the layer.
+
+    Attributes:
+        module: The module that computes attention from query, key and value.
+        query: Query projection; with `fused`, the one projection that holds all three.
+        key: Key projection.
+        value: Value projection.
+        output: Output projection.
+        kind: ``"self"`` or ``"cross"``.
+        fused: Whether query, key and value are rows of one projection, in this order.
+        transposed: Whether weights are stored as ``(in, out)``, as `Conv1D` does.
+        position_bias: Relative position bias table, its name relative to the base model, or `None`.
+    """
+
+    module: str
+    query: str
+    key: str
+    value: str
+    output: str
+    kind: str = "self"
+    fused: bool = False
+    transposed: bool = False
+    position_bias: str | None = None
+
+
+@dataclass(frozen=True)
+class FeedForwardNames:
+    """What a layer calls the parts of its feed-forward sub-layer, each name relative to the layer.
+
+    Attributes:
+        up: The up projection; for a gated layer the one that goes through the activation, then the other. With
+            `experts`, the one parameter that holds both, stacked.
+        down: The down projection; with `experts`, the parameter.
+        activation: The activation, a module or a function.
+        experts: The module that holds experts stacked in 3-D parameters, or `None`.
+        transposed: Whether weights are stored as ``(in, out)``, as `Conv1D` does.
+    """
+
+    up: tuple[str, ...]
+    down: str
+    activation: str
+    experts: str | None = None
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One stack of equal layers.
+
+    Attributes:
+        layers: The `ModuleList`, its name relative to the base model.
+        attention: The attentions of a layer.
+        feed_forward: The feed-forward sub-layer of a layer.
+        name: ``"encoder"`` or ``"decoder"``.
+    """
+
+    layers: str
+    attention: tuple[AttentionNames, ...]
+    feed_forward: FeedForwardNames
+    name: str = "encoder"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table.
+
+    Attributes:
+        stacks: The stacks of layers that can be pruned.
+        residual: Patterns of parameter names, relative to the base model (a head's as they are), to the axis that the
+            residual stream runs along; beside the members of the groups, whose axes are known.
+        heads: Configuration fields that may hold the number of attention heads, the first found counts.
+        hidden_size: Configuration fields that may hold the width of the residual stream, likewise.
+    """
+
+    stacks: tuple[Stack, ...]
+    residual: Mapping[str, int] = field(default_factory=dict)
+    heads: tuple[str, ...] = ("num_attention_heads", "n_heads", "num_heads", "n_head")
+    hidden_size: tuple[str, ...] = ("hidden_size", "dim", "d_model", "n_embd")
+
+
+_BERT = Family(
+    stacks=(
+        Stack(
+            layers="encoder.layer",
+            attention=(
+                AttentionNames(
+                    module="attention.self",
+                    query="attention.self.query",
+                    key="attention.self.key",
+                    value="attention.self.value",
+                    output="attention.output.dense",
+                ),
+            ),
+            feed_forward=FeedForwardNames(
+                up=("intermediate.dense",), down="output.dense", activation="intermediate.intermediate_act_fn"
+            ),
+        ),
+    ),
+    residual={
+        "embeddings.*_embeddings.weight": 1,
+        "*LayerNorm.*": 0,
+        "pooler.dense.weight": 1,
+        "qa_outputs.weight": 1,
+    },
+)
+
+_DISTILBERT = Family(
+    stacks=(
+        Stack(
+            layers="transformer.layer",
+            attention=(
+                AttentionNames(
+                    module="attention",
+                    query="attention.q_lin",
+                    key="attention.k_lin",
+                    value="attention.v_lin",
+                    output="attention.out_lin",
+                ),
+            ),
+            feed_forward=FeedForwardNames(up=("ffn.lin1",), down="ffn.lin2", activation="ffn.activation"),
+        ),
+    ),
+    residual={
+        "embeddings.*_embeddings.weight": 1,
+        "*LayerNorm.*": 0,
+        "*layer_norm.*": 0,
+        "pre_classifier.weight": 1,
+        "qa_outputs.weight": 1,
+    },
+)
+
+_ELECTRA = replace(_BERT, residual={**_BERT.residual, "embeddings_project.*": 0})  # only where embeddings are narrower
+
+FAMILIES: dict[str, Family] = {
+    "bert": _BERT,
+    "camembert": _BERT,
+    "distilbert": _DISTILBERT,
+    "electra": _ELECTRA,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+}
+"""Model type, as in a transformers configuration, to its row."""

@@ -1,0 +1,218 @@
+"""Masks: a grid of scores or a criterion -> a binary grid -> broadcast over a weight, with exact gradients.
+
+Legend: `O` out features, `I` in features, `R`, `C` grid rows and columns, ``r = O / R`` and ``c = I / C`` the tile.
+
+One class covers element, block, row, column, unit and head: the shape of the grid says which. A mask leaves the module
+tree, the parameter names and the `state_dict` of the model as they are: it swaps the class of the module that owns the
+weight for a subclass in which the weight, when read, is the masked weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bplightning.layout import Member
+
+Binarizer = Callable[[Tensor | None], Tensor]
+"""From ``scores_RC`` to the binary grid: `True` keeps. No gradient passes through it (straight-through)."""
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A member that a mask covers.
+
+    Attributes:
+        member: The slice of a parameter.
+        transposed: Whether the grid's rows run along the member's columns, as for the down projection of a unit mask.
+    """
+
+    member: Member
+    transposed: bool = False
+
+
+class Mask(nn.Module):
+    """A grid over one weight, or over several that share it.
+
+    Args:
+        role: Role of the group it belongs to, for penalty and density.
+        covers: The members it covers; more than one share every entry of the grid.
+        grid: Rows and columns ``(R, C)`` of the grid.
+        total_weights: Weights of all covered members together.
+        binarize: From scores to the binary grid.
+        scores: Whether the grid has learned scores; they start at 0.
+
+    Example:
+        A 2 x 2 grid over a 4 x 4 weight keeps or drops tiles of 2 x 2:
+
+        >>> layer = nn.Linear(4, 4, bias=False)
+        >>> mask = Mask("attention", (Cover(Member("")),), (2, 2), 16, lambda scores: scores > 0)
+        >>> install_mask(layer, mask)
+        >>> with torch.no_grad():
+        ...     _ = mask.scores.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        >>> (layer.weight != 0).int().tolist()
+        [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+
+    def __init__(
+        self,
+        role: str,
+        covers: tuple[Cover, ...],
+        grid: tuple[int, int],
+        total_weights: int,
+        binarize: Binarizer,
+        scores: bool = True,
+    ) -> None:
+        super().__init__()
+        self.role = role
+        self.covers = covers
+        self.grid_shape = grid
+        self.total_weights = total_weights
+        self.binarize = binarize
+        self.scores = nn.Parameter(torch.zeros(grid)) if scores else None
+
+    @torch.no_grad()
+    def grid(self) -> Tensor:
+        """The binary grid ``(R, C)`` of this moment."""
+        return self.binarize(self.scores)
+
+    def kept_weights(self) -> Tensor:
+        """Weights kept in all covered members, a 0-d tensor on the device."""
+        return self.grid().float().mean() * self.total_weights
+
+    def apply_to(self, weight_OI: Tensor, cover: Cover) -> Tensor:
+        """The masked weight ``(O, I)`` of one covered member."""
+        return masked_weight(weight_OI, self.grid(), self.scores, transposed=cover.transposed)
+
+
+def masked_weight(weight_OI: Tensor, grid_RC: Tensor, scores_RC: Tensor | None, *, transposed: bool = False) -> Tensor:
+    """The weight with every tile multiplied by its entry of the grid.
+
+    The gradient of a weight is gated by the grid; the gradient of a score is the sum over its tile of ``dL/dW' * W``,
+    whether the tile is kept or not, so that what was pruned can return (Sanh et al. 2020, arXiv 2005.07683, section 3).
+
+    Args:
+        weight_OI: The unmasked weight.
+        grid_RC: Binary grid; `R` divides `O` and `C` divides `I` (the other way round with `transposed`).
+        scores_RC: Scores that receive the gradient, or `None`.
+        transposed: Whether the grid's rows run along the weight's columns.
+
+    Returns:
+        The masked weight, shaped and typed as `weight_OI`.
+    """
+    return cast(Tensor, _MaskedWeight.apply(weight_OI, scores_RC, grid_RC, transposed))
+
+
+class _MaskedWeight(torch.autograd.Function):
+    """`masked_weight` over a 3-D view ``(R, r, I)``: the grid widens along `I` only, so inner rows stay contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, weight_OI: Tensor, scores_RC: Tensor | None, grid_RC: Tensor, transposed: bool) -> Tensor:
+        keep_RC = (grid_RC.T if transposed else grid_RC).to(weight_OI.dtype)
+        rows, columns = keep_RC.shape
+        in_features = weight_OI.shape[1]
+        keep_RI = keep_RC if columns in (1, in_features) else keep_RC.repeat_interleave(in_features // columns, dim=1)
+        ctx.save_for_backward(weight_OI, keep_RI)
+        ctx.grid = rows, columns
+        ctx.transposed = transposed
+        ctx.score_dtype = None if scores_RC is None else scores_RC.dtype
+        return (weight_OI.reshape(rows, -1, in_features) * keep_RI[:, None]).view(weight_OI.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad_OI,) = grads
+        weight_OI, keep_RI = ctx.saved_tensors
+        rows, columns = ctx.grid
+        in_features = weight_OI.shape[1]
+        grad_weight = grad_scores = None
+        if ctx.needs_input_grad[1]:
+            tile_sums_RI = (grad_OI * weight_OI).reshape(rows, -1, in_features).sum(1, dtype=ctx.score_dtype)
+            grad_scores = tile_sums_RI.view(rows, columns, -1).sum(2)
+            if ctx.transposed:
+                grad_scores = grad_scores.T
+        if ctx.needs_input_grad[0]:
+            grad_weight = (grad_OI.reshape(rows, -1, in_features) * keep_RI[:, None]).view(weight_OI.shape)
+        return grad_weight, grad_scores, None, None
+
+
+# -- carrying masks on a model -----------------------------------------------------------------------------------------
+
+
+def install_mask(model: nn.Module, mask: Mask) -> None:
+    """Make `model` read every weight that `mask` covers through it.
+
+    Raises:
+        ValueError: A covered member carries a mask already.
+    """
+    for cover in mask.covers:
+        module = model.get_submodule(cover.member.module)
+        carried: dict[str, list[tuple[Cover, Mask]]] = module.__dict__.setdefault("_carried_masks", {})
+        masks = carried.setdefault(cover.member.parameter, [])
+        if any(other.member == cover.member for other, _ in masks):
+            raise ValueError(f"{cover.member.name} carries a mask already; harden it before another is installed.")
+        if not masks:
+            module.__class__ = _masked_class(type(module), cover.member.parameter)  # type: ignore[arg-type]
+        # A plain list, so that scores belong to the strategy's state_dict alone.
+        masks.append((cover, mask))
+
+
+def has_masks(model: nn.Module) -> bool:
+    """Whether any weight of `model` is read through a mask."""
+    return any("_carried_masks" in module.__dict__ for module in model.modules())
+
+
+@torch.no_grad()
+def remove_masks(model: nn.Module) -> None:
+    """Write every mask of `model` into its weight as zeros, and take the masks away."""
+    for module in _carriers(model):
+        for parameter in module.__dict__["_carried_masks"]:
+            module._parameters[parameter].copy_(getattr(module, parameter))  # type: ignore[union-attr]
+        while unmasked := getattr(type(module), "unmasked_class", None):
+            module.__class__ = unmasked
+        del module.__dict__["_carried_masks"]
+        module.__dict__.pop("_frozen_weights", None)
+
+
+@contextmanager
+def frozen_masks(model: nn.Module) -> Iterator[None]:
+    """Within the context masked weights are computed once, not per forward; for evaluation, without gradients."""
+    with torch.no_grad():
+        for module in _carriers(model):
+            carried = module.__dict__["_carried_masks"]
+            module.__dict__["_frozen_weights"] = {parameter: getattr(module, parameter) for parameter in carried}
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            module.__dict__.pop("_frozen_weights", None)
+
+
+def _carriers(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if "_carried_masks" in module.__dict__]
+
+
+@cache
+def _masked_class(cls: type[nn.Module], parameter: str) -> type[nn.Module]:
+    """A subclass of `cls` in which reading `parameter` gives the masked weight; writing and saving are as before."""
+
+    def read(module: nn.Module) -> Tensor:
+        frozen = module.__dict__.get("_frozen_weights")
+        if frozen is not None and not torch.is_grad_enabled():
+            return frozen[parameter]
+        weight = cast(Tensor, module._parameters[parameter])
+        covers = module.__dict__["_carried_masks"][parameter]
+        cover, mask = covers[0]
+        if len(covers) == 1 and cover.member.view(weight).shape == weight.shape and not cover.member.transposed:
+            return mask.apply_to(weight, cover)
+        masked = weight.clone()  # slices of a fused or stacked parameter: each is written over its part
+        for cover, mask in covers:
+            cover.member.view(masked).copy_(mask.apply_to(cover.member.view(weight), cover))
+        return masked
+
+    return type(f"Masked{cls.__name__}", (cls,), {parameter: property(read), "unmasked_class": cls})

@@ -1,0 +1,218 @@
+"""Masks: gradients against an independent computation, what they leave alone, what they cost."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hard_families import make
+from syncs import NoHostSync
+from tiny_families import padded_inputs, tiny
+from torch import Tensor, nn
+
+from bplightning.errors import UserError
+from bplightning.granularity import masks_of
+from bplightning.layout import PrunableLayout
+from bplightning.masking import Mask, frozen_masks, has_masks, install_mask, remove_masks
+
+
+def positive(scores: Tensor | None) -> Tensor:
+    """Keep what has a positive score."""
+    assert scores is not None
+    return scores > 0
+
+
+def masked(model_type: str, attention: str, feed_forward: str) -> tuple[nn.Module, PrunableLayout, dict[str, Mask]]:
+    """A tiny float64 model with masks of random scores on every group."""
+    model, layout = make(model_type)
+    masks: dict[str, Mask] = {}
+    for group in layout.groups:
+        granularity = attention if group in layout.attention else feed_forward
+        masks |= dict(masks_of(model, group, granularity, binarize=positive))
+    for mask in masks.values():
+        mask.double()
+        nn.init.normal_(mask.scores)
+        install_mask(model, mask)
+    return model, layout, masks
+
+
+def expanded(mask: Mask, cover: object, weight_OI: Tensor) -> Tensor:
+    """The grid as large as the weight, by Kronecker product: independent of how the code widens it."""
+    grid = mask.grid().double()
+    grid = grid.T if cover.transposed else grid  # type: ignore[attr-defined]
+    return torch.kron(
+        grid, torch.ones(weight_OI.shape[0] // grid.shape[0], weight_OI.shape[1] // grid.shape[1]).double()
+    )
+
+
+CASES = [
+    ("bert", "4x4", "unit"),
+    ("bert", "head", "4x8"),
+    ("bert", "element", "row"),
+    ("distilbert", "column", "element"),
+    ("electra", "8x2", "unit"),
+    ("gpt2", "4x4", "unit"),
+    ("gpt2", "head", "column"),
+    ("mixtral", "4x4", "unit"),
+]
+
+
+@pytest.mark.parametrize(("model_type", "attention", "feed_forward"), CASES)
+def test_gradients_are_those_of_the_paper(model_type: str, attention: str, feed_forward: str) -> None:
+    model, _, masks = masked(model_type, attention, feed_forward)
+    inputs = {"input_ids": padded_inputs("right")["input_ids"]}
+    model(**inputs)[0].square().sum().backward()
+
+    # Independently: an unmasked copy whose weights are the masked ones, so that its gradients are dL/dW'.
+    plain, _ = make(model_type)
+    with torch.no_grad():
+        for mask in masks.values():
+            for cover in mask.covers:
+                weight = cover.member.weight(plain)
+                weight.mul_(expanded(mask, cover, weight))
+    plain(**inputs)[0].square().sum().backward()
+
+    def gradient(of: nn.Module, member: object) -> Tensor:
+        return member.view(of.get_submodule(member.module)._parameters[member.parameter].grad)  # type: ignore[attr-defined]
+
+    for name, mask in masks.items():
+        expected = torch.zeros_like(mask.scores)
+        for cover in mask.covers:
+            outer = gradient(plain, cover.member)
+            weight = cover.member.weight(model).detach()
+            torch.testing.assert_close(gradient(model, cover.member), outer * expanded(mask, cover, weight))
+            product = (outer * weight).T if cover.transposed else outer * weight
+            rows, columns = mask.grid_shape
+            tiles = product.view(rows, product.shape[0] // rows, columns, product.shape[1] // columns)
+            expected += tiles.sum((1, 3))
+        torch.testing.assert_close(mask.scores.grad, expected, msg=name)
+    # What is pruned learns too, so that it can return.
+    assert any(mask.scores.grad[~mask.grid()].any() for mask in masks.values())
+
+
+def test_a_masked_model_keeps_its_names_and_saves_as_an_ordinary_one(tmp_path) -> None:
+    plain = tiny("bert")
+    model = copy.deepcopy(plain)
+    for group in PrunableLayout.of(model).groups:
+        for _, mask in masks_of(model, group, "element", binarize=positive):
+            install_mask(model, mask)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert [name for name, _ in model.named_modules()] == [name for name, _ in plain.named_modules()]
+    model.save_pretrained(tmp_path)
+    again = type(plain).from_pretrained(tmp_path)
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name])
+
+
+def test_hardened_equals_masked_and_leaves_an_ordinary_model() -> None:
+    model, _, _ = masked("bert", "4x4", "unit")
+    inputs = padded_inputs("right")
+    before = model(**inputs).start_logits
+    assert has_masks(model)
+    remove_masks(model)
+    assert not has_masks(model)
+    assert torch.equal(model(**inputs).start_logits, before)
+    assert {type(module).__name__ for module in model.modules()} == {
+        type(module).__name__ for module in make("bert")[0].modules()
+    }
+    assert (PrunableLayout.of(model).attention[0].value.weight(model) == 0).any()
+
+
+def test_a_copy_has_masks_of_its_own() -> None:
+    model, _, masks = masked("bert", "4x4", "unit")
+    inputs = padded_inputs("right")
+    twin = copy.deepcopy(model)
+    expected = model(**inputs).start_logits
+    with torch.no_grad():
+        for mask in masks.values():
+            mask.scores.fill_(-1.0)
+    assert torch.equal(twin(**inputs).start_logits, expected)
+    assert not torch.equal(model(**inputs).start_logits, expected)
+
+
+def test_frozen_masks_are_computed_once_and_only_without_gradients() -> None:
+    model, _, masks = masked("bert", "4x4", "unit")
+    inputs = padded_inputs("right")
+    before = model(**inputs).start_logits.detach()
+    with frozen_masks(model):
+        with torch.no_grad():
+            for mask in masks.values():
+                mask.scores.neg_()
+            assert torch.equal(model(**inputs).start_logits, before)
+        assert not torch.equal(model(**inputs).start_logits, before)  # with gradients: of this moment
+    with torch.no_grad():
+        assert not torch.equal(model(**inputs).start_logits, before)
+
+
+def test_moving_and_loading_reach_the_unmasked_weight() -> None:
+    model, layout, _ = masked("bert", "4x4", "unit")
+    member = layout.attention[0].query
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    assert torch.equal(member.weight(model), state[member.name])
+    model.load_state_dict({name: value + 1 for name, value in state.items()}, assign=True)
+    assert torch.equal(member.weight(model), state[member.name] + 1)
+    assert model.to(torch.bfloat16)(**padded_inputs("right")).start_logits.dtype == torch.bfloat16
+
+
+def test_bfloat16_gives_scores_full_precision_gradients() -> None:
+    model = tiny("bert", dtype=torch.float32)
+    masks: dict[str, Mask] = {}
+    for group in PrunableLayout.of(model).groups:
+        masks |= dict(masks_of(model, group, "4x4", binarize=positive))
+    for mask in masks.values():
+        nn.init.normal_(mask.scores)
+        install_mask(model, mask)
+    inputs = padded_inputs("right")
+    model(**inputs).start_logits.square().sum().backward()
+    exact = {name: mask.scores.grad.clone() for name, mask in masks.items()}
+    for mask in masks.values():
+        mask.scores.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(**inputs).start_logits
+    logits.float().square().sum().backward()
+    for name, mask in masks.items():
+        assert mask.scores.grad.dtype == torch.float32
+        cosine = torch.cosine_similarity(mask.scores.grad.flatten(), exact[name].flatten(), dim=0)
+        assert cosine > 0.99, name
+
+
+def test_a_step_never_waits_for_the_host() -> None:
+    model, _, _ = masked("bert", "4x4", "unit")
+    inputs = padded_inputs("right", length=8)
+    inputs["attention_mask"].fill_(1)
+    with NoHostSync():
+        model(input_ids=inputs["input_ids"]).start_logits.square().sum().backward()
+
+
+def test_the_guard_against_host_syncs_can_fail() -> None:
+    with pytest.raises(AssertionError, match="host"), NoHostSync():
+        torch.ones(3).sum().item()
+
+
+def test_a_second_mask_on_a_member_is_refused() -> None:
+    model, layout, _ = masked("bert", "4x4", "unit")
+    (_, again), *_ = masks_of(model, layout.attention[0], "element", binarize=positive)
+    with pytest.raises(ValueError, match=r"query\.weight carries a mask already; harden it"):
+        install_mask(model, again)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "message"),
+    [
+        ("5x4", r"block 5x4 does not divide bert\.encoder\.layer\.0\.attention\.self\.query\.weight of shape 32 x 32"),
+        ("unit", r"granularity 'unit' does not suit encoder\.0\.self: it is made for feed-forward layers"),
+        ("0x4", r"granularity '0x4' is not known; it is one of: element, row"),
+    ],
+)
+def test_unsuitable_granularities_are_named(granularity: str, message: str) -> None:
+    model = tiny("bert")
+    with pytest.raises(UserError, match=message):
+        list(masks_of(model, PrunableLayout.of(model).attention[0], granularity, binarize=positive))
+
+
+def test_heads_that_share_keys_are_not_pruned_one_by_one() -> None:
+    model, layout = make("qwen2")
+    with pytest.raises(UserError, match="its heads share key/value heads"):
+        list(masks_of(model, layout.attention[0], "head", binarize=positive))
