@@ -1,0 +1,60 @@
+"""Block pruning for faster Transformers: fine-tune, prune, and get back an ordinary smaller, faster model.
+
+``import bplightning`` makes transformers' `from_pretrained` know compact folders. Everything else is imported when it
+is first asked for, so that reading a compact model costs no import of Lightning.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bplightning.loading import register
+
+if TYPE_CHECKING:
+    from bplightning.compaction import CompactionPlan, compact
+    from bplightning.errors import UserError
+    from bplightning.layout import PrunableLayout
+    from bplightning.loading import save_compact
+    from bplightning.masking import Mask
+    from bplightning.module import PruningModule
+    from bplightning.strategy import Progress, PruningStrategy
+    from bplightning.task import Task
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "CompactionPlan": "compaction",
+    "Mask": "masking",
+    "Progress": "strategy",
+    "PrunableLayout": "layout",
+    "PruningModule": "module",
+    "PruningStrategy": "strategy",
+    "Task": "task",
+    "UserError": "errors",
+    "compact": "compaction",
+    "save_compact": "loading",
+}
+
+__all__ = [
+    "CompactionPlan",
+    "Mask",
+    "Progress",
+    "PrunableLayout",
+    "PruningModule",
+    "PruningStrategy",
+    "Task",
+    "UserError",
+    "compact",
+    "register",
+    "save_compact",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+register()

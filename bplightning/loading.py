@@ -1,0 +1,191 @@
+"""Saving a compact model, and loading it with transformers' own `from_pretrained`.
+
+A compact folder is an ordinary transformers folder. The widths stand in the configuration's own field ``compaction``,
+by group name (stack, layer and role), never by module path. ``quantization_config`` only names us: that is the slot by
+which transformers lets a third party change modules before weights load. After loading nothing of a quantizer is left
+on the model.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from bplightning.equivalence import LogitDifference, made_inputs, require_equal
+from bplightning.errors import UserError
+from bplightning.layout import PrunableLayout
+from bplightning.resizing import kind_of, make_bias, resize, size_of
+
+QUANT_METHOD = "bplightning"
+"""The name under which `from_pretrained` finds us."""
+
+CONFIG_FIELD = "compaction"
+"""The configuration's field that holds the widths."""
+
+CONFIG_VERSION = 1
+"""Raised by one whenever that field changes its form."""
+
+PLAN_FILE = "compaction_plan.json"
+"""The plan, beside the weights."""
+
+
+def save_compact(
+    model: PreTrainedModel,
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
+) -> LogitDifference:
+    """Save a compact model as a transformers folder, proved by loading it again.
+
+    The folder appears whole or not at all.
+
+    Args:
+        model: The compact model.
+        folder: Where to save; it must not exist yet, or be empty.
+        tokenizer: Saved beside the model.
+        inputs: What the saved and the reloaded model are compared on; by default seeded random tokens with padding.
+
+    Returns:
+        The largest difference between the logits of `model` and of the reloaded model.
+
+    Raises:
+        UserError: The folder holds files already, or the reloaded model's logits differ.
+    """
+    register()
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"cannot save to {str(folder)!r}, which exists and is not an empty folder: name another one.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unproved = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model.save_pretrained(unproved)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(unproved)
+        plan = getattr(model, "compaction_plan", None)
+        if plan is not None:
+            (unproved / PLAN_FILE).write_text(plan.to_json())
+        reloaded: nn.Module = type(model).from_pretrained(unproved)
+        reloaded.to(model.device)
+        inputs = made_inputs(model) if inputs is None else inputs
+        difference = require_equal(model, reloaded, inputs, what="the reloaded model")
+        unproved.chmod(0o777 & ~_umask())  # a temporary folder is its owner's alone
+        if folder.exists():
+            folder.rmdir()
+        os.rename(unproved, folder)
+    except BaseException:
+        shutil.rmtree(unproved, ignore_errors=True)
+        raise
+    return difference
+
+
+def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequence[str]) -> None:
+    """Write the widths of a compact model into its configuration, so that `save_pretrained` saves them.
+
+    A model that lost nothing is left an ordinary one, which loads without us.
+
+    Args:
+        model: The compact model.
+        dense: Layout of the model it was made from.
+        new_biases: Names of groups whose output or down projection has a bias that the architecture does not give it.
+    """
+    config: Any = model.config
+    before = getattr(config, CONFIG_FIELD, None)
+    widths = {group.name: size_of(group) for group in PrunableLayout.of(model).groups}
+    if before is None and not new_biases and widths == {group.name: size_of(group) for group in dense.groups}:
+        return
+    biases = sorted({*(before["biases"] if before else ()), *new_biases})
+    setattr(config, CONFIG_FIELD, {"version": CONFIG_VERSION, "widths": widths, "biases": biases})
+    config.quantization_config = {"quant_method": QUANT_METHOD}
+
+
+def apply_widths(model: nn.Module) -> None:
+    """Shrink a model as `from_pretrained` has built it to the widths in its configuration, checked first.
+
+    Raises:
+        UserError: The field is missing, or does not fit the model.
+    """
+    layout = PrunableLayout.of(model)
+    sizes = {group.name: group for group in layout.groups}
+    field = getattr(model.config, CONFIG_FIELD, None)
+    if not isinstance(field, dict) or field.get("version") != CONFIG_VERSION:
+        version = field.get("version") if isinstance(field, dict) else field
+        raise _broken(f"has version {version!r} where this bplightning reads version {CONFIG_VERSION}")
+    widths, biases = field.get("widths"), field.get("biases")
+    if not isinstance(widths, dict) or set(widths) != set(sizes):
+        odd = sorted(set(sizes).symmetric_difference(widths if isinstance(widths, dict) else ()))
+        raise _broken(f"must give one width for each of the model's {len(sizes)} groups; it does not for {odd[:4]}")
+    for name, width in widths.items():
+        total = size_of(sizes[name])
+        if type(width) is not int or not 0 <= width <= total:
+            raise _broken(f"must keep 0 to {total} {kind_of(sizes[name])} of {name!r}, got {width!r}")
+    if not isinstance(biases, list) or not all(isinstance(name, str) and name in sizes for name in biases):
+        raise _broken(f"must list groups with a bias of their own, got {biases!r}")
+    resize(model, layout, {name: torch.arange(width) for name, width in widths.items()})
+    for name in biases:
+        make_bias(model, sizes[name].members[-1])
+
+
+def register() -> None:
+    """Make `from_pretrained` know compact folders; done by ``import bplightning``."""
+    if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:
+        register_quantization_config(QUANT_METHOD)(CompactConfig)
+        register_quantizer(QUANT_METHOD)(CompactLoader)
+
+
+class CompactConfig(QuantizationConfigMixin):
+    """What stands in a compact configuration's ``quantization_config``: our name.
+
+    Args:
+        quant_method: Our name.
+    """
+
+    def __init__(self, quant_method: str = QUANT_METHOD) -> None:
+        self.quant_method = quant_method  # type: ignore[assignment]
+
+
+class CompactLoader(HfQuantizer):
+    """Shrinks the modules before weights load. Not a quantizer; it only takes the slot of one while loading."""
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        apply_widths(model)
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        """Leave an ordinary model: `half`, `float`, the Trainer and others refuse one that looks quantized."""
+        for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+            model.__dict__.pop(name, None)
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                module.config.__dict__.pop("_is_quantized", None)
+        model.config.quantization_config = {"quant_method": QUANT_METHOD}  # for `save_pretrained`
+        return model
+
+    def is_serializable(self) -> bool:
+        """Whether such a model can be saved."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether such a model can be trained."""
+        return True
+
+
+def _broken(rule: str) -> UserError:
+    return UserError(f"config.json's field {CONFIG_FIELD!r} {rule}: save the compact model again with this version.")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,214 @@
+"""Changing the sizes of a model's groups: parameters sliced, the modules' own counts kept true.
+
+Used to compact a model (real weights) and to load a compact one (shapes only, on the meta device), so that both build
+the same modules.
+
+Legend: `B` batch, `L` tokens, `H` heads, `K` key/value heads, `D` head size, `F` units of a feed-forward layer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from bplightning.errors import UserError
+from bplightning.layout import AttentionGroup, FeedForwardGroup, Member, PrunableLayout
+
+Group = AttentionGroup | FeedForwardGroup
+
+_HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
+_KV_HEAD_COUNTS = ("num_key_value_heads",)
+_HEADS_TIMES_SIZE = ("all_head_size", "inner_dim")
+
+Selection = dict[tuple[str, str], dict[int, Tensor]]
+"""Module and parameter name to axis to the indices kept along it."""
+
+
+def size_of(group: Group) -> int:
+    """What can be removed of `group` one by one: its key/value heads or its units, counted."""
+    return group.kv_heads if isinstance(group, AttentionGroup) else group.width
+
+
+def kind_of(group: Group) -> str:
+    """``"heads"`` or ``"units"``, for messages and for the plan."""
+    return "heads" if isinstance(group, AttentionGroup) else "units"
+
+
+def writer_columns(group: Group, kept: Tensor) -> Tensor:
+    """The columns of the output or down projection that belong to `kept` heads or units."""
+    if isinstance(group, FeedForwardGroup):
+        return kept
+    return _spread(kept, group.head_size * _queries_per_kv_head(group))
+
+
+def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Selection:
+    """Which indices of which parameter stay.
+
+    Args:
+        layout: The layout of the model to resize.
+        kept: Group name to the indices of its heads (key/value heads where queries are grouped) or units that stay.
+
+    Returns:
+        Every parameter of every member, and every bias that goes with its rows, each with its axes.
+
+    Raises:
+        UserError: A group that shrinks cannot be resized by itself.
+    """
+    parts: dict[tuple[str, str], dict[int, list[tuple[int, Tensor]]]] = {}
+
+    def keep(member: Member, axis: int, indices: Tensor) -> None:
+        """`axis` 0 is along the member's rows, 1 along its columns, however the parameter is stored."""
+        stored = 1 - axis if member.transposed else axis
+        start = member.rows[0] if member.rows is not None and axis == 0 else 0
+        parts.setdefault((member.module, member.parameter), {}).setdefault(stored, []).append((start, indices + start))
+        if axis == 0 and member.bias is not None and member.bias_of(layout.model) is not None:
+            parts.setdefault((member.module, member.bias), {}).setdefault(0, []).append((start, indices + start))
+
+    for group in layout.groups:
+        indices = kept[group.name]
+        *readers, writer = group.members
+        if writer.expert is not None or (isinstance(group, AttentionGroup) and group.position_bias is not None):
+            if len(indices) == size_of(group):
+                continue
+            what = "an expert of a stacked tensor" if writer.expert is not None else "a shared relative position bias"
+            raise UserError(f"{group.name} cannot lose {kind_of(group)}: {what} cannot be sliced for one layer yet.")
+        for member in readers:
+            if isinstance(group, AttentionGroup):
+                rows = group.head_size * (_queries_per_kv_head(group) if member is group.query else 1)
+                keep(member, 0, _spread(indices, rows))
+            else:
+                keep(member, 0, indices)
+        keep(writer, 1, writer_columns(group, indices))
+    # Members that share a parameter (fused qkv) are joined in the order they are stored in.
+    return {
+        key: {
+            axis: torch.cat([part for _, part in sorted(several, key=lambda p: p[0])]) for axis, several in axes.items()
+        }
+        for key, axes in parts.items()
+    }
+
+
+def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor]) -> None:
+    """Replace the parameters of `model` in place by what stays of them; on the meta device only shapes change.
+
+    Every parameter of every member is replaced by a new tensor, also where all of it stays.
+
+    Args:
+        model: The model to resize.
+        layout: Its layout, or that of a model with the same shapes.
+        kept: Group name to the indices of its heads (key/value heads where queries are grouped) or units that stay.
+    """
+    for (module_name, name), axes in member_selections(layout, kept).items():
+        module = model.get_submodule(module_name)
+        old = module._parameters[name]
+        assert old is not None
+        new = old.detach()
+        for axis, indices in axes.items():
+            if len(indices) < new.shape[axis]:
+                new = new.index_select(axis, indices.to(new.device))
+        if new.data_ptr() == old.data_ptr():
+            new = new.clone()
+        module._parameters[name] = nn.Parameter(new, requires_grad=old.requires_grad)
+        _set_features(module)
+    for group in layout.attention:
+        _set_heads(model, group, len(kept[group.name]))
+
+
+def make_bias(model: nn.Module, member: Member) -> None:
+    """Give `member`'s projection the bias it lacks, all zero."""
+    weight = member.weight(model)
+    bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=weight.requires_grad)
+    model.get_submodule(member.module).register_parameter(member.bias or "bias", bias)
+
+
+def _queries_per_kv_head(group: AttentionGroup) -> int:
+    return group.heads // max(group.kv_heads, 1)
+
+
+def _spread(indices: Tensor, size: int) -> Tensor:
+    """The indices of all rows of blocks of `size` rows, given the blocks' indices."""
+    return (indices[:, None] * size + torch.arange(size, device=indices.device)).flatten()
+
+
+def _set_features(module: nn.Module) -> None:
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, Conv1D):
+        module.nx, module.nf = weight.shape
+
+
+def _set_heads(model: nn.Module, group: AttentionGroup, kv_heads: int) -> None:
+    """Tell the module that mixes the values how many heads are left, under whatever name it keeps the number."""
+    module = model.get_submodule(group.module)
+    heads = kv_heads * _queries_per_kv_head(group)
+    counts = {_HEAD_COUNTS: heads, _KV_HEAD_COUNTS: kv_heads, _HEADS_TIMES_SIZE: heads * group.head_size}
+    for names, count in counts.items():
+        for name in names:
+            if hasattr(module, name):
+                setattr(module, name, count)
+    if kv_heads == 0 and not isinstance(module, Headless):
+        cls: Any = type(module)
+        module.__class__ = _headless_class(cls)
+        inner = f"{group.module}."
+        *readers, writer = (member.module.removeprefix(inner) for member in group.members)
+        module.reader_names = sorted(set(readers))  # type: ignore[assignment]
+        # DistilBERT's applies its output projection itself, for others the caller does.
+        module.writer_name = writer if group.output.module.startswith(inner) else None  # type: ignore[assignment]
+
+
+class Headless:
+    """Mixed into an attention class whose instance lost every head: it mixes nothing, its output is a constant.
+
+    transformers' own forward pass cannot reshape to zero heads. The output projection, of no columns, is still applied
+    (here or by the caller), which leaves its bias.
+    """
+
+    reader_names: list[str]
+    writer_name: str | None
+    config: Any
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """The constant, and attention weights ``(B, 0, L, L)`` where eager attention gives them.
+
+        Args:
+            hidden_states: ``(B, L, hidden size)``.
+            *args: Not looked at.
+            **kwargs: Not looked at.
+
+        Raises:
+            UserError: A key/value cache was given, which a layer without keys cannot advance.
+        """
+        if kwargs.get("past_key_values") is not None:
+            raise UserError(
+                f"{type(self).__name__} has no heads left and cannot advance a key/value cache yet: call the model "
+                "with use_cache=False, or keep one head in each decoder layer."
+            )
+        *batch, length, _ = hidden_states.shape
+        # The projections of no rows take part, so that no parameter is unused, which distributed training refuses.
+        output: Tensor = sum(getattr(self, name)(hidden_states) for name in self.reader_names)
+        if self.writer_name is not None:
+            output = getattr(self, self.writer_name)(output)
+        eager = self.config._attn_implementation == "eager"
+        return output, hidden_states.new_zeros(*batch, 0, length, length) if eager else None
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickle by the class it was made from: the class itself has no name in any module."""
+        return _new_headless, (type(self).__mro__[2],), self.__dict__
+
+
+@functools.cache
+def _headless_class(base: type) -> type:
+    # A subclass of the original: transformers finds the modules whose attention weights it records by class.
+    return type(f"Headless{base.__name__}", (Headless, base), {})
+
+
+def _new_headless(base: type) -> Any:
+    return object.__new__(_headless_class(base))
