@@ -1,0 +1,174 @@
+"""The one LightningModule: it composes a task and a strategy, and logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+
+from bplightning.errors import UserError
+from bplightning.layout import PrunableLayout
+from bplightning.masking import frozen_masks
+from bplightning.strategy import Progress, PruningStrategy
+from bplightning.task import Task
+
+
+class PruningModule(LightningModule):
+    """Fine-tunes a task's model while a strategy prunes it.
+
+    Args:
+        task: What the network is pruned for: model, data, loss, metrics.
+        strategy: How it is pruned.
+        learning_rate: Learning rate of the model's weights, reached after the warm-up; it then falls linearly to 0.
+        warmup: Learning-rate warm-up (the papers' W): a fraction of all optimizer steps if below 1, else a number of
+            optimizer steps.
+        weight_decay: Weight decay of the model's weights; biases and norms have none.
+        adam_epsilon: AdamW's epsilon.
+    """
+
+    model: PreTrainedModel
+
+    def __init__(
+        self,
+        task: Task,
+        strategy: PruningStrategy,
+        learning_rate: float = 3e-5,
+        warmup: float = 0.05,
+        weight_decay: float = 0.0,
+        adam_epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__()
+        if learning_rate <= 0:
+            raise UserError(f"learning_rate is {learning_rate:g}; it must be above 0. The papers take 3e-5.")
+        if warmup < 0:
+            raise UserError(f"warmup is {warmup:g}; it must be 0 or more: a fraction below 1, or optimizer steps.")
+        self.task = task
+        self.strategy = strategy
+        self.learning_rate = learning_rate
+        self.warmup = warmup
+        self.weight_decay = weight_decay
+        self.adam_epsilon = adam_epsilon
+        self.metric_prefix = "val"
+        self.layout: PrunableLayout | None = None
+
+    def configure_model(self) -> None:
+        """Build the model and install the masks, once: before optimizers exist and before a checkpoint is read."""
+        if self.layout is not None:
+            return
+        if not hasattr(self, "model"):
+            self.model = self.task.build_model()
+        self.model.train()  # `from_pretrained` leaves it in evaluation mode, and Lightning keeps what it finds
+        self.layout = PrunableLayout.of(self.model)
+        self.strategy.attach(self.layout)
+
+    def forward(self, batch: dict[str, Any]) -> Any:
+        return self.model(**self.task.model_inputs(batch))
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """Where training stands, in optimizer steps."""
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
+        return Progress(step=self.trainer.global_step, total_steps=total, warmup_steps=warmup)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.strategy.advance(self.progress())
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        task_loss = self.task.loss(self(batch), batch)
+        penalty = self.strategy.penalty()
+        loss = task_loss if penalty is None else task_loss + penalty
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_step(task_loss.detach(), penalty)
+        return loss
+
+    def _log_step(self, task_loss: Tensor, penalty: Tensor | None) -> None:
+        values: dict[str, Any] = {"task_loss": task_loss}
+        if penalty is not None:
+            values["penalty"] = penalty.detach()
+        values |= {f"density/{role}": value for role, value in self.strategy.density().items()}
+        values |= self.strategy.metrics()
+        self.log_dict(values, prog_bar=True)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.strategy.after_optimizer_step()
+
+    def on_train_end(self) -> None:
+        """Leave the masks of the end of the schedule, not those of the last step but one."""
+        self.strategy.advance(self.progress())
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        progress = self.progress()
+        decays = {name for name, parameter in self.model.named_parameters() if parameter.ndim > 1}
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [value for name, value in self.model.named_parameters() if (name in decays) == decayed],
+                "weight_decay": self.weight_decay if decayed else 0.0,
+                "name": "weights" if decayed else "no_decay",
+            }
+            for decayed in (True, False)
+        ]
+        groups += self.strategy.parameter_groups(total_steps=progress.total_steps)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, eps=self.adam_epsilon)
+        schedule = get_linear_schedule_with_warmup(optimizer, progress.warmup_steps, progress.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self.metric = self.task.build_metric().to(self.device)
+        self._frozen = frozen_masks(self.model)
+        self._frozen.__enter__()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.metric.update(self(batch), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._frozen.__exit__(None, None, None)
+        values = {f"{self.metric_prefix}_{name}": value for name, value in self.metric.compute().items()}
+        density = self.strategy.density()
+        if density:
+            values[f"{self.metric_prefix}_density"] = density["total"]
+        self.log_dict(values, prog_bar=True)
+        if density and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            shown = ", ".join(f"{role} {value:.3f}" for role, value in density.items())
+            rank_zero_info(f"Validated with the masks of step {self.trainer.global_step}: density {shown}.")
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    # -- after training ------------------------------------------------------------------------------------------------
+
+    def harden(self) -> PreTrainedModel:
+        """Write the masks into the weights as zeros, take them away, and return the model."""
+        assert self.layout is not None
+        self.strategy.harden(self.layout)
+        return self.model
+
+
+def frozen_module(task: Task, model: nn.Module, *, prefix: str) -> PruningModule:
+    """A module that evaluates `model` as it is on `task`.
+
+    Args:
+        task: What to evaluate on.
+        model: A dense, hardened or compact model.
+        prefix: What its metrics' names begin with, for example ``"compact"``.
+    """
+    module = PruningModule(task, PruningStrategy())
+    module.model = model  # type: ignore[assignment]
+    module.metric_prefix = prefix
+    return module

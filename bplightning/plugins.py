@@ -1,0 +1,118 @@
+"""Finding strategies and tasks: by the short name they are registered under, or by class path.
+
+A package registers a plugin as an entry point, this one like anybody's::
+
+    [project.entry-points."bplightning.strategies"]
+    my-strategy = "my_package.my_file:MyStrategy"
+
+A class path (``my_file.MyStrategy``) needs no registration, and finds files in the current folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from bplightning.errors import UserError
+
+STRATEGIES = "bplightning.strategies"
+TASKS = "bplightning.tasks"
+GROUPS = {STRATEGIES: "strategy", TASKS: "task"}
+"""Entry-point group to what one of its members is called."""
+
+
+def available(group: str) -> dict[str, EntryPoint]:
+    """The registered plugins of a group, none of them imported yet.
+
+    Args:
+        group: Entry-point group, `STRATEGIES` or `TASKS`.
+
+    Returns:
+        Short name to entry point, sorted by name.
+    """
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
+
+
+def load(group: str, name_or_class_path: str) -> type:
+    """The class behind a short name or a class path.
+
+    Args:
+        group: Entry-point group, `STRATEGIES` or `TASKS`.
+        name_or_class_path: A registered name (``hybrid``) or an importable class (``my_file.MyStrategy``).
+
+    Returns:
+        The class.
+
+    Raises:
+        UserError: If the name is unknown or registered twice, or what it stands for cannot be imported or is no class.
+    """
+    kind = GROUPS[group]
+    points = {point.value: point for point in entry_points(group=group, name=name_or_class_path)}
+    if len(points) > 1:
+        raise UserError(
+            f"{kind} {name_or_class_path!r} is registered {len(points)} times; "
+            f"give a class path instead: {', '.join(sorted(value.replace(':', '.') for value in points))}"
+        )
+    for point in points.values():
+        return _import_class(kind, name_or_class_path, point.module, point.attr)
+    module, _, attribute = name_or_class_path.rpartition(".")
+    if not module:
+        known = ", ".join(available(group)) or "none (is the package installed?)"
+        raise UserError(
+            f"no {kind} is called {name_or_class_path!r}; there are: {known}; "
+            f"a class path such as my_file.My{kind.title()} works too"
+        )
+    return _import_class(kind, name_or_class_path, module, attribute)
+
+
+def name_of(cls: type) -> str:
+    """The short name a class is registered under, or else its class name in kebab case.
+
+    >>> class SoftMovementL0: ...
+    >>> name_of(SoftMovementL0)
+    'soft-movement-l0'
+    """
+    value = f"{cls.__module__}:{cls.__qualname__}"
+    for group in GROUPS:
+        for name, point in available(group).items():
+            if point.value == value:
+                return name
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__).lower()
+
+
+def summary(group: str) -> dict[str, str]:
+    """What a listing says of each registered plugin: the first line of its docstring, or why it is broken.
+
+    Args:
+        group: Entry-point group, `STRATEGIES` or `TASKS`.
+
+    Returns:
+        Short name to one line.
+    """
+    lines = {}
+    for name in available(group):
+        try:
+            lines[name] = (inspect.getdoc(load(group, name)) or "").partition("\n")[0]
+        except UserError as error:
+            lines[name] = f"BROKEN: {error}"
+    return lines
+
+
+def _import_class(kind: str, asked_for: str, module: str, attribute: str) -> type:
+    here = str(Path.cwd())
+    if here not in sys.path:  # so that `my_file.MyStrategy` works for an installed command as it does for a script
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a third party's module does on import must not break the others
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{kind} {asked_for!r} cannot be imported from {module!r}: {type(error).__name__}: {reason}"
+        ) from error
+    if not inspect.isclass(found):
+        raise UserError(f"{kind} {asked_for!r} is a {type(found).__name__}, and must be a class")
+    return found

@@ -1,0 +1,131 @@
+"""The strategy contract: how a network is pruned.
+
+A strategy is a `torch.nn.Module`, so whatever it learns (scores) or remembers (the step) is in its ``state_dict`` and a
+resumed run is the run that was interrupted. Every hook defaults to nothing: a strategy overrides only what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bplightning.layout import PrunableLayout
+from bplightning.masking import Mask, install_mask, remove_masks
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, in optimizer steps.
+
+    Attributes:
+        step: Optimizer steps taken so far; 0 before the first.
+        total_steps: Optimizer steps of the whole run.
+        warmup_steps: Optimizer steps of the learning-rate warm-up (``W`` in the papers).
+    """
+
+    step: int
+    total_steps: int
+    warmup_steps: int
+
+
+class PruningStrategy(nn.Module):
+    """How a network is pruned: granularity by role, where scores come from, schedule, penalty.
+
+    The life of a strategy is `attach`, then for every optimizer step `advance`, a forward pass, `penalty` added to the
+    loss, and `after_optimizer_step`; at the end `harden`. It knows neither the task nor Lightning.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks = nn.ModuleDict()
+
+    # -- hooks a strategy overrides ------------------------------------------------------------------------------------
+
+    def attach(self, layout: PrunableLayout) -> None:
+        """Make the masks and install them on the model of `layout`; called once, before optimizers exist.
+
+        Args:
+            layout: What can be pruned of the model.
+        """
+
+    def advance(self, progress: Progress) -> None:
+        """Set density, score threshold or penalty weight for the optimizer step that comes next.
+
+        Args:
+            progress: Where training stands.
+        """
+
+    def penalty(self) -> Tensor | None:
+        """The scalar added to the task's loss, or `None` for none."""
+        return None
+
+    def parameter_groups(self, *, total_steps: int) -> list[dict[str, Any]]:
+        """The strategy's own optimizer groups, for example scores with their own learning rate.
+
+        Args:
+            total_steps: Optimizer steps of the whole run.
+
+        Returns:
+            Groups as `torch.optim` takes them; each parameter of the strategy in exactly one.
+        """
+        return []
+
+    def after_optimizer_step(self) -> None:
+        """Called after each optimizer step, for example to clamp scores."""
+
+    def calibrate(
+        self,
+        model: nn.Module,
+        batches: Iterable[dict[str, Tensor]],
+        loss_fn: Callable[[Any, dict[str, Tensor]], Tensor],
+    ) -> None:
+        """Gather statistics before training (Fisher information, Hessians, activations); for one-shot methods.
+
+        Args:
+            model: The model with this strategy attached.
+            batches: Batches of the training set.
+            loss_fn: From the model's outputs and the batch to a scalar.
+        """
+
+    def metrics(self) -> dict[str, Tensor | float]:
+        """What to log beside density by role, name to scalar, for example ``{"score_threshold": 0.07}``."""
+        return {}
+
+    # -- what all strategies share -------------------------------------------------------------------------------------
+
+    def add_mask(self, name: str, mask: Mask, layout: PrunableLayout) -> None:
+        """Register `mask` under `name` (dots become dashes) and install it on the members it covers."""
+        self.masks[name.replace(".", "-")] = mask
+        install_mask(layout.model, mask)
+
+    @property
+    def all_masks(self) -> list[Mask]:
+        """The masks, in the order they were made."""
+        return cast(list[Mask], list(self.masks.values()))
+
+    @torch.no_grad()
+    def density(self) -> dict[str, Tensor]:
+        """Fraction of masked weights kept, by role, as 0-d tensors on the device (no host synchronisation).
+
+        Returns:
+            Role (``"attention"``, ``"feed_forward"``, ...) to fraction; ``"total"`` over all. Empty without masks.
+        """
+        kept: dict[str, list[Tensor]] = {}
+        total: dict[str, int] = {}
+        for mask in self.all_masks:
+            kept.setdefault(mask.role, []).append(mask.kept_weights())
+            total[mask.role] = total.get(mask.role, 0) + mask.total_weights
+        sums = {role: torch.stack(values).sum() for role, values in kept.items()}
+        density = {role: sums[role] / total[role] for role in sums}
+        if density:
+            density["total"] = torch.stack(list(sums.values())).sum() / sum(total.values())
+        return density
+
+    def harden(self, layout: PrunableLayout) -> None:
+        """Write the masks into the weights as zeros, and take the masks away."""
+        remove_masks(layout.model)
+        self.masks = nn.ModuleDict()

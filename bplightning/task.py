@@ -1,0 +1,83 @@
+"""The task contract: what a network is pruned for.
+
+A task is a `LightningDataModule` that also knows its model, its loss and its metrics. It knows nothing of pruning.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torchmetrics import Metric
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Task(LightningDataModule, ABC):
+    """What a network is pruned for: model class, data, loss, logits, metrics.
+
+    Lightning's own data hooks (`prepare_data`, `setup`, `train_dataloader`, `val_dataloader`, `test_dataloader`,
+    `predict_dataloader`) are part of the contract: `prepare_data` does slow work once (download, tokenize, cache on
+    disk), `setup` loads its result.
+
+    Attributes:
+        monitor: The metric that says which model is best, a key of what `build_metric().compute()` returns.
+        monitor_mode: ``"max"`` or ``"min"``.
+        embedded_recipe: YAML with the settings that suit the task's embedded data set; `fit` starts from it when the
+            user names no model and no data of their own. `None` where the task has none.
+    """
+
+    monitor: ClassVar[str]
+    monitor_mode: ClassVar[str] = "max"
+    embedded_recipe: ClassVar[Path | None] = None
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, saved beside the model."""
+
+    @abstractmethod
+    def build_model(self) -> PreTrainedModel:
+        """A fresh model with the task's head, as `from_pretrained` gives it. Called once per run and rank."""
+
+    @abstractmethod
+    def load_model(self, folder: str | Path) -> PreTrainedModel:
+        """The task's model read from a saved folder, dense or compact."""
+
+    def model_inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The entries of a batch that the model's `forward` takes."""
+        return batch
+
+    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """The task loss, a scalar; by default the one transformers computes when labels are among the inputs."""
+        return outputs.loss
+
+    @abstractmethod
+    def logits(self, outputs: Any) -> Tensor:
+        """One tensor that holds all the model decided, `B` first: what a teacher hands on."""
+
+    @abstractmethod
+    def build_metric(self) -> Metric:
+        """A fresh metric for one pass over the validation set.
+
+        Its `update(outputs, batch)` takes the model's outputs and the batch, its `compute()` returns name to scalar
+        (per cent where the field reports per cent). States reduce across ranks, and examples that a distributed
+        sampler repeated count once.
+        """
+
+    def example_inputs(self, batch_size: int, length: int) -> dict[str, Tensor]:
+        """Inputs of one shape for measuring time and FLOPs: seeded random tokens, all of them attended.
+
+        Args:
+            batch_size: Rows of the batch.
+            length: Tokens in each row.
+
+        Returns:
+            ``input_ids`` and ``attention_mask``, both ``(batch_size, length)``.
+        """
+        generator = torch.Generator().manual_seed(0)
+        input_ids = torch.randint(len(self.tokenizer), (batch_size, length), generator=generator)
+        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}

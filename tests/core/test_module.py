@@ -1,0 +1,154 @@
+"""The LightningModule: what it optimizes, when masks move, what validation sees."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from tiny_task import TinyTask
+
+from bplightning.errors import UserError
+from bplightning.module import PruningModule, frozen_module
+from bplightning.strategies.hybrid import Hybrid
+from bplightning.strategy import Progress
+
+
+def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(callbacks=list(callbacks), **(settings | options))
+
+
+def pruning(folder: Path, **options: Any) -> PruningModule:
+    return PruningModule(TinyTask(folder), Hybrid(final_warmup=2), learning_rate=1e-3, **options)
+
+
+class Watch(Callback):
+    """Writes down what is in force at each batch and each validation."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.modes: set[bool] = set()
+        self.thresholds: list[float] = []
+        self.validated: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+        self.modes |= {layer.training for layer in module.model.modules()}
+        self.thresholds.append(float(module.strategy.score_threshold))
+
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+        self.validated.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.now = float(module.strategy.density()["total"])
+
+
+def test_optimizer_groups_hold_each_parameter_once(tmp_path: Path) -> None:
+    module = pruning(tmp_path, weight_decay=0.1)
+    run = trainer(tmp_path)
+    run.fit(module, datamodule=module.task)
+    groups = {group["name"]: group for group in run.optimizers[0].param_groups}
+    assert {name: group["weight_decay"] for name, group in groups.items()} == {
+        "weights": 0.1,
+        "no_decay": 0.0,
+        "scores": 0.0,
+    }
+    assert groups["weights"]["initial_lr"] == 1e-3
+    assert groups["scores"]["initial_lr"] == pytest.approx(30 * 2.1972245773 / 24)
+    grouped = sorted(id(value) for group in groups.values() for value in group["params"])
+    assert grouped == sorted(id(value) for value in module.parameters())
+    assert all(value.ndim > 1 for value in groups["weights"]["params"])
+    assert all(value.ndim == 1 for value in groups["no_decay"]["params"])
+
+
+def test_training_trains_prunes_and_ends_with_the_last_masks(tmp_path: Path) -> None:
+    module, watch = pruning(tmp_path), Watch()
+    before = {name: value.clone() for name, value in module.task.build_model().state_dict().items()}
+    run = trainer(tmp_path, watch)
+    run.fit(module, datamodule=module.task)
+    assert watch.modes == {True}  # dropout is on, though `from_pretrained` leaves models in evaluation mode
+    assert watch.thresholds == sorted(watch.thresholds)
+    assert watch.thresholds[0] == 0
+    assert float(module.strategy.score_threshold) == pytest.approx(0.1)
+    assert 0 < float(module.strategy.density()["total"]) < 1
+    assert all(
+        not torch.equal(value, before[name]) for name, value in module.model.state_dict().items() if value.ndim > 1
+    )
+
+
+def test_the_schedule_counts_optimizer_steps(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    module = pruning(tmp_path, warmup=1)
+    advance = module.strategy.advance
+    module.strategy.advance = lambda progress: (seen.append(progress), advance(progress))[1]  # type: ignore[method-assign]
+    trainer(tmp_path, accumulate_grad_batches=4).fit(module, datamodule=module.task)
+    assert [progress.step for progress in seen] == [step for step in range(6) for _ in range(4)] + [6]
+    assert {(progress.total_steps, progress.warmup_steps) for progress in seen} == {(6, 1)}
+
+
+def test_learning_rate_rises_and_falls_in_optimizer_steps(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    module = pruning(tmp_path, warmup=4)
+    trainer(tmp_path, Rates()).fit(module, datamodule=module.task)
+    assert rates[:6] == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3 * 19 / 20])
+    assert rates[-1] == pytest.approx(1e-3 / 20)
+
+
+def test_validation_uses_the_masks_of_that_moment_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module, watch = pruning(tmp_path), Watch()
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, watch).fit(module, datamodule=module.task)
+    assert watch.validated[-1]["val_density"] == pytest.approx(watch.now)
+    assert "Validated with the masks of step 24: density attention" in caplog.text
+    # The logged accuracy is the masked model's: hardened, it scores the same.
+    expected = watch.validated[-1]["val_accuracy"]
+    run = trainer(tmp_path)
+    (hardened,) = run.validate(frozen_module(module.task, module.harden(), prefix="masked"), module.task, verbose=False)
+    assert hardened == {"masked_accuracy": pytest.approx(expected)}
+
+
+def test_a_checkpoint_brings_scores_and_threshold_back(tmp_path: Path) -> None:
+    module = pruning(tmp_path)
+    run = trainer(tmp_path)
+    run.fit(module, datamodule=module.task)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    again = pruning(tmp_path)
+    trainer(tmp_path).validate(
+        again, datamodule=again.task, ckpt_path=tmp_path / "last.ckpt", weights_only=True, verbose=False
+    )
+    for name, value in module.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert float(again.strategy.density()["total"]) == float(module.strategy.density()["total"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0.0}, r"learning_rate is 0; it must be above 0"),
+        ({"warmup": -1}, r"warmup is -1; it must be 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(tmp_path: Path, options: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PruningModule(TinyTask(tmp_path), Hybrid(), **options)
+
+
+def test_a_schedule_without_room_is_refused_before_training(tmp_path: Path) -> None:
+    module = PruningModule(TinyTask(tmp_path), Hybrid(final_warmup=30), learning_rate=1e-3)
+    with pytest.raises(UserError, match="the pruning schedule has no step left: of 24 optimizer steps"):
+        trainer(tmp_path).fit(module, datamodule=module.task)

@@ -1,0 +1,86 @@
+"""Soft movement and hybrid: what makes them themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_families import tiny
+
+from bplightning.errors import UserError
+from bplightning.layout import PrunableLayout
+from bplightning.strategies.hybrid import Hybrid
+from bplightning.strategies.soft_movement import SoftMovement
+from bplightning.strategy import Progress, PruningStrategy
+
+SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 1}
+
+
+def attached(strategy: PruningStrategy) -> PruningStrategy:
+    strategy.attach(PrunableLayout.of(tiny("bert", **SHAPE)))
+    return strategy
+
+
+def test_hybrid_masks_attention_in_blocks_and_feed_forward_by_unit() -> None:
+    masks = attached(Hybrid()).masks
+    assert {name: mask.grid_shape for name, mask in masks.items()} == {
+        "encoder-0-self-query": (2, 2),
+        "encoder-0-self-key": (2, 2),
+        "encoder-0-self-value": (2, 2),
+        "encoder-0-self-output": (2, 2),
+        "encoder-0-feed_forward": (48, 1),
+    }
+    assert [cover.transposed for cover in masks["encoder-0-feed_forward"].covers] == [False, True]
+
+
+def test_soft_movement_masks_single_elements() -> None:
+    masks = attached(SoftMovement()).masks
+    assert masks["encoder-0-feed_forward-up"].grid_shape == (48, 64)
+
+
+def test_penalty_is_the_mean_over_masks_then_roles() -> None:
+    strategy = attached(Hybrid(regularization=10.0, attention_weight=3.0, feed_forward_weight=0.5, final_warmup=1))
+    with torch.no_grad():
+        for index, mask in enumerate(strategy.masks.values()):
+            mask.scores.fill_(float(index))
+    strategy.advance(Progress(100, 100, warmup_steps=5))  # the end: lambda(t) = lambda
+    sigmoid = [1 / (1 + 2.718281828459045**-x) for x in range(5)]
+    expected = 10.0 * (3.0 * sum(sigmoid[:4]) / 4 + 0.5 * sigmoid[4]) / 2
+    assert float(strategy.penalty().detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_threshold_and_penalty_weight_rise_together() -> None:
+    strategy = attached(Hybrid(regularization=10.0, initial_warmup=1, final_warmup=2))
+    seen = []
+    for step in (0, 10, 45, 80, 100):
+        strategy.advance(Progress(step, 100, warmup_steps=10))
+        seen += [float(strategy.score_threshold), float(strategy.penalty_weight)]
+    assert seen == pytest.approx([0, 0, 0, 0, 0.0875, 8.75, 0.1, 10, 0.1, 10])
+
+
+def test_scores_cut_at_the_threshold() -> None:
+    strategy = attached(Hybrid())
+    strategy.score_threshold.fill_(0.1)
+    kept = strategy.keep(torch.tensor([[-2.3, -2.1], [0.0, 5.0]]))  # logit(0.1) is -2.197
+    assert kept.tolist() == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(110_640, 1e-2), (300, 30 * 2.1972245773 / 300)])
+def test_score_learning_rate_suits_the_length_of_the_run(steps: int, expected: float) -> None:
+    (group,) = attached(Hybrid()).parameter_groups(total_steps=steps)
+    assert group["lr"] == pytest.approx(expected)
+    (group,) = attached(Hybrid(score_learning_rate=0.5)).parameter_groups(total_steps=steps)
+    assert group["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"final_score_threshold": 0.5}, r"final_score_threshold is 0\.5; .* must be in \(0, 0\.5\)"),
+        ({"initial_score_threshold": -0.1}, r"initial_score_threshold is -0\.1; .* must be in \[0, 0\.5\)"),
+        ({"regularization": -1.0}, r"regularization is -1; it must be 0 or more"),
+        ({"attention": "32"}, r"granularity '32' is not known; it is one of: element, row, column"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Hybrid(**options)
