@@ -1,0 +1,218 @@
+"""From examples to what the model is fed: tokenized windows, batches, and the order they come in.
+
+A context that does not fit in `max_length` tokens is cut into windows that overlap; each window is one feature.
+
+Shapes: `C` context tokens of a window.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from bisect import bisect_left, bisect_right
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from datasets import Dataset, Features, List, Value
+from datasets import config as datasets_config
+from datasets.fingerprint import Hasher
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
+
+from bplightning.errors import UserError
+
+from .squad_data import check_answers
+
+INTEGER = Value("int32")
+# What batches hold beside the tokens. The last three are for the metric, not for the model.
+LABELS = ("start_positions", "end_positions")
+POSITIONS = ("feature_index", "context_start", "context_end")
+CHARACTERS = ("char_start_C", "char_end_C")
+
+
+def tokenize(
+    examples: Dataset,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    stride: int,
+    cache_dir: str | None,
+    description: str,
+) -> Dataset:
+    """Cut examples into tokenized windows, behind a progress bar; a second call reads the result from disk.
+
+    The file on disk is named by what it depends on: the examples, the tokenizer, the two lengths and this module. The
+    tokenizer's own truncation and padding state is left out, since each use changes it.
+
+    Args:
+        examples: Columns as `squad_data.COLUMNS`.
+        tokenizer: A fast tokenizer.
+        max_length: Tokens of a window, question and special tokens included.
+        stride: Tokens that neighbouring windows share.
+        cache_dir: Folder for the result; `None` for the one of `datasets`.
+        description: What the progress bar says.
+
+    Returns:
+        One row a window: the tokens, `LABELS`, `POSITIONS`, ``example_index`` (row of `examples`), ``length`` (tokens)
+        and ``char_start_C``, ``char_end_C`` (characters that each context token covers: first, and one past the last).
+
+    Raises:
+        UserError: If an answer is not where it says, or a question leaves no room for its context.
+    """
+    names = [name for name in tokenizer.model_input_names if name != "attention_mask"]  # the collator makes the mask
+    types = {name: List(INTEGER) for name in names} | dict.fromkeys((*LABELS, *POSITIONS[1:]), INTEGER)
+    types |= {"example_index": INTEGER, "length": INTEGER} | dict.fromkeys(CHARACTERS, List(INTEGER))
+    settings = {"tokenizer": tokenizer, "max_length": max_length, "stride": stride}
+
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    key = [
+        examples._fingerprint,
+        backend,
+        tokenizer.cls_token_id,
+        names,
+        max_length,
+        stride,
+        Path(__file__).read_text(),
+        tokenizers.__version__,
+    ]
+    fingerprint = Hasher.hash(key)
+    folder = Path(cache_dir or datasets_config.HF_DATASETS_CACHE) / "bplightning-qa"
+    folder.mkdir(parents=True, exist_ok=True)
+    features = examples.map(
+        _windows,
+        batched=True,
+        with_indices=True,
+        remove_columns=examples.column_names,
+        fn_kwargs=settings,
+        features=Features(types),
+        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        new_fingerprint=fingerprint,
+        desc=description,
+    )
+    return features.add_column("feature_index", np.arange(len(features)))
+
+
+def _windows(
+    batch: dict[str, list[Any]],
+    indices: list[int],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    stride: int,
+) -> dict[str, list[Any]]:
+    """The windows of a batch of examples, column by column."""
+    questions = [question.strip() for question in batch["question"]]
+    room = max_length - stride - tokenizer.num_special_tokens_to_add(pair=True)
+    lengths = (len(ids) for ids in tokenizer(questions, add_special_tokens=False)["input_ids"])
+    for name, context, answers, length in zip(batch["id"], batch["context"], batch["answers"], lengths, strict=True):
+        check_answers(name=name, context=context, answers=answers)
+        if length >= room:
+            raise UserError(
+                f"The question of example {name!r} has {length} tokens, and with max_length {max_length} and stride "
+                f"{stride} it must have less than {room}: raise max_length, lower stride, or take the example out."
+            )
+    # The question comes first whatever the tokenizer's padding side: a causal model must read it before the context.
+    encoding = tokenizer(
+        questions,
+        batch["context"],
+        truncation="only_second",
+        max_length=max_length,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    rows = encoding.pop("overflow_to_sample_mapping")
+    offsets = encoding.pop("offset_mapping")
+    columns: dict[str, list[Any]] = dict(encoding)
+    columns["example_index"] = [indices[row] for row in rows]
+    columns["length"] = [len(ids) for ids in encoding["input_ids"]]
+    for name in (*LABELS, *POSITIONS[1:], *CHARACTERS):
+        columns[name] = []
+    for window, row in enumerate(rows):
+        of_context = [token for token, part in enumerate(encoding.sequence_ids(window)) if part == 1]
+        first, last = (of_context[0], of_context[-1] + 1) if of_context else (0, 0)
+        char_start_C = [characters[0] for characters in offsets[window][first:last]]
+        char_end_C = [characters[1] for characters in offsets[window][first:last]]
+        text, answer_start = (batch["answers"][row][key][0] for key in ("text", "answer_start"))
+        span = find_span(char_start_C=char_start_C, char_end_C=char_end_C, text=text, answer_start=answer_start)
+        if span is None:  # as in BERT: a window without the answer points at CLS
+            ids = encoding["input_ids"][window]
+            start = end = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
+        else:
+            start, end = first + span[0], first + span[1]
+        values = (start, end, first, last, char_start_C, char_end_C)
+        for name, value in zip((*LABELS, *POSITIONS[1:], *CHARACTERS), values, strict=True):
+            columns[name].append(value)
+    return columns
+
+
+def find_span(
+    *, char_start_C: list[int], char_end_C: list[int], text: str, answer_start: int
+) -> tuple[int, int] | None:
+    """The tokens of a window's context that hold an answer.
+
+    Args:
+        char_start_C: First character that each token covers, ascending.
+        char_end_C: One past the last character that each token covers.
+        text: The answer; blanks around it are no part of it.
+        answer_start: Characters from the start of the context to `text`.
+
+    Returns:
+        First and last token, both counted from the window's first context token, or `None` where the window does not
+        hold the whole answer.
+
+    >>> find_span(char_start_C=[0, 4, 9], char_end_C=[3, 9, 10], text="quick", answer_start=4)
+    (1, 1)
+    >>> find_span(char_start_C=[0, 4, 9], char_end_C=[3, 9, 10], text="quick. Brown", answer_start=4) is None
+    True
+    """
+    stripped = text.lstrip()
+    first = answer_start + len(text) - len(stripped)
+    last = first + len(stripped.rstrip())
+    if not char_start_C or char_start_C[0] > first or char_end_C[-1] < last:
+        return None
+    start, end = bisect_right(char_end_C, first), bisect_left(char_start_C, last) - 1
+    return (start, end) if start <= end else None  # the other case: a tokenizer that drops the answer's characters
+
+
+def collate(rows: list[dict[str, Any]], *, collator: DataCollatorWithPadding) -> dict[str, Tensor]:
+    """A batch as a plain dictionary of tensors, tokens padded to the longest of them."""
+    return dict(collator(rows))
+
+
+def length_grouped_sampler(
+    lengths: list[int], *, batch_size: int, world_size: int, rank: int
+) -> DistributedLengthGroupedSampler:
+    """The order of training features: random, but features of one batch are of like length.
+
+    It is a `DistributedSampler` even in one process: Lightning then leaves it alone (it would shuffle any other sampler
+    anew when it wraps it for several ranks) and tells it the epoch. The order follows from seed and epoch alone.
+
+    Args:
+        lengths: Tokens of each feature.
+        batch_size: Features of a batch of one rank.
+        world_size: Number of ranks.
+        rank: This process's rank.
+    """
+    return DistributedLengthGroupedSampler(
+        batch_size=batch_size * world_size,
+        lengths=lengths,
+        num_replicas=world_size,
+        rank=rank,
+        seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),  # where Lightning's own distributed sampler finds it
+    )
+
+
+def accepted_inputs(forward: Any, names: list[str]) -> list[str]:
+    """Those of `names` that a model's `forward` takes (DistilBERT takes no ``token_type_ids``, for example).
+
+    >>> accepted_inputs(lambda input_ids, attention_mask: None, ["input_ids", "token_type_ids"])
+    ['input_ids']
+    """
+    parameters = inspect.signature(forward).parameters
+    return [name for name in names if name in parameters]

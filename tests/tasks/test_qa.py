@@ -1,0 +1,200 @@
+"""The question-answering task as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule, Trainer
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertForQuestionAnswering, ViTConfig
+
+from bplightning.errors import UserError
+from bplightning.tasks.qa import EMBEDDED_MODEL, QuestionAnswering
+
+Examples = list[dict[str, Any]]
+
+
+@pytest.fixture
+def task(examples: Examples, bert_folder: str, tmp_path: Path) -> QuestionAnswering:
+    return make(bert_folder, examples, tmp_path)
+
+
+def make(model: str, examples: Examples, folder: Path, **changes: Any) -> QuestionAnswering:
+    for name in ("train", "validation"):
+        (folder / f"{name}.json").write_text(json.dumps(examples), encoding="utf-8")
+    files = {f"{name}_file": str(folder / f"{name}.json") for name in ("train", "validation")}
+    sizes = {"max_length": 32, "stride": 4, "batch_size": 4, "eval_batch_size": 3}
+    return QuestionAnswering(**({"model": model, "cache_dir": str(folder / "cache")} | files | sizes | changes))
+
+
+class Plain(LightningModule):
+    """The least module that trains a task; it notes the order of the features."""
+
+    def __init__(self, task: QuestionAnswering) -> None:
+        super().__init__()
+        self.task = task
+        self.model = task.build_model().train()
+        self.metric = task.build_metric()
+        self.orders: list[list[int]] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.orders.append([])
+
+    def training_step(self, batch: dict[str, Any], index: int) -> torch.Tensor:
+        self.orders[-1] += batch["feature_index"].tolist()
+        return self.task.loss(self.model(**self.task.model_inputs(batch)), batch)
+
+    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        self.metric.update(self.model(**self.task.model_inputs(batch)), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.metric.compute())
+        self.metric.reset()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+# Lightning 2.6 looks at torch's pytree in the old way.
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")
+def test_it_trains_and_is_measured(task: QuestionAnswering, tmp_path: Path) -> None:
+    module = Plain(task)
+    trainer = Trainer(
+        max_epochs=40,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        check_val_every_n_epoch=40,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, datamodule=task)
+    assert float(trainer.callback_metrics[task.monitor]) > 99  # it has learnt four examples by heart
+    count = len(task._split("train")[1])
+    assert all(sorted(order) == list(range(count)) for order in module.orders)
+    assert module.orders[0] != module.orders[1]
+
+
+def test_the_contract_on_one_batch(task: QuestionAnswering) -> None:
+    model = task.build_model()
+    batch = next(iter(task.val_dataloader()))
+    inputs = task.model_inputs(batch)
+    assert list(inputs) == ["input_ids", "token_type_ids", "attention_mask", "start_positions", "end_positions"]
+    outputs = model(**inputs)
+    assert math.isfinite(float(task.loss(outputs, batch).detach()))
+    rows, length = batch["input_ids"].shape
+    logits = task.logits(outputs)
+    assert logits.shape == (rows, 2 * length)
+    assert torch.equal(logits[:, length:], outputs.end_logits)
+    assert task.monitor in {"exact_match", "f1"}
+
+
+def test_inputs_that_the_model_does_not_take_are_left_out(examples: Examples, bert_folder: str, tmp_path: Path) -> None:
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": 512, "max_position_embeddings": 64}
+    DistilBertForQuestionAnswering(DistilBertConfig(**sizes)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)  # BERT's, which makes token types
+    task = make(str(tmp_path), examples, tmp_path)
+    batch = next(iter(task.train_dataloader()))
+    inputs = task.model_inputs(batch)
+    assert list(inputs) == ["input_ids", "attention_mask", "start_positions", "end_positions"]
+    assert math.isfinite(float(task.build_model()(**inputs).loss.detach()))
+
+
+def test_validation_comes_longest_first_with_little_padding(task: QuestionAnswering) -> None:
+    lengths = [int(n) for batch in task.val_dataloader() for n in batch["attention_mask"].sum(1)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert all(batch["input_ids"].shape[1] % 8 == 0 for batch in task.test_dataloader())
+
+
+def test_each_rank_trains_on_its_share(task: QuestionAnswering) -> None:
+    shares = []
+    for rank in range(2):
+        task.trainer = SimpleNamespace(world_size=2, global_rank=rank)  # type: ignore[assignment]
+        shares.append({int(i) for batch in task.train_dataloader() for i in batch["feature_index"]})
+    assert shares[0] | shares[1] == set(range(len(task._split("train")[1])))
+    assert len(shares[0] & shares[1]) <= 1  # one is repeated where the number is odd
+
+
+def test_setup_reads_what_prepare_data_cached(task: QuestionAnswering, capfd: pytest.CaptureFixture[str]) -> None:
+    task.prepare_data()
+    assert "Tokenizing the train set" in capfd.readouterr().err
+    task.setup("fit")
+    assert "Tokenizing" not in capfd.readouterr().err
+
+
+def test_a_tokenizer_that_pads_on_the_left(examples: Examples, bert_folder: str, tmp_path: Path) -> None:
+    task = make(bert_folder, examples, tmp_path)
+    (tmp_path / "left").mkdir()
+    task.build_model().save_pretrained(tmp_path / "left")
+    AutoTokenizer.from_pretrained(bert_folder, padding_side="left").save_pretrained(tmp_path / "left")
+    left = make(str(tmp_path / "left"), examples, tmp_path)
+    for ours, theirs in zip(task.val_dataloader(), left.val_dataloader(), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_validation_alone_needs_no_training_data(examples: Examples, bert_folder: str, tmp_path: Path) -> None:
+    task = make(bert_folder, examples, tmp_path, train_file=None)
+    task.prepare_data()
+    task.setup("validate")
+    assert len(task.val_dataloader()) > 0
+    with pytest.raises(UserError, match=r"no training data.*give train_file"):
+        task.train_dataloader()
+
+
+def test_a_saved_model_loads_in_its_precision(task: QuestionAnswering, tmp_path: Path) -> None:
+    saved = str(tmp_path / "half")
+    task.build_model().half().save_pretrained(saved)
+    task.tokenizer.save_pretrained(saved)
+    assert task.load_model(saved).dtype == torch.float16
+    assert QuestionAnswering(model=saved).build_model().dtype == torch.float32  # what is trained
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "m", "dataset": "d", "train_file": "t"}, "Data given twice: dataset='d'"),
+        ({"model": "m", "train_file": "t"}, "train_file='t' without validation_file"),
+        ({"dataset": "d"}, "Data given without a model"),
+        ({"validation_file": "v"}, "Data given without a model"),
+        ({"batch_size": 0}, "batch_size=0: it must be at least 1"),
+        ({"max_length": 64, "stride": 64}, "stride=64 with max_length=64: .* below max_length"),
+        ({"stride": -1}, "stride=-1"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        QuestionAnswering(**arguments)
+
+
+def test_a_model_that_cannot_serve_is_named(examples: Examples, bert_folder: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"max_length=65 tokens, but the model .* has 64 positions"):
+        make(bert_folder, examples, tmp_path, max_length=65).prepare_data()
+    missing = str(tmp_path / "no_such_model")
+    with pytest.raises(UserError, match=r"The model '.*no_such_model' cannot be loaded .*Give model a folder"):
+        make(missing, examples, tmp_path).build_model()
+    (tmp_path / "vit").mkdir()
+    ViTConfig().save_pretrained(tmp_path / "vit")
+    with pytest.raises(UserError, match="is a vit, for which transformers has no question-answering head"):
+        make(str(tmp_path / "vit"), examples, tmp_path).build_model()
+
+
+def test_every_argument_is_explained() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(QuestionAnswering, "task")
+    options = [action for action in parser._actions if action.dest.startswith("task.")]
+    assert len(options) == 13
+    assert all(action.help for action in options)
+
+
+@pytest.mark.skipif(not EMBEDDED_MODEL.exists(), reason="the embedded model is not made yet")
+def test_the_embedded_default(tmp_path: Path) -> None:
+    task = QuestionAnswering(cache_dir=str(tmp_path), max_length=64, stride=16)
+    batch = next(iter(task.val_dataloader()))
+    assert math.isfinite(float(task.build_model()(**task.model_inputs(batch)).loss.detach()))

@@ -1,0 +1,164 @@
+"""Tokenized windows, their cache, batches and the order of training."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.utils.data.distributed import DistributedSampler
+from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from bplightning.errors import UserError
+from bplightning.tasks.squad_data import from_records
+from bplightning.tasks.squad_features import collate, find_span, length_grouped_sampler, tokenize
+
+Examples = list[dict[str, Any]]
+
+
+@pytest.fixture
+def tokenizer(bert_folder: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(bert_folder)
+
+
+def windows(rows: Examples, tokenizer: PreTrainedTokenizerBase, folder: Path, **changes: Any) -> Dataset:
+    settings: dict[str, Any] = {"max_length": 32, "stride": 4, "description": "Tokenizing"} | changes
+    return tokenize(from_records(rows, origin="test"), tokenizer=tokenizer, cache_dir=str(folder), **settings)
+
+
+def test_windows_cover_the_context_and_share_the_stride(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    features = windows(examples, tokenizer, tmp_path)
+    assert features["feature_index"][:] == list(range(len(features)))
+    assert features["length"][:] == [len(ids) for ids in features["input_ids"]]
+    assert max(features["length"]) == 32
+    for index, row in enumerate(examples):
+        whole = tokenizer(row["context"], add_special_tokens=False)["input_ids"]
+        question = tokenizer(row["question"])["input_ids"]
+        assert all(f["input_ids"][: len(question)] == question for f in features if f["example_index"] == index)
+        parts = [
+            feature["input_ids"][feature["context_start"] : feature["context_end"]]
+            for feature in features
+            if feature["example_index"] == index
+        ]
+        assert len(parts) > 1
+        for left, right in itertools.pairwise(parts):
+            assert left[-4:] == right[:4]
+        assert [*parts[0], *(token for part in parts[1:] for token in part[4:])] == whole
+
+
+def test_a_window_holds_the_answer_or_points_at_cls(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    features = windows(examples, tokenizer, tmp_path)
+    found = set()
+    for feature in features:
+        row = examples[feature["example_index"]]
+        first, start, end = feature["context_start"], feature["start_positions"], feature["end_positions"]
+        if start == 0:
+            assert end == 0
+            begin = row["answers"]["answer_start"][0]
+            after = begin + len(row["answers"]["text"][0])
+            assert not (feature["char_start_C"][0] <= begin and after <= feature["char_end_C"][-1])
+        else:
+            text = row["context"][feature["char_start_C"][start - first] : feature["char_end_C"][end - first]]
+            assert text == row["answers"]["text"][0]
+            found.add(row["id"])
+    assert found == {row["id"] for row in examples}
+    assert 0 in features["start_positions"][:]
+
+
+def test_blanks_around_an_answer_and_dropped_characters() -> None:
+    tokens = {"char_start_C": [0, 3, 6], "char_end_C": [2, 5, 8]}  # "ab cd ef"
+    assert find_span(**tokens, text=" cd ", answer_start=2) == (1, 1)
+    assert find_span(**tokens, text="b c", answer_start=1) == (0, 1)
+    assert find_span(**tokens, text="ab cd ef", answer_start=0) == (0, 2)
+    assert find_span(**tokens, text="ef g", answer_start=6) is None
+    assert find_span(char_start_C=[0, 4], char_end_C=[1, 5], text="x", answer_start=2) is None
+    assert find_span(char_start_C=[], char_end_C=[], text="x", answer_start=2) is None
+
+
+def test_the_second_run_reads_the_first_ones_result(
+    examples: Examples, bert_folder: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    first = windows(examples, tokenizer, tmp_path)
+    assert "Tokenizing: 100%" in capfd.readouterr().err
+    (file,) = tmp_path.rglob("*.arrow")
+    written = file.stat().st_mtime_ns
+    for again in (tokenizer, AutoTokenizer.from_pretrained(bert_folder)):  # used, truncation set inside; and fresh
+        assert windows(examples, again, tmp_path).to_list() == first.to_list()
+        assert "Tokenizing" not in capfd.readouterr().err
+    assert list(tmp_path.rglob("*.arrow")) == [file]
+    assert file.stat().st_mtime_ns == written
+
+
+def test_what_changes_the_windows_is_tokenized_anew(examples: Examples, bert_folder: str, tmp_path: Path) -> None:
+    tokenizer, other = (AutoTokenizer.from_pretrained(bert_folder) for _ in range(2))
+    other.add_tokens(["crêpes"])
+    windows(examples, tokenizer, tmp_path)
+    windows(examples, tokenizer, tmp_path, max_length=31)
+    windows(examples, tokenizer, tmp_path, stride=3)
+    windows(examples, other, tmp_path)
+    windows(examples[:3], tokenizer, tmp_path)
+    assert len(list(tmp_path.rglob("*.arrow"))) == 5
+
+
+def test_a_question_too_long_and_a_wrong_answer_are_named(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"question of example 'nile-1' has 50 tokens.* less than 25: raise max_length"):
+        windows([examples[0] | {"question": "nile " * 50}], tokenizer, tmp_path)
+    wrong = {"text": ["Nile"], "answer_start": [5]}
+    with pytest.raises(UserError, match="Example 'nile-1': the answer 'Nile' is not in its context"):
+        windows([examples[0] | {"answers": wrong}], tokenizer, tmp_path)
+
+
+def test_a_batch_is_padded_to_a_multiple_of_eight(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [{"input_ids": [5] * length, "start_positions": length} for length in (3, 9)]
+    batch = collate(rows, collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8))
+    assert type(batch) is dict
+    assert batch["input_ids"].shape == (2, 16)
+    assert batch["attention_mask"].sum(1).tolist() == [3, 9]
+    assert batch["start_positions"].tolist() == [3, 9]
+
+
+def order(epoch: int, *, world_size: int = 1, rank: int = 0, count: int = 400) -> list[int]:
+    lengths = torch.randint(10, 200, (count,), generator=torch.Generator().manual_seed(1)).tolist()
+    sampler = length_grouped_sampler(lengths, batch_size=8, world_size=world_size, rank=rank)
+    assert isinstance(sampler, DistributedSampler)  # or Lightning would wrap it and shuffle it anew
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_training_order_depends_on_seed_and_epoch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    first = order(0)
+    torch.rand(3)  # the global generator has no say
+    assert order(0) == first
+    assert sorted(order(1)) == sorted(first) == list(range(400))
+    assert order(1) != first
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    assert order(0) != first
+
+
+def test_batches_hold_features_of_like_length() -> None:
+    lengths = torch.randint(10, 200, (400,), generator=torch.Generator().manual_seed(1))
+
+    def padded(indices: list[int]) -> int:
+        return sum(8 * int(chunk.max()) for chunk in lengths[torch.tensor(indices)].split(8))
+
+    tokens = int(lengths.sum())
+    assert padded(torch.randperm(400, generator=torch.Generator().manual_seed(2)).tolist()) > 1.5 * tokens
+    assert padded(order(0)) < 1.1 * tokens
+    assert padded(order(0, world_size=2, rank=1)) < 1.2 * tokens / 2
+
+
+def test_ranks_share_the_features() -> None:
+    ranks = [order(3, world_size=2, rank=rank) for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == 200
+    assert sorted(ranks[0] + ranks[1]) == list(range(400))
