@@ -1,0 +1,254 @@
+"""What a model weighs and how fast it is: latency, FLOPs, parameters, bytes on disk.
+
+Models that are compared are timed side by side in short blocks within one run, the order turned round each time, and a
+speed-up is the median of the paired ratios: a machine that slows down for a while slows all of them down.
+
+Legend: `B` rows of a batch, `L` tokens of each row; a shape is written ``"BxL"``.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.benchmark import timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from bplightning.errors import UserError
+from bplightning.layout import PrunableLayout
+from bplightning.report_schema import Machine, ParameterCount
+
+DEFAULT_SHAPES = ((1, 128), (8, 128))
+"""`B` and `L` of the shapes a report measures: one request, and a small batch."""
+
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+"""Patterns of the files that hold weights; the first that matches counts."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward pass of one model at one shape.
+
+    Attributes:
+        rounds_ms: Milliseconds of a pass, one entry a round; the entries of models timed together are pairs.
+        threads: CPU threads torch computed with.
+        device: Where the model ran, for example ``"cpu"``.
+    """
+
+    rounds_ms: tuple[float, ...]
+    threads: int
+    device: str
+
+    @property
+    def median_ms(self) -> float:
+        """Median over the rounds, milliseconds."""
+        return median(self.rounds_ms)
+
+
+def shape_name(batch_size: int, length: int) -> str:
+    """The name of a shape in reports.
+
+    >>> shape_name(8, 128)
+    '8x128'
+    """
+    return f"{batch_size}x{length}"
+
+
+def latency(
+    models: Mapping[str, nn.Module],
+    make_inputs: Callable[[int, int], Mapping[str, Tensor]],
+    shapes: Sequence[tuple[int, int]] = DEFAULT_SHAPES,
+    *,
+    seconds: float = 2.5,
+    block_ms: float = 20.0,
+    min_rounds: int = 5,
+) -> dict[str, dict[str, Latency]]:
+    """Time the forward passes of models side by side, in evaluation mode.
+
+    Args:
+        models: Name to model; each runs where its parameters are.
+        make_inputs: From `B` and `L` to a model's keyword arguments.
+        shapes: `B` and `L` of each shape.
+        seconds: Time spent on each shape, all models and their warm-up together, in seconds. Slow models take longer,
+            because at least `min_rounds` rounds are run.
+        block_ms: Shortest block that is timed at once, milliseconds: fast models pass several times in a block.
+        min_rounds: Fewest rounds, each of one block of every model.
+
+    Returns:
+        Name to shape (``"BxL"``) to latency; of all models for a shape, the same number of rounds.
+    """
+    times: dict[str, dict[str, Latency]] = {name: {} for name in models}
+    devices = {name: _device(model) for name, model in models.items()}
+    with _evaluating(models.values()), torch.inference_mode():
+        for batch_size, length in shapes:
+            start = timer()
+            inputs = make_inputs(batch_size, length)
+            on_device = {name: _move(inputs, device) for name, device in devices.items()}
+            calls = {}
+            for name, model in models.items():
+                _seconds(model, on_device[name], 2)  # allocators, caches and kernel selection settle
+                once = _seconds(model, on_device[name], 1)
+                calls[name] = max(1, math.ceil(block_ms / 1000 / max(once, 1e-9)))
+            rounds: dict[str, list[float]] = {name: [] for name in models}
+            order = list(models)
+            done = 0
+            while done < min_rounds or timer() - start < seconds:
+                for name in order:
+                    rounds[name].append(1000 * _seconds(models[name], on_device[name], calls[name]) / calls[name])
+                order.reverse()
+                done += 1
+            for name in models:
+                times[name][shape_name(batch_size, length)] = Latency(
+                    tuple(rounds[name]), torch.get_num_threads(), str(devices[name])
+                )
+    return times
+
+
+def median_ms(times: Mapping[str, Latency]) -> dict[str, float]:
+    """Shape to median milliseconds, of one model."""
+    return {shape: time.median_ms for shape, time in times.items()}
+
+
+def speedup(dense: Mapping[str, Latency], compact: Mapping[str, Latency]) -> dict[str, float]:
+    """How many times faster one model is than another that it was timed together with.
+
+    Args:
+        dense: Shape to latency of the reference.
+        compact: Shape to latency of the other model, from the same call of `latency`.
+
+    Returns:
+        Shape to the median over the rounds of reference time / time.
+
+    >>> slow, fast = (Latency(rounds, threads=1, device="cpu") for rounds in ((4.0, 9.0, 4.0), (2.0, 3.0, 2.0)))
+    >>> speedup({"8x128": slow}, {"8x128": fast})
+    {'8x128': 2.0}
+    """
+    return {
+        shape: median(a / b for a, b in zip(dense[shape].rounds_ms, compact[shape].rounds_ms, strict=True))
+        for shape in compact
+    }
+
+
+def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+    """Floating-point operations of one forward pass: two for each multiply-add of a matrix product.
+
+    Args:
+        model: The model; it is put in evaluation mode for the pass.
+        inputs: Its keyword arguments.
+
+    Returns:
+        The count. Attention computed by a kernel outside torch (flash-attn's own) is not seen.
+    """
+    # torch's counter knows no CPU kernel of fused attention and would leave attention out in silence; the plain
+    # products of the math backend are counted everywhere, so a model counts the same on every device.
+    counter = FlopCounterMode(display=False)
+    with _evaluating([model]), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(**_move(inputs, _device(model)))
+    return int(counter.get_total_flops())
+
+
+def parameters(model: nn.Module, layout: PrunableLayout, *, nonzero: bool = False) -> ParameterCount:
+    """Count parameters with the two denominators reports use; a shared parameter counts once.
+
+    Args:
+        model: The model to count, dense, masked (its masks hardened to zeros) or compact.
+        layout: The layout of this model, or of the dense model it came from: a sub-layer that compaction took away has
+            no weights left.
+        nonzero: Whether to count only what is not zero.
+
+    Returns:
+        ``encoder_linear``, the weights (no biases) of all prunable linear layers of encoder and decoder, and ``all``.
+    """
+
+    def count(tensors: Iterable[Tensor]) -> int:
+        return sum(int(torch.count_nonzero(tensor)) if nonzero else tensor.numel() for tensor in tensors)
+
+    by_name = dict(model.named_parameters(remove_duplicate=False))
+    # By whole parameters: the members of a fused projection, or of stacked experts, cover it between them.
+    linear = {id(by_name[member.name]): by_name[member.name] for member in layout.members if member.name in by_name}
+    return ParameterCount(encoder_linear=count(linear.values()), all=count(model.parameters()))
+
+
+def bytes_on_disk(folder: str | Path) -> int:
+    """Size of the weights in a saved model's folder, all shards together.
+
+    Args:
+        folder: A folder as `save_pretrained` writes it.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        UserError: The folder holds no weights.
+    """
+    for pattern in WEIGHT_FILES:
+        sizes = [path.stat().st_size for path in Path(folder).glob(pattern)]
+        if sizes:
+            return sum(sizes)
+    raise UserError(
+        f"folder {str(folder)!r} holds no weights ({' or '.join(WEIGHT_FILES)}): "
+        "give a folder that `save_pretrained` wrote."
+    )
+
+
+def machine(device: torch.device | str = "cpu") -> Machine:
+    """Where latency is measured, no host name.
+
+    Args:
+        device: The device the models run on.
+    """
+    device = torch.device(device)
+    return Machine(
+        cpu=_cpu_name(),
+        threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        platform=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def _seconds(model: nn.Module, inputs: Mapping[str, Tensor], calls: int) -> float:
+    """Time of so many passes; torch's clock waits for the accelerator before it reads."""
+    start = timer()
+    for _ in range(calls):
+        model(**inputs)
+    return timer() - start
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _move(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+@contextmanager
+def _evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Evaluation mode within; afterwards every module is in the mode it was in."""
+    models = list(models)
+    training = [module for model in models for module in model.modules() if module.training]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:  # one by one: train() would set a frozen part's children alike
+            module.training = True
+
+
+def _cpu_name() -> str:
+    """The processor's model name; `platform` knows it only outside Linux."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

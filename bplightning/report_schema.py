@@ -1,0 +1,213 @@
+"""The schema of ``report.json``: types that mypy checks where a report is built and `validate_report` where it is read.
+
+``docs/report-schema.md`` explains every key.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, TypedDict, cast
+
+from bplightning.errors import UserError
+
+SCHEMA_VERSION = 1
+"""Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
+
+Numbers = dict[str, float | None]
+"""Name to number; `None` where the number was not finite, which JSON cannot hold."""
+
+
+class Metrics(TypedDict):
+    """Metrics of the three models; `None` for a model that was not evaluated."""
+
+    dense: Numbers | None
+    masked: Numbers | None
+    compact: Numbers | None
+
+
+class Density(TypedDict):
+    """Fractions of weights kept, in [0, 1]."""
+
+    encoder_linear: float
+    all_parameters: float
+    by_role: dict[str, float]
+
+
+class HeadLayer(TypedDict):
+    """Heads of one attention sub-layer."""
+
+    name: str
+    kept: int
+    total: int
+    indices: list[int]
+
+
+class UnitLayer(TypedDict):
+    """Hidden units of one feed-forward sub-layer; which ones is in the compaction plan."""
+
+    name: str
+    kept: int
+    total: int
+
+
+class Heads(TypedDict):
+    """Attention heads over the whole model and by layer."""
+
+    kept: int
+    total: int
+    by_layer: list[HeadLayer]
+
+
+class Units(TypedDict):
+    """Feed-forward units over the whole model and by layer."""
+
+    kept: int
+    total: int
+    by_layer: list[UnitLayer]
+
+
+class ParameterCount(TypedDict):
+    """Numbers of parameters with the two named denominators."""
+
+    encoder_linear: int
+    all: int
+
+
+class Parameters(TypedDict):
+    """Parameters of the three models; those of `masked` are its non-zero ones."""
+
+    dense: ParameterCount
+    masked: ParameterCount
+    compact: ParameterCount
+
+
+class Bytes(TypedDict):
+    """Size of the weights' files, bytes."""
+
+    dense: int | None
+    compact: int | None
+
+
+class Flops(TypedDict):
+    """Floating-point operations of one forward pass at `shape`, written ``"BxL"``."""
+
+    dense: int | None
+    compact: int | None
+    shape: str
+
+
+class LatencyMs(TypedDict):
+    """Median milliseconds of one forward pass by shape ``"BxL"``."""
+
+    dense: dict[str, float] | None
+    compact: dict[str, float]
+
+
+class LogitDifference(TypedDict):
+    """Largest logit difference of two models that should agree."""
+
+    masked_compact: float | None
+    compact_reloaded: float | None
+
+
+class Equivalence(LogitDifference):
+    """Largest absolute logit differences, and the same relative to the largest absolute logit."""
+
+    relative: LogitDifference
+
+
+class Machine(TypedDict):
+    """Where latency was measured; no host name."""
+
+    cpu: str
+    threads: int
+    device: str
+    platform: str
+
+
+class Report(TypedDict):
+    """The whole document, ``report.json``."""
+
+    schema_version: int
+    date: str
+    task: str
+    strategy: str
+    model: str
+    metrics: Metrics
+    density: Density
+    heads: Heads
+    units: Units
+    parameters: Parameters
+    bytes_on_disk: Bytes
+    flops: Flops
+    latency_ms: LatencyMs
+    speedup: dict[str, float] | None
+    equivalence: Equivalence
+    world_size: int
+    seed: int | None
+    command: str
+    versions: dict[str, str]
+    machine: Machine
+
+
+def validate_report(document: object, *, name: str = "report") -> Report:
+    """Check a document against the schema.
+
+    Args:
+        document: What was read from JSON.
+        name: What to call it in messages.
+
+    Returns:
+        The document itself.
+
+    Raises:
+        UserError: Another schema version; or keys that are missing, unknown, or hold another type, each named.
+    """
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version is not None and version != SCHEMA_VERSION:
+        raise UserError(
+            f"{name} has schema_version {version!r}, and this version of bplightning reads {SCHEMA_VERSION}: "
+            "read it with the version of bplightning that wrote it (its `versions.bplightning`), or run again."
+        )
+    problems = list(_problems(document, Report, ""))
+    if problems:
+        raise UserError(
+            f"{name} is not a report of schema_version {SCHEMA_VERSION}: {'; '.join(problems)}. "
+            "docs/report-schema.md lists every key."
+        )
+    return cast(Report, document)
+
+
+def _problems(value: object, hint: Any, path: str) -> Iterator[str]:
+    """What is wrong with `value` against a type made of `TypedDict`, dict, list, optional, str, int and float."""
+    where = path or "the document"
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        if value is not None:
+            (inner,) = (each for each in arguments if each is not types.NoneType)
+            yield from _problems(value, inner, path)
+    elif typing.is_typeddict(hint) or origin is dict:
+        if not isinstance(value, dict):
+            yield f"{where} is {_kind(value)}, not an object"
+            return
+        hints = dict.fromkeys(value, arguments[1]) if origin is dict else typing.get_type_hints(hint)
+        dotted = {key: f"{path}.{key}" if path else str(key) for key in [*hints, *value]}
+        yield from (f"missing key {dotted[key]}" for key in hints if key not in value)
+        yield from (f"unknown key {dotted[key]}" for key in value if key not in hints)
+        for key in hints:
+            if key in value:
+                yield from _problems(value[key], hints[key], dotted[key])
+    elif origin is list:
+        if not isinstance(value, list):
+            yield f"{where} is {_kind(value)}, not a list"
+            return
+        for index, each in enumerate(value):
+            yield from _problems(each, arguments[0], f"{path}[{index}]")
+    elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else hint):
+        yield f"{where} is {_kind(value)}, not {hint.__name__}"
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__

@@ -1,0 +1,122 @@
+"""The table dense | masked | compact, drawn from the JSON of a report alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from bplightning.report_schema import HeadLayer, Heads, ParameterCount, Parameters, Report, UnitLayer, Units
+
+NOT_MEASURED = "\N{EN DASH}"
+
+
+def render(report: Report) -> Table:
+    """Draw the table dense | masked | compact from the JSON alone; an en dash stands for what was not measured.
+
+    Args:
+        report: A report, as `load_report` reads it.
+
+    Returns:
+        A table for a `rich.console.Console`, at most 100 columns wide; for usual models 80 suffice.
+    """
+    table = Table(
+        title=Text(f"{report['task']}, {report['strategy']}, {report['model']}"),
+        caption=Text(_caption(report)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("", max_width=28)
+    for model in ("dense", "masked", "compact"):
+        table.add_column(model, justify="right", max_width=30 if model == "compact" else 16)
+    for row in _rows(report):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+_COUNTS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
+_BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+_FLOPS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12}
+
+
+def _rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """Label, dense, masked, compact."""
+    metrics, parameters = report["metrics"], report["parameters"]
+    columns = [metrics["dense"], metrics["masked"], metrics["compact"]]
+    for metric in dict.fromkeys(name for column in columns for name in column or {}):
+        dense, masked, compact = (_cell(None if column is None else column.get(metric), "{:.2f}") for column in columns)
+        yield metric, dense, masked, compact
+    yield from _parameter_row("encoder linear", parameters, lambda count: count["encoder_linear"])
+    yield from _parameter_row("all parameters", parameters, lambda count: count["all"])
+    yield from _kept_rows("heads", report["heads"])
+    yield from _kept_rows("FFN units", report["units"])
+    for label, sizes, units in (
+        ("weights on disk", report["bytes_on_disk"], _BYTES),
+        (f"FLOPs {report['flops']['shape']}", report["flops"], _FLOPS),
+    ):
+        unit, divisor = _unit(sizes["compact"] if sizes["dense"] is None else sizes["dense"], units)
+        dense, compact = (_cell(sizes[model], "{:.2f}", divisor) for model in ("dense", "compact"))
+        yield f"{label} ({unit})", dense, "", compact
+    latency, speedup = report["latency_ms"], report["speedup"] or {}
+    for shape, compact_ms in latency["compact"].items():
+        dense_ms = None if latency["dense"] is None else latency["dense"].get(shape)
+        yield f"latency {shape} (ms)", _cell(dense_ms, "{:.2f}"), "", _cell(compact_ms, "{:.2f}")
+    for shape in latency["compact"]:
+        ratio = speedup.get(shape)
+        yield f"speed-up {shape}", NOT_MEASURED if ratio is None else "1.00x", "", _cell(ratio, "{:.2f}x")
+
+
+def _parameter_row(
+    label: str, parameters: Parameters, pick: Callable[[ParameterCount], int]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Counts with their share of the dense one; of the masked model its non-zero ones."""
+    full = pick(parameters["dense"])
+    unit, divisor = _unit(full, _COUNTS)
+
+    def cell(count: ParameterCount) -> str:
+        number = f"{pick(count) / divisor:.2f}" if unit else f"{pick(count)}"
+        return f"{number} ({100 * pick(count) / full:5.1f} %)"
+
+    name = f"{label} ({unit})" if unit else label
+    yield name, cell(parameters["dense"]), cell(parameters["masked"]), cell(parameters["compact"])
+
+
+def _kept_rows(label: str, kept: Heads | Units) -> Iterator[tuple[str, str, str, str]]:
+    """The total, then one row a kind of sub-layer (self or cross, encoder or decoder) with a number a layer."""
+    yield label, str(kept["total"]), str(kept["kept"]), str(kept["kept"])
+    kinds: dict[str, list[HeadLayer | UnitLayer]] = {}
+    for layer in kept["by_layer"]:
+        kinds.setdefault(re.sub(r"\.\d+\b", "", layer["name"]).replace(".", " "), []).append(layer)
+    for kind, layers in kinds.items():
+        totals = [str(layer["total"]) for layer in layers]
+        dense = f"{totals[0]} each" if len(set(totals)) == 1 else " ".join(totals)
+        name = "by layer" if len(kinds) == 1 else kind
+        yield f"  {name}", dense, "", " ".join(str(layer["kept"]) for layer in layers)
+
+
+def _caption(report: Report) -> str:
+    density, equivalence, machine = report["density"], report["equivalence"], report["machine"]
+    linear, every = (f"{100 * density[name]:.1f} %" for name in ("encoder_linear", "all_parameters"))
+    kept = f"kept: {linear} of encoder linear weights, {every} of all parameters"
+    roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in density["by_role"].items())
+    compact, reloaded = (_cell(equivalence[name], "{:.1e}") for name in ("masked_compact", "compact_reloaded"))
+    return (
+        f"{kept}{'; by role: ' if roles else ''}{roles}\n"
+        f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}\n"
+        f"latency: median; speed-up: median of paired ratios; device: {machine['device']}, "
+        f"processor: {machine['cpu']}, CPU threads: {machine['threads']}"
+    )
+
+
+def _cell(value: float | None, form: str, divisor: float = 1) -> str:
+    return NOT_MEASURED if value is None else form.format(value / divisor)
+
+
+def _unit(value: float | None, units: Mapping[str, float]) -> tuple[str, float]:
+    """The largest unit that `value` reaches, or the smallest there is."""
+    return max(
+        ((n, d) for n, d in units.items() if (value or 0) >= d), key=lambda u: u[1], default=next(iter(units.items()))
+    )
