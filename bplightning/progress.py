@@ -1,0 +1,56 @@
+"""Progress for a log file: whole lines, where a bar would be thousands of overwritten ones."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+
+
+class ProgressLines(ProgressBar):
+    """A line of metrics every so often, in place of a bar when the output is no terminal."""
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        """Print at most one line in `every_seconds`.
+
+        Args:
+            every_seconds: Seconds between lines; the lines after a validation and at the end come in between.
+        """
+        super().__init__()
+        self.every_seconds = every_seconds
+        self._enabled = True
+        self._last = float("-inf")
+
+    def enable(self) -> None:
+        """Print from now on."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print nothing from now on."""
+        self._enabled = False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """A line when the last one is old enough."""
+        if time.monotonic() - self._last >= self.every_seconds:
+            self._line(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A line with what validation found."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._line(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A last line."""
+        self._line(trainer, pl_module)
+
+    def _line(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._enabled:
+            return
+        self._last = time.monotonic()
+        metrics = {**self.get_metrics(trainer, pl_module)}
+        metrics.pop("v_num", None)
+        values = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, (int, float)))
+        self.print(f"step {trainer.global_step}/{trainer.estimated_stepping_batches}  {values}", flush=True)

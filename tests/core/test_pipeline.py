@@ -1,0 +1,131 @@
+"""From training to a compact folder and a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from tiny_families import padded_inputs
+from tiny_task import TinyTask
+
+from bplightning import pipeline
+from bplightning.errors import UserError
+from bplightning.module import PruningModule
+from bplightning.report import load_report
+from bplightning.strategies.hybrid import Hybrid
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure real models, but briefly."""
+    latency = pipeline.measure.latency
+    monkeypatch.setattr(
+        pipeline.measure, "latency", lambda *args: latency(*args, seconds=0.0, block_ms=0.0, min_rounds=2)
+    )
+
+
+def trainer(folder: Path, name: str = "tiny", **options: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": CSVLogger(folder, name=name),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**(settings | options))
+
+
+def pruning(folder: Path, task: TinyTask) -> PruningModule:
+    return PruningModule(task, Hybrid(final_warmup=2), learning_rate=1e-3)
+
+
+def test_fit_leaves_a_compact_folder_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+    module = pruning(tmp_path, task)
+    run = trainer(tmp_path)
+    returned = pipeline.fit(run, module, task)
+    folder = Path(str(run.log_dir))
+    report = load_report(folder / "report.json")
+    assert report == json.loads(json.dumps(returned))
+    assert report["metrics"]["dense"] is None
+    assert report["metrics"]["masked"] == report["metrics"]["compact"]
+    assert report["density"]["encoder_linear"] < 1
+    assert report["parameters"]["compact"]["all"] < report["parameters"]["dense"]["all"]
+    assert set(report["speedup"] or {}) == {"1x128", "8x128"}
+    assert report["equivalence"]["masked_compact"] < 1e-4
+    assert report["world_size"] == 1
+    assert "compact_accuracy" in (folder / "metrics.csv").read_text()
+
+    compact = task.load_model(folder / "compact")
+    inputs = padded_inputs("right")
+    difference = compact(**inputs).start_logits - module.model.eval()(**inputs).start_logits
+    assert difference.abs().max() < 1e-4
+    assert sum(value.numel() for value in compact.parameters()) == report["parameters"]["compact"]["all"]
+    assert (folder / "compact" / "vocab.txt").exists() or (folder / "compact" / "tokenizer.json").exists()
+    assert "speed-up 8x128" in capsys.readouterr().out
+
+
+def test_a_baseline_is_trained_first_and_does_not_change_the_pruned_run(tmp_path: Path) -> None:
+    states = []
+    for baseline in ("none", "train"):
+        torch.manual_seed(3)
+        task = TinyTask(tmp_path, max_position_embeddings=128)
+        module = pruning(tmp_path, task)
+        run = trainer(tmp_path, name=baseline)
+        report = pipeline.fit(
+            run,
+            module,
+            task,
+            baseline=baseline,
+            baseline_trainer=lambda folder: trainer(folder, logger=False, default_root_dir=folder),
+        )
+        states.append(module.model.state_dict())
+    assert report is not None
+    assert report["metrics"]["dense"] is not None
+    assert (report["bytes_on_disk"]["dense"] or 0) > report["bytes_on_disk"]["compact"]
+    dense = task.load_model(Path(str(run.log_dir)) / "baseline" / "model")
+    assert all((value != 0).all() for value in dense.state_dict().values() if value.ndim > 1)
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_a_baseline_folder_is_checked_before_training(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+    run = trainer(tmp_path)
+    with pytest.raises(
+        UserError, match=r"baseline '.*nowhere' is not the folder of a saved model .* give such a folder"
+    ):
+        pipeline.fit(run, pruning(tmp_path, task), task, baseline=str(tmp_path / "nowhere"))
+    assert run.global_step == 0
+
+
+def test_pruning_can_start_from_the_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+    baseline = tmp_path / "dense"
+    dense = task.build_model()
+    dense.qa_outputs.bias.data.fill_(7.0)
+    dense.save_pretrained(baseline)
+    module = PruningModule(task, Hybrid(), learning_rate=1e-9)
+    pipeline.fit(trainer(tmp_path, max_steps=2), module, task, baseline=str(baseline), start="baseline")
+    assert module.model.qa_outputs.bias.tolist() == pytest.approx([7.0, 7.0])
+
+
+def test_starting_from_no_baseline_is_refused(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+    with pytest.raises(UserError, match=r"start is 'baseline' and baseline 'none'; .* needs a baseline: a folder"):
+        pipeline.fit(trainer(tmp_path), pruning(tmp_path, task), task, start="baseline")
+
+
+def test_interrupted_training_leaves_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TinyTask(tmp_path)
+    module = pruning(tmp_path, task)
+    run = trainer(tmp_path)
+    monkeypatch.setattr(Trainer, "interrupted", property(lambda self: True))
+    assert pipeline.fit(run, module, task) is None
+    assert not (Path(str(run.log_dir)) / "report.json").exists()

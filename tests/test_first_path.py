@@ -1,0 +1,87 @@
+"""The whole path as a user types it: fit on the embedded default, compact, and reload in a fresh process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+QUICK = [
+    "--trainer.max_steps=12",
+    "--trainer.limit_val_batches=2",
+    "--trainer.num_sanity_val_steps=0",
+    "--strategy.score_learning_rate=0.5",  # in a dozen steps scores must travel fast
+]
+
+
+def run(*words: str, cwd: Path) -> str:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `fit --strategy hybrid` was run, with no other choice than to be quick."""
+    where = tmp_path_factory.mktemp("user")
+    run(str(ROOT / "cli.py"), "fit", "--strategy", "hybrid", *QUICK, cwd=where)
+    return where
+
+
+def test_the_run_holds_what_readme_says(folder: Path) -> None:
+    version = folder / "runs" / "qa-hybrid" / "version_0"
+    report = json.loads((version / "report.json").read_text())
+    assert report["task"] == "qa"
+    assert report["strategy"] == "hybrid"
+    assert set(report["metrics"]) == {"dense", "masked", "compact"}
+    assert set(report["metrics"]["dense"]) == {"exact_match", "f1"}  # the recipe trains a baseline
+    assert report["metrics"]["masked"] == report["metrics"]["compact"]
+    assert report["bytes_on_disk"]["compact"] < report["bytes_on_disk"]["dense"]
+    assert {path.name for path in (version / "compact").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+    assert list((version / "checkpoints").glob("*.ckpt"))
+    assert yaml.safe_load((version / "config.yaml").read_text())["trainer"]["max_steps"] == 12
+    rows = list(csv.DictReader((version / "metrics.csv").read_text().splitlines()))
+    assert {"task_loss", "penalty", "score_threshold", "density/attention", "density/feed_forward"} <= set(rows[0])
+
+
+def test_the_compact_folder_loads_in_a_fresh_process(folder: Path) -> None:
+    code = """
+import json, torch
+import bplightning
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+model = AutoModelForQuestionAnswering.from_pretrained("runs/qa-hybrid/version_0/compact")
+tokenizer = AutoTokenizer.from_pretrained("runs/qa-hybrid/version_0/compact")
+inputs = tokenizer("Who lives in Dinmouth?", "Sirina Senman lives in Dinmouth.", return_tensors="pt")
+assert torch.isfinite(model(**inputs).start_logits).all()
+print(json.dumps(sum(p.numel() for p in model.parameters())))
+"""
+    report = json.loads((folder / "runs" / "qa-hybrid" / "version_0" / "report.json").read_text())
+    assert json.loads(run("-c", code, cwd=folder)) == report["parameters"]["compact"]["all"]
+
+
+def test_compact_writes_the_same_model_from_the_checkpoint(folder: Path) -> None:
+    run(str(ROOT / "cli.py"), "compact", "runs/qa-hybrid/version_0", "again", cwd=folder)
+    first = folder / "runs" / "qa-hybrid" / "version_0" / "compact"
+    assert (folder / "again" / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert (folder / "again" / "compaction_plan.json").read_text() == (first / "compaction_plan.json").read_text()
+
+
+def test_the_saved_configuration_repeats_the_run(folder: Path) -> None:
+    config = folder / "runs" / "qa-hybrid" / "version_0" / "config.yaml"
+    run(str(ROOT / "cli.py"), "fit", "--config", str(config), "--baseline=none", cwd=folder)
+    first, second = (folder / "runs" / "qa-hybrid" / f"version_{n}" / "compact" / "model.safetensors" for n in (0, 1))
+    assert first.read_bytes() == second.read_bytes()
