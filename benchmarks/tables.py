@@ -39,7 +39,8 @@ def demo() -> list[str]:
         "|---|---|---|",
         f"| F1 / exact match | {score(dense)} | **{score(compact)}** |",
         f"| encoder linear weights | {weights['dense']['encoder_linear']:,} "
-        f"| {weights['compact']['encoder_linear']:,}; {percent(report['density']['encoder_linear'])} of them non-zero |",
+        f"| {weights['compact']['encoder_linear']:,} |",
+        f"| of these non-zero | 100 % | {percent(report['density']['encoder_linear'])} of the dense model's |",
         f"| heads, feed-forward units | {heads['total']}, {units['total']} | {heads['kept']}, {units['kept']} |",
         f"| file | {megabytes(report, 'dense')} | {megabytes(report, 'compact')} |",
         *(f"| speed-up, {shape} | 1x | **{report['speedup'][shape]:.2f}x** |" for shape in report["speedup"]),

@@ -32,7 +32,6 @@ TRAINING_VERBS = {
     "fit": "Fine-tune and prune, then compact, evaluate and report. With no model or data of yours: a small example.",
     "validate": "Evaluate on the validation set, usually with --config and --ckpt_path of a run.",
     "test": "Evaluate on the test set.",
-    "predict": "Answer for inputs without labels.",
 }
 
 

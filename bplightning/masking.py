@@ -9,8 +9,7 @@ weight for a subclass in which the weight, when read, is the masked weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -170,27 +169,28 @@ def has_masks(model: nn.Module) -> bool:
 @torch.no_grad()
 def remove_masks(model: nn.Module) -> None:
     """Write every mask of `model` into its weight as zeros, and take the masks away."""
+    unfreeze_masks(model)
     for module in _carriers(model):
         for parameter in module.__dict__["_carried_masks"]:
             module._parameters[parameter].copy_(getattr(module, parameter))  # type: ignore[union-attr]
         while unmasked := getattr(type(module), "unmasked_class", None):
             module.__class__ = unmasked
         del module.__dict__["_carried_masks"]
+
+
+@torch.no_grad()
+def freeze_masks(model: nn.Module) -> None:
+    """Compute masked weights once, of this moment, not per forward; for evaluation: with gradients they stay live."""
+    unfreeze_masks(model)
+    for module in _carriers(model):
+        carried = module.__dict__["_carried_masks"]
+        module.__dict__["_frozen_weights"] = {parameter: getattr(module, parameter) for parameter in carried}
+
+
+def unfreeze_masks(model: nn.Module) -> None:
+    """Compute masked weights per forward again."""
+    for module in model.modules():
         module.__dict__.pop("_frozen_weights", None)
-
-
-@contextmanager
-def frozen_masks(model: nn.Module) -> Iterator[None]:
-    """Within the context masked weights are computed once, not per forward; for evaluation, without gradients."""
-    with torch.no_grad():
-        for module in _carriers(model):
-            carried = module.__dict__["_carried_masks"]
-            module.__dict__["_frozen_weights"] = {parameter: getattr(module, parameter) for parameter in carried}
-    try:
-        yield
-    finally:
-        for module in model.modules():
-            module.__dict__.pop("_frozen_weights", None)
 
 
 def _carriers(model: nn.Module) -> list[nn.Module]:

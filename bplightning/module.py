@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
-from bplightning.masking import frozen_masks
+from bplightning.masking import freeze_masks, unfreeze_masks
 from bplightning.strategy import Progress, PruningStrategy
 from bplightning.task import Task
 
@@ -74,36 +75,42 @@ class PruningModule(LightningModule):
 
     def progress(self) -> Progress:
         """Where training stands, in optimizer steps."""
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise UserError(
+                "the run has no last step to schedule pruning by: give trainer.max_steps or trainer.max_epochs."
+            )
         warmup = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
-        return Progress(step=self.trainer.global_step, total_steps=total, warmup_steps=warmup)
+        return Progress(step=self.trainer.global_step, total_steps=int(total), warmup_steps=warmup)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_start(self) -> None:
+        self.strategy.advance(self.progress())
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Advance at once, so that validation and checkpoints between two steps have the masks of their own step."""
         self.strategy.advance(self.progress())
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         task_loss = self.task.loss(self(batch), batch)
         penalty = self.strategy.penalty()
         loss = task_loss if penalty is None else task_loss + penalty
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_step(task_loss.detach(), penalty)
+        self._log_step(task_loss.detach(), penalty)
         return loss
 
     def _log_step(self, task_loss: Tensor, penalty: Tensor | None) -> None:
+        """Log on the device; density, which is counted over all scores, only in the steps that a logger writes."""
         values: dict[str, Any] = {"task_loss": task_loss}
         if penalty is not None:
             values["penalty"] = penalty.detach()
-        values |= {f"density/{role}": value for role, value in self.strategy.density().items()}
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.trainer.global_step + 1) % every == 0:
+            values |= {f"density/{role}": value for role, value in self.strategy.density().items()}
         values |= self.strategy.metrics()
         self.log_dict(values, prog_bar=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.strategy.after_optimizer_step()
-
-    def on_train_end(self) -> None:
-        """Leave the masks of the end of the schedule, not those of the last step but one."""
-        self.strategy.advance(self.progress())
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         progress = self.progress()
@@ -125,14 +132,13 @@ class PruningModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.metric = self.task.build_metric().to(self.device)
-        self._frozen = frozen_masks(self.model)
-        self._frozen.__enter__()
+        freeze_masks(self.model)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self.metric.update(self(batch), batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._frozen.__exit__(None, None, None)
+        unfreeze_masks(self.model)
         values = {f"{self.metric_prefix}_{name}": value for name, value in self.metric.compute().items()}
         density = self.strategy.density()
         if density:

@@ -54,43 +54,42 @@ def fit(
         task: The task, as the trainer's data.
         baseline: The dense model to compare with: ``train`` to fine-tune one first with the same settings, ``none``, or
             the folder of a saved one.
-        start: What pruning starts from: ``pretrained``, the task's model as it is, or ``baseline``, the fine-tuned one.
+        start: What pruning starts from: ``pretrained``, the task's model as it is, or ``baseline``, the fine-tuned one
+            where there is one.
         baseline_trainer: From a folder to the trainer that trains the baseline there; needed for ``train``.
         **fit_arguments: Passed on to `Trainer.fit`, for example `ckpt_path`.
 
     Returns:
-        The report; `None` where training was interrupted, and on every rank but the first.
+        The report; `None` on every rank but the first, and for a ``fast_dev_run``.
 
     Raises:
-        UserError: The baseline is no such folder, there is none to start from, or a compaction was refused.
+        UserError: The baseline is no such folder, the run's folder holds a compact model already, or a compaction was
+            refused.
     """
-    if start not in ("pretrained", "baseline") or (start == "baseline" and baseline == "none"):
+    if start not in ("pretrained", "baseline"):
+        raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
+    if baseline == "train" and baseline_trainer is None:
+        raise UserError("baseline is 'train', but no baseline_trainer was given to train it with: give one.")
+    dense = None if baseline in ("none", "train") else Path(baseline)
+    if dense is not None:
+        _check_loads(task, dense)
+    run = _folder(trainer)
+    if (run / "compact").exists():
         raise UserError(
-            f"start is {start!r} and baseline {baseline!r}; pruning starts from 'pretrained', the task's model, or "
-            "from 'baseline', which needs a baseline: a folder, or 'train'."
+            f"{str(run / 'compact')!r} is there already: choose another trainer.default_root_dir, or a logger that "
+            "numbers its runs."
         )
-    run = Path(trainer.log_dir or trainer.default_root_dir)
-    for logger in trainer.loggers:
-        _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
-    dense: Path | None = None
-    if baseline == "train":
-        if baseline_trainer is None:
-            raise UserError("baseline is 'train', but no baseline_trainer was given to train it with: give one.")
+    if baseline_trainer is not None and baseline == "train":
+        for logger in trainer.loggers:
+            _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
         with isolate_rng():  # the pruned run is the same with and without a baseline before it
             dense = train_baseline(baseline_trainer(run / "baseline"), module, run / "baseline" / "model")
-    elif baseline != "none":
-        dense = Path(baseline)
-        if not (dense / "config.json").is_file():
-            raise UserError(
-                f"baseline {baseline!r} is not the folder of a saved model (it has no config.json): give such a "
-                "folder, 'train' to fine-tune one first, or 'none'."
-            )
     if start == "baseline" and dense is not None:
         module.model = task.load_model(dense)
     trainer.fit(module, datamodule=task, **fit_arguments)
-    if trainer.interrupted:
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
-    return finish(trainer, module, task, run=run, dense=dense)
+    return finish(trainer, module, task, run=_folder(trainer), dense=dense)
 
 
 def train_baseline(trainer: Trainer, module: PruningModule, folder: Path) -> Path:
@@ -99,7 +98,10 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path) -> Pat
     Args:
         trainer: A trainer of its own.
         module: The module whose task and settings to take.
-        folder: Where to save; a finished baseline found there is kept.
+        folder: Where to save.
+
+    Returns:
+        The folder that the first rank saved to.
     """
     rank_zero_info("Training the dense baseline.")
     dense = PruningModule(
@@ -114,7 +116,8 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path) -> Pat
     if trainer.is_global_zero:
         dense.model.save_pretrained(folder)
         module.task.tokenizer.save_pretrained(folder)
-    return folder
+    trainer.strategy.barrier()
+    return Path(trainer.strategy.broadcast(str(folder)))
 
 
 def finish(trainer: Trainer, module: PruningModule, task: Task, *, run: Path, dense: Path | None) -> Report | None:
@@ -131,7 +134,9 @@ def finish(trainer: Trainer, module: PruningModule, task: Task, *, run: Path, de
         The report, on the first rank.
     """
     density_by_role = {role: float(value) for role, value in module.strategy.density().items() if role != "total"}
+    device = trainer.strategy.root_device  # where it was trained: after `fit` Lightning leaves models on the processor
     masked = module.harden().eval()
+    nn.Module.to(masked, device)  # transformers' own signature of `to` is not typed
     plan = CompactionPlan.of(masked)
     small: PreTrainedModel = compact(masked, plan)  # type: ignore[assignment]
     task.setup("validate")
@@ -140,8 +145,10 @@ def finish(trainer: Trainer, module: PruningModule, task: Task, *, run: Path, de
     reloaded = save_compact(small, run / "compact", task.tokenizer) if trainer.is_global_zero else None
     models: dict[str, nn.Module] = {"masked": masked, "compact": small}
     if dense is not None:
-        models = {"dense": task.load_model(dense).to(masked.device), **models}
+        models = {"dense": task.load_model(dense), **models}
     metrics = {name: evaluate(trainer, task, model, prefix=name) for name, model in models.items()}
+    for model in models.values():
+        model.to(device)
     if not trainer.is_global_zero or reloaded is None:
         return None
 
@@ -177,9 +184,9 @@ def finish(trainer: Trainer, module: PruningModule, task: Task, *, run: Path, de
         equivalence_relative={"masked_compact": masked_compact.relative, "compact_reloaded": reloaded.relative},
         world_size=trainer.world_size,
         seed=int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([*_program(), *sys.argv[1:]]),
         versions=versions(),
-        machine=measure.machine(masked.device),
+        machine=measure.machine(device),
         date=now(),
     )
     save_report(report, run / "report.json")
@@ -224,7 +231,32 @@ def evaluate(trainer: Trainer, task: Task, model: nn.Module, *, prefix: str) -> 
         Metric name to value.
     """
     results = trainer.validate(frozen_module(task, model, prefix=prefix), datamodule=task, verbose=False)
-    return {name.removeprefix(f"{prefix}_"): value for name, value in results[0].items()}
+    return {name.removeprefix(f"{prefix}_"): value for result in results for name, value in result.items()}
+
+
+def _folder(trainer: Trainer) -> Path:
+    """The run's folder: the logger's, or else the trainer's root."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def _check_loads(task: Task, folder: Path) -> None:
+    """Refuse a baseline that cannot be read now, before anything is trained."""
+    try:
+        task.load_model(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"baseline {str(folder)!r} is not the folder of a saved model ({reason}): give such a folder, 'train' to "
+            "fine-tune one first, or 'none'."
+        ) from error
+
+
+def _program() -> list[str]:
+    """How this program was called, as one would type it."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py":
+        return ["python", "-m", path.parent.name]
+    return ["python", path.name] if path.suffix == ".py" else [path.name]
 
 
 def _first_batch(task: Task, model: PreTrainedModel) -> dict[str, Tensor]:

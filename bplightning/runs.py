@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 
 from bplightning.errors import UserError
 from bplightning.module import PruningModule
@@ -13,7 +15,10 @@ from bplightning.training_cli import PruningCLI
 
 
 class _RunReader(PruningCLI):
-    """Builds what a configuration says, and runs nothing."""
+    """Builds what a configuration says, but no trainer, whose devices this machine may not have; runs nothing."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
@@ -36,7 +41,11 @@ def load_run(run: Path) -> PruningModule:
                 f"{str(run)!r} has no {what}: give the folder of a run, such as runs/qa-hybrid/version_0, that got as "
                 "far as its first checkpoint."
             )
-    module: PruningModule = _RunReader(["fit", f"--config={config}"]).model
+    reader = _RunReader(["fit", f"--config={config}"])
+    module: PruningModule = reader.model
+    settings = reader.config.fit
+    if settings.start == "baseline" and settings.baseline not in ("none", "train"):
+        module.model = module.task.load_model(settings.baseline)  # it may have other shapes than the task's model
     module.configure_model()
     try:
         module.load_state_dict(torch.load(checkpoints[-1], map_location="cpu", weights_only=True)["state_dict"])

@@ -99,7 +99,8 @@ class PruningStrategy(nn.Module):
 
     def add_mask(self, name: str, mask: Mask, layout: PrunableLayout) -> None:
         """Register `mask` under `name` (dots become dashes) and install it on the members it covers."""
-        self.masks[name.replace(".", "-")] = mask
+        device = mask.covers[0].member.weight(layout.model).device
+        self.masks[name.replace(".", "-")] = mask.to(device)
         install_mask(layout.model, mask)
 
     @property

@@ -1,4 +1,4 @@
-"""`fit`, `validate`, `test` and `predict`: LightningCLI with a task and a strategy in place of a model and its data."""
+"""`fit`, `validate` and `test`: LightningCLI with a task and a strategy in place of a model and its data."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ class PruningCLI(LightningCLI):
             args=args,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs, but for `predict`, which no task answers yet."""
+        return {verb: skip for verb, skip in LightningCLI.subcommands().items() if verb in TRAINING_VERBS}
+
     # -- what can be said ----------------------------------------------------------------------------------------------
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
@@ -88,7 +93,7 @@ class PruningCLI(LightningCLI):
             type=Literal["pretrained", "baseline"],
             default="pretrained",
             help="What `fit` starts pruning from: `pretrained`, the task's model as it is, as in the papers, or "
-            "`baseline`, the fine-tuned dense one. Other verbs ignore it.",
+            "`baseline`, the fine-tuned dense one where there is one. Other verbs ignore it.",
         )
         parser.add_lightning_class_args(PruningModule, "model")
         parser.add_lightning_class_args(self.trainer_class, "trainer")

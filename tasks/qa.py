@@ -30,6 +30,9 @@ from .squad_features import LABELS, POSITIONS, accepted_inputs, collate, length_
 from .squad_metric import SquadMetric
 
 Split = Literal["train", "validation"]
+DEFAULT_LENGTH = 384
+"""Tokens of a window in the published SQuAD settings."""
+
 EMBEDDED_MODEL = Path(__file__).parent / "qa_start"
 
 
@@ -49,7 +52,8 @@ class QuestionAnswering(Task):
         validation_file: Validation examples, in the same formats.
         batch_size: Features (windows) of a training batch, on each device.
         eval_batch_size: Features (windows) of a validation batch, on each device.
-        max_length: Tokens of a window: question, passage and special tokens. At most what the model has positions for.
+        max_length: Tokens of a window: question, passage and special tokens. Default: 384, or what the model has
+            positions for where that is less.
         stride: Tokens that two windows of one passage share; less than `max_length`.
         max_answer_length: Tokens of the longest answer that is predicted.
         n_best: Best spans that are kept of each window.
@@ -72,7 +76,7 @@ class QuestionAnswering(Task):
         validation_file: str | None = None,
         batch_size: int = 16,
         eval_batch_size: int = 32,
-        max_length: int = 384,
+        max_length: int | None = None,
         stride: int = 128,
         max_answer_length: int = 30,
         n_best: int = 20,
@@ -97,7 +101,7 @@ class QuestionAnswering(Task):
         for name, value in (sizes | {"n_best": n_best}).items():
             if value < 1:
                 raise UserError(f"{name}={value}: it must be at least 1.")
-        if not 0 <= stride < max_length:
+        if stride < 0 or (max_length is not None and stride >= max_length):
             raise UserError(
                 f"stride={stride} with max_length={max_length}: stride must be at least 0 and below max_length."
             )
@@ -211,16 +215,17 @@ class QuestionAnswering(Task):
         if split not in self._available():
             raise UserError("There is no training data, only validation_file was given: give train_file too.")
         positions = getattr(self._config, "max_position_embeddings", None)
-        if positions is not None and self.max_length > positions:
+        max_length = self.max_length or min(DEFAULT_LENGTH, positions or DEFAULT_LENGTH)
+        if positions is not None and max_length > positions:
             raise UserError(
-                f"max_length={self.max_length} tokens, but the model {self.model!r} has {positions} positions: lower "
+                f"max_length={max_length} tokens, but the model {self.model!r} has {positions} positions: lower "
                 "max_length (and stride, if need be)."
             )
         examples = self._read(split)
         features = tokenize(
             examples,
             tokenizer=self.tokenizer,
-            max_length=self.max_length,
+            max_length=max_length,
             stride=self.stride,
             cache_dir=self.cache_dir,
             description=f"Tokenizing the {split} set",

@@ -82,6 +82,6 @@ def test_compact_writes_the_same_model_from_the_checkpoint(folder: Path) -> None
 
 def test_the_saved_configuration_repeats_the_run(folder: Path) -> None:
     config = folder / "runs" / "qa-hybrid" / "version_0" / "config.yaml"
-    run(str(ROOT / "cli.py"), "fit", "--config", str(config), "--baseline=none", cwd=folder)
+    run(str(ROOT / "cli.py"), "fit", "--config", str(config), cwd=folder)
     first, second = (folder / "runs" / "qa-hybrid" / f"version_{n}" / "compact" / "model.safetensors" for n in (0, 1))
     assert first.read_bytes() == second.read_bytes()

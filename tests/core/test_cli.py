@@ -382,7 +382,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "--help")
-    for verb in ("fit", "validate", "test", "predict", "compact"):
+    for verb in ("fit", "validate", "test", "compact"):
         assert f" {verb} " in text
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bplightning.errors import UserError
 from bplightning.granularity import masks_of
 from bplightning.layout import PrunableLayout
-from bplightning.masking import Mask, frozen_masks, has_masks, install_mask, remove_masks
+from bplightning.masking import Mask, freeze_masks, has_masks, install_mask, remove_masks, unfreeze_masks
 
 
 def positive(scores: Tensor | None) -> Tensor:
@@ -135,14 +135,32 @@ def test_frozen_masks_are_computed_once_and_only_without_gradients() -> None:
     model, _, masks = masked("bert", "4x4", "unit")
     inputs = padded_inputs("right")
     before = model(**inputs).start_logits.detach()
-    with frozen_masks(model):
-        with torch.no_grad():
-            for mask in masks.values():
-                mask.scores.neg_()
-            assert torch.equal(model(**inputs).start_logits, before)
-        assert not torch.equal(model(**inputs).start_logits, before)  # with gradients: of this moment
+    freeze_masks(model)
     with torch.no_grad():
-        assert not torch.equal(model(**inputs).start_logits, before)
+        for mask in masks.values():
+            mask.scores.neg_()
+        assert torch.equal(model(**inputs).start_logits, before)
+    now = model(**inputs).start_logits.detach()
+    assert not torch.equal(now, before)  # with gradients: of this moment
+    with torch.no_grad():
+        freeze_masks(model)  # again: of this moment too
+        assert torch.equal(model(**inputs).start_logits, now)
+        for mask in masks.values():
+            mask.scores.neg_()
+        unfreeze_masks(model)
+        assert torch.equal(model(**inputs).start_logits, before)
+
+
+def test_hardening_writes_the_masks_of_this_moment_though_older_ones_are_frozen() -> None:
+    model, _, masks = masked("bert", "4x4", "unit")
+    freeze_masks(model)
+    with torch.no_grad():
+        for mask in masks.values():
+            mask.scores.neg_()
+    inputs = padded_inputs("right")
+    expected = model(**inputs).start_logits
+    remove_masks(model)
+    assert torch.equal(model(**inputs).start_logits, expected)
 
 
 def test_moving_and_loading_reach_the_unmasked_weight() -> None:

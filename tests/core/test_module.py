@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from tiny_task import TinyTask
 
 from bplightning.errors import UserError
@@ -79,6 +81,7 @@ def test_training_trains_prunes_and_ends_with_the_last_masks(tmp_path: Path) -> 
     assert watch.modes == {True}  # dropout is on, though `from_pretrained` leaves models in evaluation mode
     assert watch.thresholds == sorted(watch.thresholds)
     assert watch.thresholds[0] == 0
+    assert watch.thresholds[-2] == pytest.approx(0.1)
     assert float(module.strategy.score_threshold) == pytest.approx(0.1)
     assert 0 < float(module.strategy.density()["total"]) < 1
     assert all(
@@ -92,7 +95,8 @@ def test_the_schedule_counts_optimizer_steps(tmp_path: Path) -> None:
     advance = module.strategy.advance
     module.strategy.advance = lambda progress: (seen.append(progress), advance(progress))[1]  # type: ignore[method-assign]
     trainer(tmp_path, accumulate_grad_batches=4).fit(module, datamodule=module.task)
-    assert [progress.step for progress in seen] == [step for step in range(6) for _ in range(4)] + [6]
+    # At the start, then after each of 24 batches: the fourth of every four makes a step.
+    assert [progress.step for progress in seen] == [0, *(batch // 4 for batch in range(1, 25))]
     assert {(progress.total_steps, progress.warmup_steps) for progress in seen} == {(6, 1)}
 
 
@@ -134,6 +138,33 @@ def test_a_checkpoint_brings_scores_and_threshold_back(tmp_path: Path) -> None:
     for name, value in module.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     assert float(again.strategy.density()["total"]) == float(module.strategy.density()["total"])
+
+
+def test_the_logged_values_are_of_the_step_they_stand_in(tmp_path: Path) -> None:
+    true: dict[int, tuple[float, float]] = {}
+
+    class Note(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, module: Any, *args: Any) -> None:
+            strategy = module.strategy
+            true[trainer.global_step] = float(strategy.score_threshold), float(strategy.density()["total"])
+
+    module = pruning(tmp_path)
+    run = trainer(tmp_path, Note(), logger=CSVLogger(tmp_path), log_every_n_steps=5)
+    run.fit(module, datamodule=module.task)
+    rows = list(csv.DictReader((Path(str(run.log_dir)) / "metrics.csv").read_text().splitlines()))
+    logged = [row for row in rows if row["density/total"]]
+    assert [int(row["step"]) for row in logged] == [4, 9, 14, 19]
+    for row in logged:
+        values = float(row["score_threshold"]), float(row["density/total"])
+        assert values == pytest.approx(true[int(row["step"])])
+        assert row["penalty"]
+        assert row["task_loss"]
+
+
+def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
+    module = pruning(tmp_path)
+    with pytest.raises(UserError, match=r"no last step .* give trainer\.max_steps or trainer\.max_epochs"):
+        trainer(tmp_path, max_epochs=-1).fit(module, datamodule=module.task)
 
 
 @pytest.mark.parametrize(

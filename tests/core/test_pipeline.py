@@ -103,6 +103,7 @@ def test_a_baseline_folder_is_checked_before_training(tmp_path: Path) -> None:
     ):
         pipeline.fit(run, pruning(tmp_path, task), task, baseline=str(tmp_path / "nowhere"))
     assert run.global_step == 0
+    assert not Path(str(run.log_dir)).exists()
 
 
 def test_pruning_can_start_from_the_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,16 +117,24 @@ def test_pruning_can_start_from_the_baseline(tmp_path: Path, monkeypatch: pytest
     assert module.model.qa_outputs.bias.tolist() == pytest.approx([7.0, 7.0])
 
 
-def test_starting_from_no_baseline_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_result_is_refused_before_training(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
-    with pytest.raises(UserError, match=r"start is 'baseline' and baseline 'none'; .* needs a baseline: a folder"):
-        pipeline.fit(trainer(tmp_path), pruning(tmp_path, task), task, start="baseline")
+    (tmp_path / "compact").mkdir()
+    run = trainer(tmp_path, logger=False, default_root_dir=tmp_path)
+    with pytest.raises(UserError, match=r"compact' is there already: choose another trainer\.default_root_dir"):
+        pipeline.fit(run, pruning(tmp_path, task), task)
+    assert run.global_step == 0
 
 
-def test_interrupted_training_leaves_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
-    module = pruning(tmp_path, task)
-    run = trainer(tmp_path)
-    monkeypatch.setattr(Trainer, "interrupted", property(lambda self: True))
-    assert pipeline.fit(run, module, task) is None
-    assert not (Path(str(run.log_dir)) / "report.json").exists()
+    run = trainer(tmp_path, fast_dev_run=2, default_root_dir=tmp_path)
+    assert pipeline.fit(run, pruning(tmp_path, task), task) is None
+    assert not (tmp_path / "compact").exists()
+
+
+def test_without_validation_there_is_a_report_without_scores(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+    report = pipeline.fit(trainer(tmp_path, limit_val_batches=0), pruning(tmp_path, task), task)
+    assert report is not None
+    assert report["metrics"]["compact"] == {}

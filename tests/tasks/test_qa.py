@@ -198,3 +198,11 @@ def test_the_embedded_default(tmp_path: Path) -> None:
     task = QuestionAnswering(cache_dir=str(tmp_path), max_length=64, stride=16)
     batch = next(iter(task.val_dataloader()))
     assert math.isfinite(float(task.build_model()(**task.model_inputs(batch)).loss.detach()))
+
+
+def test_the_window_follows_the_model_where_nothing_is_said() -> None:
+    task = QuestionAnswering()  # embedded: a model of 256 positions
+    task.setup("validate")
+    assert max(len(row) for row in task._split("validation")[1]["input_ids"][:]) <= 256
+    with pytest.raises(UserError, match=r"max_length=300 tokens, but the model .* has 256 positions"):
+        QuestionAnswering(max_length=300).setup("validate")
