@@ -32,8 +32,7 @@ SETTINGS = {
 ROWS = {
     "dense": {"--strategy": "dense"},
     "hybrid-10": {"--strategy": "hybrid", "--strategy.regularization": "10"},
-    "hybrid-50": {"--strategy": "hybrid", "--strategy.regularization": "50"},
-    "hybrid-200": {"--strategy": "hybrid", "--strategy.regularization": "200"},
+    "hybrid-80": {"--strategy": "hybrid", "--strategy.regularization": "80"},
 }
 
 

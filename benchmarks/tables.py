@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-50", "hybrid-200")
+SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80")
 
 
 def main() -> None:

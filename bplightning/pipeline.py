@@ -242,6 +242,8 @@ def _folder(trainer: Trainer) -> Path:
 def _check_loads(task: Task, folder: Path) -> None:
     """Refuse a baseline that cannot be read now, before anything is trained."""
     try:
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError("it has no config.json")
         task.load_model(folder)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bplightning.errors import UserError
 from bplightning.granularity import masks_of
 from bplightning.layout import PrunableLayout
-from bplightning.masking import Mask, freeze_masks, has_masks, install_mask, remove_masks, unfreeze_masks
+from bplightning.masking import Mask, freeze_masks, has_masks, install_mask, masked_weight, remove_masks, unfreeze_masks
 
 
 def positive(scores: Tensor | None) -> Tensor:
@@ -194,6 +194,14 @@ def test_bfloat16_gives_scores_full_precision_gradients() -> None:
         assert mask.scores.grad.dtype == torch.float32
         cosine = torch.cosine_similarity(mask.scores.grad.flatten(), exact[name].flatten(), dim=0)
         assert cosine > 0.99, name
+
+
+def test_sums_over_a_bfloat16_tile_are_not_rounded_to_bfloat16() -> None:
+    weight = torch.ones(257, 1, dtype=torch.bfloat16, requires_grad=True)
+    scores = torch.zeros(1, 1, requires_grad=True)
+    masked_weight(weight, torch.ones(1, 1), scores).backward(torch.ones_like(weight))
+    assert scores.grad is not None
+    assert scores.grad.item() == 257  # the nearest in bfloat16 is 256
 
 
 def test_a_step_never_waits_for_the_host() -> None:

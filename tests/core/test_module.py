@@ -89,6 +89,17 @@ def test_training_trains_prunes_and_ends_with_the_last_masks(tmp_path: Path) -> 
     )
 
 
+def test_the_penalty_is_part_of_the_loss(tmp_path: Path) -> None:
+    densities = []
+    for regularization in (0.0, 1000.0):
+        torch.manual_seed(0)
+        task = TinyTask(tmp_path)
+        module = PruningModule(task, Hybrid(regularization=regularization, final_warmup=2), learning_rate=1e-3)
+        trainer(tmp_path).fit(module, datamodule=task)
+        densities.append(float(module.strategy.density()["total"]))
+    assert densities[1] < 0.5 * densities[0]
+
+
 def test_the_schedule_counts_optimizer_steps(tmp_path: Path) -> None:
     seen: list[Progress] = []
     module = pruning(tmp_path, warmup=1)

@@ -57,11 +57,24 @@ def test_threshold_and_penalty_weight_rise_together() -> None:
     assert seen == pytest.approx([0, 0, 0, 0, 0.0875, 8.75, 0.1, 10, 0.1, 10])
 
 
+def test_density_counts_weights_by_role() -> None:
+    strategy = attached(Hybrid())
+    strategy.score_threshold.fill_(0.1)
+    with torch.no_grad():
+        strategy.masks["encoder-0-self-query"].scores[0, 0] = -9  # one of 16 blocks of 32 x 32
+        strategy.masks["encoder-0-feed_forward"].scores[:12] = -9  # 12 of 48 units of 2 x 64 weights
+    density = {role: float(value) for role, value in strategy.density().items()}
+    total = (15 * 1024 + 36 * 128) / (16 * 1024 + 48 * 128)
+    assert density == pytest.approx({"attention": 15 / 16, "feed_forward": 36 / 48, "total": total})
+
+
 def test_scores_cut_at_the_threshold() -> None:
     strategy = attached(Hybrid())
     strategy.score_threshold.fill_(0.1)
     kept = strategy.keep(torch.tensor([[-2.3, -2.1], [0.0, 5.0]]))  # logit(0.1) is -2.197
     assert kept.tolist() == [[False, True], [True, True]]
+    strategy.score_threshold.fill_(0.3)
+    assert strategy.keep(torch.tensor([[-2.1, 0.0]])).tolist() == [[False, True]]
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(110_640, 1e-2), (300, 30 * 2.1972245773 / 300)])
