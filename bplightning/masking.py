@@ -129,14 +129,15 @@ class _MaskedWeight(torch.autograd.Function):
         weight_OI, keep_RI = ctx.saved_tensors
         rows, columns = ctx.grid
         in_features = weight_OI.shape[1]
-        grad_weight = grad_scores = None
+        grad_RrI = grad_OI.reshape(rows, -1, in_features)
+        grad_weight = grad_scores = scratch = None
         if ctx.needs_input_grad[1]:
-            tile_sums_RI = (grad_OI * weight_OI).reshape(rows, -1, in_features).sum(1, dtype=ctx.score_dtype)
-            grad_scores = tile_sums_RI.view(rows, columns, -1).sum(2)
+            scratch = grad_RrI * weight_OI.reshape(rows, -1, in_features)
+            grad_scores = scratch.sum(1, dtype=ctx.score_dtype).view(rows, columns, -1).sum(2)
             if ctx.transposed:
                 grad_scores = grad_scores.T
-        if ctx.needs_input_grad[0]:
-            grad_weight = (grad_OI.reshape(rows, -1, in_features) * keep_RI[:, None]).view(weight_OI.shape)
+        if ctx.needs_input_grad[0]:  # into the same memory: a second copy of every weight would cost more than its sums
+            grad_weight = torch.mul(grad_RrI, keep_RI[:, None], out=scratch).view(weight_OI.shape)
         return grad_weight, grad_scores, None, None
 
 
