@@ -31,7 +31,8 @@ class SoftMovement(PruningStrategy):
 
     Args:
         regularization: Weight lambda of the penalty that pushes scores down: greater prunes more; the density reached
-            follows from it. The papers take 5 to 30 for blocks and 400 for single elements.
+            follows from it. The papers take 5 to 30 for blocks and 400 for single elements; runs of
+            few steps need more.
         final_score_threshold: Cut-off on sigmoid(score) at the end of the schedule, in (0, 0.5).
         initial_score_threshold: Cut-off on sigmoid(score) at its beginning, in [0, 0.5).
         attention: Granularity in attention: element, row, column, head, or a block such as 32x32 (rows x columns).
