@@ -23,8 +23,9 @@ from lightning.pytorch import Trainer
 
 from bplightning.granularity import masks_of
 from bplightning.layout import PrunableLayout
-from bplightning.masking import install_mask, remove_masks
+from bplightning.masking import Mask, install_mask, remove_masks
 from bplightning.pipeline import evaluate
+from bplightning.selection import keep_largest
 from bplightning.tasks.qa import QuestionAnswering
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,33 +60,21 @@ def magnitude(folder: Path, *, density: dict[str, float]) -> dict[str, float]:
     task = QuestionAnswering(max_length=192, stride=64)
     model = task.load_model(folder)
     layout = PrunableLayout.of(model)
-    masks = []
+    masks: list[Mask] = []
     for group in layout.groups:
-        granularity = "32x32" if group in layout.attention else "unit"
-        masks += [mask for _, mask in masks_of(model, group, granularity, binarize=lambda scores: scores > 0)]
+        masks += [mask for _, mask in masks_of(model, group, "32x32" if group in layout.attention else "unit")]
     for role, share in density.items():
         chosen = [mask for mask in masks if mask.role == role]
-        sizes = [size(mask, model) for mask in chosen]
-        cut = torch.cat([values.flatten() for values in sizes]).quantile(1 - share)
-        for mask, values in zip(chosen, sizes, strict=True):
-            mask.scores.copy_(values - cut)
+        values = [mask.pooled(model, torch.abs) for mask in chosen]
+        kept = keep_largest(values_N=torch.cat([each.flatten() for each in values]), density=share)
+        for mask, part in zip(chosen, kept.split([each.numel() for each in values]), strict=True):
+            mask.set_grid(part.view(mask.kept.shape))
             install_mask(model, mask)
     remove_masks(model)
     task.prepare_data()
     task.setup("validate")
     quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     return evaluate(quiet, task, model, prefix="magnitude")
-
-
-def size(mask: torch.nn.Module, model: torch.nn.Module) -> torch.Tensor:
-    """Mean absolute weight of each entry of a mask's grid, over all members it covers."""
-    rows, columns = mask.grid_shape
-    means = []
-    for cover in mask.covers:
-        weight = cover.member.weight(model).abs()
-        weight = weight.T if cover.transposed else weight
-        means.append(weight.reshape(rows, weight.shape[0] // rows, columns, -1).mean((1, 3)))
-    return torch.stack(means).mean(0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""MiniLM on a split of SQuAD v1.1: dense, then hybrid at several strengths from the dense fine-tune.
+"""MiniLM on a split of SQuAD v1.1: dense, then every strategy from the dense fine-tune with the same budget.
 
 Rows land in benchmarks/results/squad_minilm/ROW.json, the report of a run each; a row that is there is not run again.
 
@@ -33,6 +33,9 @@ ROWS = {
     "dense": {"--strategy": "dense"},
     "hybrid-10": {"--strategy": "hybrid", "--strategy.regularization": "10"},
     "hybrid-80": {"--strategy": "hybrid", "--strategy.regularization": "80"},
+    "magnitude": {"--strategy": "magnitude", "--strategy.density": "0.25", "--strategy.final_warmup": "10"},
+    "movement": {"--strategy": "movement", "--strategy.density": "0.25", "--strategy.final_warmup": "10"},
+    "soft-movement": {"--strategy": "soft-movement", "--strategy.regularization": "400"},
 }
 
 

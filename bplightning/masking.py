@@ -1,4 +1,4 @@
-"""Masks: a grid of scores or a criterion -> a binary grid -> broadcast over a weight, with exact gradients.
+"""Masks: a binary grid -> broadcast over a weight, with exact gradients; the strategy says what the grid keeps.
 
 Legend: `O` out features, `I` in features, `R`, `C` grid rows and columns, ``r = O / R`` and ``c = I / C`` the tile.
 
@@ -19,9 +19,6 @@ from torch import Tensor, nn
 
 from bplightning.layout import Member
 
-Binarizer = Callable[[Tensor | None], Tensor]
-"""From ``scores_RC`` to the binary grid: `True` keeps. No gradient passes through it (straight-through)."""
-
 
 @dataclass(frozen=True)
 class Cover:
@@ -39,25 +36,33 @@ class Cover:
 class Mask(nn.Module):
     """A grid over one weight, or over several that share it.
 
+    What it keeps is a buffer that a strategy writes (`set_grid`), so it stands in the strategy's ``state_dict`` and
+    moves when the strategy says so, not with every forward pass.
+
     Args:
         role: Role of the group it belongs to, for penalty and density.
         covers: The members it covers; more than one share every entry of the grid.
         grid: Rows and columns ``(R, C)`` of the grid.
         total_weights: Weights of all covered members together.
-        binarize: From scores to the binary grid.
         scores: Whether the grid has learned scores; they start at 0.
+        pattern: ``(N, M)`` where of each `M` neighbours in a row of the grid `N` may stay (N:M sparsity), else `None`.
+
+    Attributes:
+        kept: The binary grid ``(R, C)`` of this moment; all of it at first.
+        scores: ``(R, C)``, or `None`.
 
     Example:
         A 2 x 2 grid over a 4 x 4 weight keeps or drops tiles of 2 x 2:
 
         >>> layer = nn.Linear(4, 4, bias=False)
-        >>> mask = Mask("attention", (Cover(Member("")),), (2, 2), 16, lambda scores: scores > 0)
+        >>> mask = Mask("attention", (Cover(Member("")),), (2, 2), 16)
         >>> install_mask(layer, mask)
-        >>> with torch.no_grad():
-        ...     _ = mask.scores.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        >>> mask.set_grid(torch.eye(2, dtype=torch.bool))
         >>> (layer.weight != 0).int().tolist()
         [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
     """
+
+    kept: Tensor
 
     def __init__(
         self,
@@ -65,29 +70,57 @@ class Mask(nn.Module):
         covers: tuple[Cover, ...],
         grid: tuple[int, int],
         total_weights: int,
-        binarize: Binarizer,
         scores: bool = True,
+        pattern: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.role = role
         self.covers = covers
-        self.grid_shape = grid
         self.total_weights = total_weights
-        self.binarize = binarize
+        self.pattern = pattern
         self.scores = nn.Parameter(torch.zeros(grid)) if scores else None
+        self.register_buffer("kept", torch.ones(grid, dtype=torch.bool))
+
+    @property
+    def weights_per_entry(self) -> float:
+        """Weights that one entry of the grid keeps or drops."""
+        return self.total_weights / self.kept.numel()
 
     @torch.no_grad()
-    def grid(self) -> Tensor:
-        """The binary grid ``(R, C)`` of this moment."""
-        return self.binarize(self.scores)
+    def set_grid(self, kept_RC: Tensor) -> None:
+        """Keep these tiles from now on.
+
+        Args:
+            kept_RC: Binary grid ``(R, C)``; no gradient passes through it (straight-through).
+        """
+        self.kept.copy_(kept_RC)
 
     def kept_weights(self) -> Tensor:
         """Weights kept in all covered members, a 0-d tensor on the device."""
-        return self.grid().float().mean() * self.total_weights
+        return self.kept.float().mean() * self.total_weights
+
+    @torch.no_grad()
+    def pooled(self, model: nn.Module, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """The mean of a function of the unmasked weights over each entry's tile, all covered members together.
+
+        Args:
+            model: The model that carries the mask.
+            of: From a weight ``(O, I)`` to values of the same shape, for example `torch.abs`.
+
+        Returns:
+            ``(R, C)``, on the device.
+        """
+        rows, columns = self.kept.shape
+        sums = torch.zeros(rows, columns, device=self.kept.device)
+        for cover in self.covers:
+            values_OI = of(cover.member.weight(model)).float()
+            values_OI = values_OI.T if cover.transposed else values_OI
+            sums += values_OI.reshape(rows, values_OI.shape[0] // rows, columns, -1).sum((1, 3))
+        return sums / self.weights_per_entry
 
     def apply_to(self, weight_OI: Tensor, cover: Cover) -> Tensor:
         """The masked weight ``(O, I)`` of one covered member."""
-        return masked_weight(weight_OI, self.grid(), self.scores, transposed=cover.transposed)
+        return masked_weight(weight_OI, self.kept, self.scores, transposed=cover.transposed)
 
 
 def masked_weight(weight_OI: Tensor, grid_RC: Tensor, scores_RC: Tensor | None, *, transposed: bool = False) -> Tensor:

@@ -84,10 +84,15 @@ class PruningModule(LightningModule):
         return Progress(step=self.trainer.global_step, total_steps=int(total), warmup_steps=warmup)
 
     def on_train_start(self) -> None:
-        self.strategy.advance(self.progress())
+        self._advance()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Advance at once, so that validation and checkpoints between two steps have the masks of their own step."""
+        if self.trainer.global_step != self._advanced_to:  # not after batches that only gather gradients
+            self._advance()
+
+    def _advance(self) -> None:
+        self._advanced_to = self.trainer.global_step
         self.strategy.advance(self.progress())
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

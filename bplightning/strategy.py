@@ -53,11 +53,22 @@ class PruningStrategy(nn.Module):
         """
 
     def advance(self, progress: Progress) -> None:
-        """Set density, score threshold or penalty weight for the optimizer step that comes next.
+        """Set what masks keep, score threshold or penalty weight for the optimizer step that comes next.
+
+        Called once before training and once after each optimizer step, and again with the same step when a run is
+        resumed: it must then give the same.
 
         Args:
             progress: Where training stands.
         """
+
+    def target_reached(self, progress: Progress) -> bool:
+        """Whether the network is pruned as far as it is meant to be; a checkpoint is "best" only from then on.
+
+        Args:
+            progress: Where training stands.
+        """
+        return True
 
     def penalty(self) -> Tensor | None:
         """The scalar added to the task's loss, or `None` for none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from bplightning.strategies.soft_movement import SoftMovement
@@ -15,5 +16,4 @@ class Hybrid(SoftMovement):
     soft movement pruning.
     """
 
-    attention_granularity: ClassVar[str] = "32x32"
-    feed_forward_granularity: ClassVar[str] = "unit"
+    default_granularity: ClassVar[Mapping[str, str]] = {"attention": "32x32", "feed_forward": "unit"}

@@ -12,15 +12,16 @@ from tiny_families import padded_inputs, tiny
 from torch import Tensor, nn
 
 from bplightning.errors import UserError
-from bplightning.granularity import masks_of
+from bplightning.granularity import ROLES, granularity_by_role, make_masks, masks_of
 from bplightning.layout import PrunableLayout
 from bplightning.masking import Mask, freeze_masks, has_masks, install_mask, masked_weight, remove_masks, unfreeze_masks
 
 
-def positive(scores: Tensor | None) -> Tensor:
-    """Keep what has a positive score."""
-    assert scores is not None
-    return scores > 0
+def score(mask: Mask) -> None:
+    """Random scores; what is positive is kept."""
+    assert mask.scores is not None
+    nn.init.normal_(mask.scores)
+    mask.set_grid(mask.scores > 0)
 
 
 def masked(model_type: str, attention: str, feed_forward: str) -> tuple[nn.Module, PrunableLayout, dict[str, Mask]]:
@@ -29,17 +30,17 @@ def masked(model_type: str, attention: str, feed_forward: str) -> tuple[nn.Modul
     masks: dict[str, Mask] = {}
     for group in layout.groups:
         granularity = attention if group in layout.attention else feed_forward
-        masks |= dict(masks_of(model, group, granularity, binarize=positive))
+        masks |= dict(masks_of(model, group, granularity))
     for mask in masks.values():
         mask.double()
-        nn.init.normal_(mask.scores)
+        score(mask)
         install_mask(model, mask)
     return model, layout, masks
 
 
 def expanded(mask: Mask, cover: object, weight_OI: Tensor) -> Tensor:
     """The grid as large as the weight, by Kronecker product: independent of how the code widens it."""
-    grid = mask.grid().double()
+    grid = mask.kept.double()
     grid = grid.T if cover.transposed else grid  # type: ignore[attr-defined]
     return torch.kron(
         grid, torch.ones(weight_OI.shape[0] // grid.shape[0], weight_OI.shape[1] // grid.shape[1]).double()
@@ -83,19 +84,19 @@ def test_gradients_are_those_of_the_paper(model_type: str, attention: str, feed_
             weight = cover.member.weight(model).detach()
             torch.testing.assert_close(gradient(model, cover.member), outer * expanded(mask, cover, weight))
             product = (outer * weight).T if cover.transposed else outer * weight
-            rows, columns = mask.grid_shape
+            rows, columns = mask.kept.shape
             tiles = product.view(rows, product.shape[0] // rows, columns, product.shape[1] // columns)
             expected += tiles.sum((1, 3))
         torch.testing.assert_close(mask.scores.grad, expected, msg=name)
     # What is pruned learns too, so that it can return.
-    assert any(mask.scores.grad[~mask.grid()].any() for mask in masks.values())
+    assert any(mask.scores.grad[~mask.kept].any() for mask in masks.values())
 
 
 def test_a_masked_model_keeps_its_names_and_saves_as_an_ordinary_one(tmp_path) -> None:
     plain = tiny("bert")
     model = copy.deepcopy(plain)
     for group in PrunableLayout.of(model).groups:
-        for _, mask in masks_of(model, group, "element", binarize=positive):
+        for _, mask in masks_of(model, group, "element"):
             install_mask(model, mask)
     assert list(model.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in model.named_modules()] == [name for name, _ in plain.named_modules()]
@@ -126,7 +127,7 @@ def test_a_copy_has_masks_of_its_own() -> None:
     expected = model(**inputs).start_logits
     with torch.no_grad():
         for mask in masks.values():
-            mask.scores.fill_(-1.0)
+            mask.kept.fill_(False)
     assert torch.equal(twin(**inputs).start_logits, expected)
     assert not torch.equal(model(**inputs).start_logits, expected)
 
@@ -138,7 +139,7 @@ def test_frozen_masks_are_computed_once_and_only_without_gradients() -> None:
     freeze_masks(model)
     with torch.no_grad():
         for mask in masks.values():
-            mask.scores.neg_()
+            mask.set_grid(~mask.kept)
         assert torch.equal(model(**inputs).start_logits, before)
     now = model(**inputs).start_logits.detach()
     assert not torch.equal(now, before)  # with gradients: of this moment
@@ -146,7 +147,7 @@ def test_frozen_masks_are_computed_once_and_only_without_gradients() -> None:
         freeze_masks(model)  # again: of this moment too
         assert torch.equal(model(**inputs).start_logits, now)
         for mask in masks.values():
-            mask.scores.neg_()
+            mask.set_grid(~mask.kept)
         unfreeze_masks(model)
         assert torch.equal(model(**inputs).start_logits, before)
 
@@ -156,7 +157,7 @@ def test_hardening_writes_the_masks_of_this_moment_though_older_ones_are_frozen(
     freeze_masks(model)
     with torch.no_grad():
         for mask in masks.values():
-            mask.scores.neg_()
+            mask.set_grid(~mask.kept)
     inputs = padded_inputs("right")
     expected = model(**inputs).start_logits
     remove_masks(model)
@@ -178,9 +179,9 @@ def test_bfloat16_gives_scores_full_precision_gradients() -> None:
     model = tiny("bert", dtype=torch.float32)
     masks: dict[str, Mask] = {}
     for group in PrunableLayout.of(model).groups:
-        masks |= dict(masks_of(model, group, "4x4", binarize=positive))
+        masks |= dict(masks_of(model, group, "4x4"))
     for mask in masks.values():
-        nn.init.normal_(mask.scores)
+        score(mask)
         install_mask(model, mask)
     inputs = padded_inputs("right")
     model(**inputs).start_logits.square().sum().backward()
@@ -219,7 +220,7 @@ def test_the_guard_against_host_syncs_can_fail() -> None:
 
 def test_a_second_mask_on_a_member_is_refused() -> None:
     model, layout, _ = masked("bert", "4x4", "unit")
-    (_, again), *_ = masks_of(model, layout.attention[0], "element", binarize=positive)
+    (_, again), *_ = masks_of(model, layout.attention[0], "element")
     with pytest.raises(ValueError, match=r"query\.weight carries a mask already; harden it"):
         install_mask(model, again)
 
@@ -235,10 +236,67 @@ def test_a_second_mask_on_a_member_is_refused() -> None:
 def test_unsuitable_granularities_are_named(granularity: str, message: str) -> None:
     model = tiny("bert")
     with pytest.raises(UserError, match=message):
-        list(masks_of(model, PrunableLayout.of(model).attention[0], granularity, binarize=positive))
+        list(masks_of(model, PrunableLayout.of(model).attention[0], granularity))
 
 
-def test_heads_that_share_keys_are_not_pruned_one_by_one() -> None:
+def test_heads_that_share_keys_are_pruned_with_their_key_and_value() -> None:
     model, layout = make("qwen2")
-    with pytest.raises(UserError, match="its heads share key/value heads"):
-        list(masks_of(model, layout.attention[0], "head", binarize=positive))
+    group = layout.attention[0]
+    assert group.heads > group.kv_heads
+    ((_, mask),) = masks_of(model, group, "head")
+    install_mask(model, mask)
+    mask.kept[0] = False
+    rows = group.head_size * group.heads // group.kv_heads
+    assert not group.query.view(model.get_submodule(group.query.module).weight)[:rows].any()
+    assert group.query.view(model.get_submodule(group.query.module).weight)[rows:].all()
+    assert not model.get_submodule(group.value.module).weight[: group.head_size].any()
+    assert not model.get_submodule(group.output.module).weight[:, :rows].any()
+
+
+@pytest.mark.parametrize("granularity", ["element", "4x8", "row", "unit"])
+def test_pooled_values_are_means_over_the_tiles_of_all_covers(granularity: str) -> None:
+    model, layout = make("bert")
+    group = layout.feed_forward[0]
+    for _, mask in masks_of(model, group, granularity):
+        expected = torch.zeros(mask.kept.shape, dtype=torch.float64)
+        for index in range(mask.kept.numel()):
+            mask.kept.zero_().view(-1)[index] = True
+            covered = [
+                cover.member.weight(model)[expanded(mask, cover, cover.member.weight(model)).bool()]
+                for cover in mask.covers
+            ]
+            expected.view(-1)[index] = torch.cat([values.abs().flatten() for values in covered]).mean()
+        torch.testing.assert_close(mask.pooled(model, torch.abs).double(), expected)
+
+
+def test_all_that_a_block_does_not_divide_is_named_at_once() -> None:
+    _, layout = make("bert")
+    granularity = dict.fromkeys(ROLES, "5x4")
+    with pytest.raises(UserError) as refusal:
+        list(make_masks(layout, granularity))
+    assert str(refusal.value).startswith("6 of 6 groups cannot be masked so. block 5x4 does not divide bert.encoder")
+    assert all(member.name in str(refusal.value) for member in layout.members)
+
+
+def test_a_pattern_must_divide_a_row_and_keep_less_than_all() -> None:
+    model, layout = make("bert")
+    with pytest.raises(UserError, match=r"pattern 2:5 does not divide .* 32 x 32.*: 5 must divide the second number"):
+        list(masks_of(model, layout.attention[0], "2:5"))
+    with pytest.raises(UserError, match="granularity '4:4' keeps everything: N must be less than M"):
+        list(masks_of(model, layout.attention[0], "4:4"))
+    with pytest.raises(UserError, match="take magnitude or movement"):
+        list(masks_of(model, layout.attention[0], "2:4", patterns=False))
+
+
+def test_roles_of_a_decoder_follow_the_encoder_unless_they_have_their_own() -> None:
+    default = {"attention": "32x32", "feed_forward": "unit"}
+    found = granularity_by_role({"attention": "head", "decoder_attention": "row"}, default=default)
+    assert found == {
+        "attention": "head",
+        "cross_attention": "head",
+        "decoder_attention": "row",
+        "feed_forward": "unit",
+        "decoder_feed_forward": "unit",
+    }
+    with pytest.raises(UserError, match="granularity is given for 'heads', which is no role: name one of attention, "):
+        granularity_by_role({"heads": "row"}, default=default)

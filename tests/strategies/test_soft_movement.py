@@ -22,7 +22,7 @@ def attached(strategy: PruningStrategy) -> PruningStrategy:
 
 def test_hybrid_masks_attention_in_blocks_and_feed_forward_by_unit() -> None:
     masks = attached(Hybrid()).masks
-    assert {name: mask.grid_shape for name, mask in masks.items()} == {
+    assert {name: tuple(mask.kept.shape) for name, mask in masks.items()} == {
         "encoder-0-self-query": (2, 2),
         "encoder-0-self-key": (2, 2),
         "encoder-0-self-value": (2, 2),
@@ -34,11 +34,13 @@ def test_hybrid_masks_attention_in_blocks_and_feed_forward_by_unit() -> None:
 
 def test_soft_movement_masks_single_elements() -> None:
     masks = attached(SoftMovement()).masks
-    assert masks["encoder-0-feed_forward-up"].grid_shape == (48, 64)
+    assert masks["encoder-0-feed_forward-up"].kept.shape == (48, 64)
 
 
 def test_penalty_is_the_mean_over_masks_then_roles() -> None:
-    strategy = attached(Hybrid(regularization=10.0, attention_weight=3.0, feed_forward_weight=0.5, final_warmup=1))
+    strategy = attached(
+        Hybrid(regularization=10.0, role_weights={"attention": 3.0, "feed_forward": 0.5}, final_warmup=1)
+    )
     with torch.no_grad():
         for index, mask in enumerate(strategy.masks.values()):
             mask.scores.fill_(float(index))
@@ -59,22 +61,24 @@ def test_threshold_and_penalty_weight_rise_together() -> None:
 
 def test_density_counts_weights_by_role() -> None:
     strategy = attached(Hybrid())
-    strategy.score_threshold.fill_(0.1)
     with torch.no_grad():
         strategy.masks["encoder-0-self-query"].scores[0, 0] = -9  # one of 16 blocks of 32 x 32
         strategy.masks["encoder-0-feed_forward"].scores[:12] = -9  # 12 of 48 units of 2 x 64 weights
+    strategy.prune(1.0, step=0)
     density = {role: float(value) for role, value in strategy.density().items()}
     total = (15 * 1024 + 36 * 128) / (16 * 1024 + 48 * 128)
     assert density == pytest.approx({"attention": 15 / 16, "feed_forward": 36 / 48, "total": total})
 
 
 def test_scores_cut_at_the_threshold() -> None:
-    strategy = attached(Hybrid())
-    strategy.score_threshold.fill_(0.1)
-    kept = strategy.keep(torch.tensor([[-2.3, -2.1], [0.0, 5.0]]))  # logit(0.1) is -2.197
-    assert kept.tolist() == [[False, True], [True, True]]
-    strategy.score_threshold.fill_(0.3)
-    assert strategy.keep(torch.tensor([[-2.1, 0.0]])).tolist() == [[False, True]]
+    strategy = attached(Hybrid(final_score_threshold=0.3))
+    (mask, *_) = strategy.masks.values()
+    with torch.no_grad():
+        mask.scores.copy_(torch.tensor([[-2.3, -2.1], [0.0, 5.0]]))  # logit(0.1) is -2.197
+    strategy.prune(1 / 3, step=0)
+    assert mask.kept.tolist() == [[False, True], [True, True]]
+    strategy.prune(1.0, step=0)
+    assert mask.kept.tolist() == [[False, False], [True, True]]
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(110_640, 1e-2), (300, 30 * 2.1972245773 / 300)])
@@ -91,7 +95,7 @@ def test_score_learning_rate_suits_the_length_of_the_run(steps: int, expected: f
         ({"final_score_threshold": 0.5}, r"final_score_threshold is 0\.5; .* must be in \(0, 0\.5\)"),
         ({"initial_score_threshold": -0.1}, r"initial_score_threshold is -0\.1; .* must be in \[0, 0\.5\)"),
         ({"regularization": -1.0}, r"regularization is -1; it must be 0 or more"),
-        ({"attention": "32"}, r"granularity '32' is not known; it is one of: element, row, column"),
+        ({"granularity": {"attention": "32"}}, r"granularity '32' is not known; it is one of: element, row, column"),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict, message: str) -> None:

@@ -1,0 +1,110 @@
+"""What magnitude and movement share: the entries worth most are kept, to a density that falls on the schedule."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bplightning.errors import UserError
+from bplightning.layout import PrunableLayout
+from bplightning.masking import Mask
+from bplightning.scheduled import ScheduledStrategy
+from bplightning.selection import keep_largest, keep_of_neighbours
+
+
+class TopK(ScheduledStrategy):
+    """Keeps the top fraction of all entries by what they are worth (`worth`), exactly as many as asked for.
+
+    Args:
+        density: Fraction of weights kept at the end of the schedule, in (0, 1].
+        granularity: Role to granularity.
+        scope: Where entries compete: ``local`` or ``global``.
+        initial_warmup: Length of training before pruning begins, in multiples of the learning-rate warm-up.
+        final_warmup: Length of training after the density is reached, in multiples of the learning-rate warm-up.
+        freeze_masks: Whether masks stand still after the schedule's end, so that only weights still learn.
+        refresh_every: Optimizer steps between two choices of what to keep, 1 or more.
+    """
+
+    keeps_patterns: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        density: float,
+        granularity: Mapping[str, str] | None,
+        scope: Literal["local", "global"],
+        initial_warmup: float,
+        final_warmup: float,
+        freeze_masks: bool,
+        refresh_every: int,
+    ) -> None:
+        super().__init__(granularity, initial_warmup, final_warmup, freeze_masks)
+        if not 0 < density <= 1:
+            raise UserError(f"density is {density:g}; it is the fraction of weights kept and must be in (0, 1].")
+        if scope not in ("local", "global"):
+            raise UserError(
+                f"scope is {scope!r}; it must be 'local', each matrix by itself, or 'global', all together."
+            )
+        if refresh_every < 1:
+            raise UserError(f"refresh_every is {refresh_every}; it must be 1 or more optimizer steps.")
+        self.target_density = density
+        self.scope = scope
+        self.refresh_every = refresh_every
+
+    @abstractmethod
+    def worth(self, mask: Mask) -> Tensor:
+        """What each entry of a mask is worth, ``(R, C)``."""
+
+    def attach(self, layout: PrunableLayout) -> None:
+        super().attach(layout)
+        self.layout = layout
+        free = self._free_masks()
+        pools = {name: mask.kept.numel() for name, mask in self.masks.items() if mask in free}
+        if self.scope == "global" and free:
+            pools = {"the model": sum(pools.values())}
+        for name, entries in pools.items():
+            if round(self.target_density * entries) == 0:
+                raise UserError(
+                    f"density {self.target_density:g} of {name}'s {entries} entries keeps none of them: give a greater "
+                    "density, a finer granularity, or scope 'global'."
+                )
+
+    @torch.no_grad()
+    def prune(self, amount: float, *, step: int) -> None:
+        if step % self.refresh_every and amount < 1:
+            return
+        density = 1 + (self.target_density - 1) * amount
+        for mask in self.all_masks:
+            if mask.pattern is not None:
+                kept, of = mask.pattern
+                count = of - round((of - kept) * amount)
+                mask.set_grid(keep_of_neighbours(values_RC=self.worth(mask), count=count, of=of))
+        masks = self._free_masks()
+        if density == 1:
+            for mask in masks:
+                mask.kept.fill_(True)
+        elif self.scope == "local":
+            for mask in masks:
+                values_RC = self.worth(mask)
+                mask.set_grid(keep_largest(values_N=values_RC.flatten(), density=density).view(values_RC.shape))
+        elif masks:
+            self._prune_together(masks, density)
+
+    def _prune_together(self, masks: list[Mask], density: float) -> None:
+        values_N = torch.cat([self.worth(mask).flatten() for mask in masks])
+        sizes = [mask.kept.numel() for mask in masks]
+        weights_N = None
+        if len({mask.weights_per_entry for mask in masks}) > 1:
+            weights_N = torch.cat(
+                [torch.full_like(mask.kept, mask.weights_per_entry, dtype=torch.float64).flatten() for mask in masks]
+            )
+        kept_N = keep_largest(values_N=values_N, density=density, weights_N=weights_N)
+        for mask, kept in zip(masks, kept_N.split(sizes), strict=True):
+            mask.set_grid(kept.view(mask.kept.shape))
+
+    def _free_masks(self) -> list[Mask]:
+        """The masks that the density is shared out to: N:M keeps its own."""
+        return [mask for mask in self.all_masks if mask.pattern is None]
