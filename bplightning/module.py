@@ -162,6 +162,9 @@ class PruningModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()
 
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        return self.task.predict_batch(self.model, batch)
+
     # -- after training ------------------------------------------------------------------------------------------------
 
     def harden(self) -> PreTrainedModel:

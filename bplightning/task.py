@@ -6,14 +6,17 @@ A task is a `LightningDataModule` that also knows its model, its loss and its me
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bplightning.errors import UserError
 
 
 class Task(LightningDataModule, ABC):
@@ -28,11 +31,14 @@ class Task(LightningDataModule, ABC):
         monitor_mode: ``"max"`` or ``"min"``.
         embedded_recipe: YAML with the settings that suit the task's embedded data set; `fit` starts from it when the
             user names no model and no data of their own. `None` where the task has none.
+        saved_settings: Constructor arguments, each an attribute too, that prediction needs (lengths, thresholds); their
+            values are written beside a compact model, and read from there by `predict`.
     """
 
     monitor: ClassVar[str]
     monitor_mode: ClassVar[str] = "max"
     embedded_recipe: ClassVar[Path | None] = None
+    saved_settings: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -67,6 +73,36 @@ class Task(LightningDataModule, ABC):
         (per cent where the field reports per cent). States reduce across ranks, and examples that a distributed
         sampler repeated count once.
         """
+
+    # -- prediction ----------------------------------------------------------------------------------------------------
+
+    def read_inputs(self, records: Sequence[dict[str, Any]]) -> None:
+        """Take the examples that `predict_dataloader` then gives, without labels.
+
+        Args:
+            records: One dictionary an example, as a line of JSON holds it.
+
+        Raises:
+            UserError: An example lacks a key or has a value of the wrong type; the message names its place.
+        """
+        raise UserError(f"{type(self).__name__} does not answer `predict`: it has no `read_inputs`.")
+
+    def predict_batch(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+        """What one batch of `predict_dataloader` gives, as tensors or plain values; called without gradients.
+
+        Args:
+            model: The model, in evaluation mode.
+            batch: A batch, on the model's device.
+        """
+        raise NotImplementedError
+
+    def predictions(self, batches: Sequence[Any]) -> list[dict[str, Any]]:
+        """The answers to all examples of `read_inputs`, in their order, ready for JSON.
+
+        Args:
+            batches: What `predict_batch` gave for each batch.
+        """
+        raise NotImplementedError
 
     def example_inputs(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """Inputs of one shape for measuring time and FLOPs: seeded random tokens, all of them attended.
