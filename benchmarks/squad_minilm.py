@@ -29,13 +29,22 @@ SETTINGS = {
     "--task.batch_size": "16",
     "--model.learning_rate": "5e-5",
 }
+TOP_K = {
+    "--strategy.density": "0.25",
+    "--strategy.granularity": "{attention: 32x32, feed_forward: unit}",  # hybrid's
+    "--strategy.final_warmup": "10",  # hybrid's: half of the run at the final density
+}
 ROWS = {
     "dense": {"--strategy": "dense"},
     "hybrid-10": {"--strategy": "hybrid", "--strategy.regularization": "10"},
     "hybrid-80": {"--strategy": "hybrid", "--strategy.regularization": "80"},
-    "magnitude": {"--strategy": "magnitude", "--strategy.density": "0.25", "--strategy.final_warmup": "10"},
-    "movement": {"--strategy": "movement", "--strategy.density": "0.25", "--strategy.final_warmup": "10"},
-    "soft-movement": {"--strategy": "soft-movement", "--strategy.regularization": "400"},
+    "movement": {"--strategy": "movement", **TOP_K},
+    "magnitude": {"--strategy": "magnitude", **TOP_K},
+    "soft-movement": {
+        "--strategy": "soft-movement",
+        "--strategy.regularization": "80",
+        "--strategy.granularity": "{attention: 32x32, feed_forward: 32x32}",
+    },
 }
 
 

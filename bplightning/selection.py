@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 
+def count_of(*, density: float, entries: int) -> int:
+    """How many of `entries` come nearest to a density, a half upwards.
+
+    >>> count_of(density=0.25, entries=2), count_of(density=0.2, entries=2)
+    (1, 0)
+    """
+    return int(density * entries + 0.5)
+
+
 def keep_largest(*, values_N: Tensor, density: float, weights_N: Tensor | None = None) -> Tensor:
     """Keep the entries worth most, as many as come nearest to a density.
 
@@ -32,10 +41,10 @@ def keep_largest(*, values_N: Tensor, density: float, weights_N: Tensor | None =
         sizes_N = weights_N.double()[order_N]
         budget = density * sizes_N.sum()
         return torch.empty_like(values_N, dtype=torch.bool).scatter_(
-            0, order_N, sizes_N.cumsum(0) - sizes_N / 2 < budget
+            0, order_N, sizes_N.cumsum(0) - sizes_N / 2 <= budget
         )
     entries = values_N.numel()
-    count = round(density * entries)
+    count = count_of(density=density, entries=entries)
     if count in (0, entries):
         return torch.full_like(values_N, bool(count), dtype=torch.bool)
     cut = values_N.kthvalue(entries - count + 1).values

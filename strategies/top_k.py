@@ -13,7 +13,7 @@ from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
 from bplightning.masking import Mask
 from bplightning.scheduled import ScheduledStrategy
-from bplightning.selection import keep_largest, keep_of_neighbours
+from bplightning.selection import count_of, keep_largest, keep_of_neighbours
 
 
 class TopK(ScheduledStrategy):
@@ -66,7 +66,7 @@ class TopK(ScheduledStrategy):
         if self.scope == "global" and free:
             pools = {"the model": sum(pools.values())}
         for name, entries in pools.items():
-            if round(self.target_density * entries) == 0:
+            if count_of(density=self.target_density, entries=entries) == 0:
                 raise UserError(
                     f"density {self.target_density:g} of {name}'s {entries} entries keeps none of them: give a greater "
                     "density, a finer granularity, or scope 'global'."
