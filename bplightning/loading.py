@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
@@ -83,10 +84,41 @@ def save_compact(
         if folder.exists():
             folder.rmdir()
         os.rename(unproved, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(unproved, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # how a full disk comes out of safetensors
+            raise UserError(f"cannot save to {str(folder)!r}: {error}. Make room, or name another place.") from error
         raise
     return difference
+
+
+def load_saved(load: Callable[[Any], Any], folder: str | Path, *, what: str) -> Any:
+    """Read a model with a reader such as `from_pretrained`; that it cannot be read is said in one line.
+
+    Args:
+        load: From a folder, or a name of the hub, to what is read.
+        folder: What to read.
+        what: What it is meant to be, for the message, for example ``"the baseline"``.
+
+    Raises:
+        UserError: It is missing, truncated, no model, or its weights are not of the shapes its configuration says.
+    """
+    try:
+        return load(folder)
+    except UserError as error:
+        raise UserError(f"{what} {str(folder)!r} cannot be loaded: {error}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        rule = f"{type(error).__name__}: {reason}"
+        if isinstance(error, SafetensorError):
+            rule = f"its weights are truncated or damaged ({reason})"
+        elif "ignore_mismatched_sizes" in reason:
+            rule = "its weights are of other shapes than its config.json says, listed above"
+        raise UserError(
+            f"{what} {str(folder)!r} cannot be loaded: {rule}. Give a folder that holds config.json and whole weights, "
+            "as `save_pretrained` writes it, or a name of the Hugging Face hub, which needs the network; a download "
+            "that was cut short goes on when repeated."
+        ) from error
 
 
 def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequence[str]) -> None:

@@ -26,6 +26,9 @@ class Task(LightningDataModule, ABC):
     `predict_dataloader`) are part of the contract: `prepare_data` does slow work once (download, tokenize, cache on
     disk), `setup` loads its result.
 
+    `predict` builds a task for a saved model by giving the folder as the constructor's argument `model`, beside the
+    `saved_settings`; its ``--batch_size`` sets the attribute `eval_batch_size`, where the task has one.
+
     Attributes:
         monitor: The metric that says which model is best, a key of what `build_metric().compute()` returns.
         monitor_mode: ``"max"`` or ``"min"``.
@@ -76,11 +79,12 @@ class Task(LightningDataModule, ABC):
 
     # -- prediction ----------------------------------------------------------------------------------------------------
 
-    def read_inputs(self, records: Sequence[dict[str, Any]]) -> None:
+    def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
         """Take the examples that `predict_dataloader` then gives, without labels.
 
         Args:
             records: One dictionary an example, as a line of JSON holds it.
+            places: What to call each of them in messages, for example ``line 7 of 'questions.jsonl'``.
 
         Raises:
             UserError: An example lacks a key or has a value of the wrong type; the message names its place.

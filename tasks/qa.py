@@ -1,23 +1,20 @@
-"""Extractive question answering as SQuAD v1.1 asks it: the answer is a span of the given passage."""
+"""Extractive question answering as SQuAD asks it: the answer is a span of the given passage, in v2 it may be none."""
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
-    MODEL_FOR_QUESTION_ANSWERING_MAPPING,
-    AutoConfig,
     AutoModelForQuestionAnswering,
-    AutoTokenizer,
     DataCollatorWithPadding,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -25,19 +22,20 @@ from transformers import (
 from bplightning.errors import UserError
 from bplightning.task import Task
 
+from .span_model import SpanModel
+from .squad_answers import Spans, find_spans
 from .squad_data import from_records, read_file, read_hub
-from .squad_features import LABELS, POSITIONS, accepted_inputs, collate, length_grouped_sampler, tokenize
+from .squad_features import LABELS, POSITIONS, collate, length_grouped_sampler, tokenize
 from .squad_metric import SquadMetric
+from .squad_predict import Inputs
+from .squad_v2 import SquadV2Metric
 
 Split = Literal["train", "validation"]
-DEFAULT_LENGTH = 384
-"""Tokens of a window in the published SQuAD settings."""
-
 EMBEDDED_MODEL = Path(__file__).parent / "qa_start"
 
 
 class QuestionAnswering(Task):
-    """Extractive question answering (SQuAD v1.1): find the span of a passage that answers a question.
+    """Extractive question answering (SQuAD v1.1 and v2): find the span of a passage that answers a question.
 
     With no argument it uses its embedded data set and model. The validation set serves as the test set too.
 
@@ -56,7 +54,10 @@ class QuestionAnswering(Task):
             positions for where that is less.
         stride: Tokens that two windows of one passage share; less than `max_length`.
         max_answer_length: Tokens of the longest answer that is predicted.
-        n_best: Best spans that are kept of each window.
+        n_best: Best spans that are kept of each window, and of each predicted example to share its probability.
+        version_2_with_negative: Whether some questions have no answer, as in SQuAD v2; their examples have none then.
+        null_score_diff_threshold: With `version_2_with_negative`: no answer is predicted where its score is ahead of
+            the best span's by more than this; in logits, any number.
         num_workers: Processes that prepare batches, beside the main one; 0 for none.
         cache_dir: Folder for downloads and tokenized data; empty for the one of `datasets`.
 
@@ -66,6 +67,14 @@ class QuestionAnswering(Task):
 
     monitor: ClassVar[str] = "f1"
     embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "qa_default.yaml"
+    saved_settings: ClassVar[tuple[str, ...]] = (
+        "max_length",
+        "stride",
+        "max_answer_length",
+        "n_best",
+        "version_2_with_negative",
+        "null_score_diff_threshold",
+    )
 
     def __init__(
         self,
@@ -80,6 +89,8 @@ class QuestionAnswering(Task):
         stride: int = 128,
         max_answer_length: int = 30,
         n_best: int = 20,
+        version_2_with_negative: bool = False,
+        null_score_diff_threshold: float = 0.0,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
@@ -105,6 +116,11 @@ class QuestionAnswering(Task):
             raise UserError(
                 f"stride={stride} with max_length={max_length}: stride must be at least 0 and below max_length."
             )
+        if null_score_diff_threshold and not version_2_with_negative:
+            raise UserError(
+                f"null_score_diff_threshold={null_score_diff_threshold:g} without version_2_with_negative: every "
+                "question has an answer then. Set version_2_with_negative, or leave the threshold out."
+            )
         self.model = model or str(EMBEDDED_MODEL)
         self.dataset = dataset
         self.dataset_config = dataset_config
@@ -115,35 +131,32 @@ class QuestionAnswering(Task):
         self.stride = stride
         self.max_answer_length = max_answer_length
         self.n_best = n_best
+        self.version_2_with_negative = version_2_with_negative
+        self.null_score_diff_threshold = null_score_diff_threshold
         self.num_workers = num_workers
         self.cache_dir = cache_dir
+        self._pretrained = SpanModel(self.model)
         self._splits: dict[Split, tuple[Dataset, Dataset]] = {}
+        self._inputs: Inputs | None = None
 
     # -- model ---------------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer, padding on the right, where windows' positions are counted from."""
-        tokenizer = self._pretrained(AutoTokenizer, padding_side="right")
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"The tokenizer of {self.model!r} ({type(tokenizer).__name__}) is not a fast one, and only those "
-                "tell which characters a token covers: choose a model with a tokenizer.json."
-            )
-        return tokenizer
+        return self._pretrained.tokenizer
 
     def build_model(self) -> PreTrainedModel:
         """The pretrained model with a span head, in float32."""
-        self._input_names  # noqa: B018  a model without a span head is refused here, with a remedy
-        return self._pretrained(AutoModelForQuestionAnswering, dtype=torch.float32)
+        return self._pretrained.build()
 
     def load_model(self, folder: str | Path) -> PreTrainedModel:
         """The model of a saved folder, in the precision it was saved in."""
         return AutoModelForQuestionAnswering.from_pretrained(folder)
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Tokens, attention mask, and the gold span: what the model's `forward` takes."""
-        return {name: batch[name] for name in self._input_names}
+        """Tokens, attention mask, and the gold span where there is one: what the model's `forward` takes."""
+        return {name: batch[name] for name in self._pretrained.input_names if name in batch}
 
     def logits(self, outputs: Any) -> Tensor:
         """Start and end logits side by side, ``(B, 2L)``."""
@@ -152,21 +165,24 @@ class QuestionAnswering(Task):
     def build_metric(self) -> SquadMetric:
         """Exact match and F1 on the validation set, in per cent."""
         examples, features = self._split("validation")
-        return SquadMetric(
-            examples=examples, features=features, max_answer_length=self.max_answer_length, n_best=self.n_best
-        )
+        data = {"examples": examples, "features": features}
+        if self.version_2_with_negative:
+            return SquadV2Metric(**data, **self._span_limits, null_score_diff_threshold=self.null_score_diff_threshold)
+        return SquadMetric(**data, **self._span_limits)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Download, tokenize and cache on disk."""
+        """Download, tokenize and cache on disk; nothing of it where only `read_inputs`' examples are predicted."""
+        if self.trainer and self.trainer.predicting:
+            return
         for split in self._available():
             self._load(split)
 
     def setup(self, stage: str) -> None:
         """Read what `prepare_data` cached."""
         for split in self._available():
-            if stage == "fit" or split == "validation":
+            if stage == "fit" or (split == "validation" and stage != "predict"):
                 self._split(split)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -182,16 +198,49 @@ class QuestionAnswering(Task):
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Validation features, the longest first."""
-        features = self._split("validation")[1]
-        order = np.argsort(-np.asarray(features["length"][:]), kind="stable")
-        return self._loader(features.select(order), batch_size=self.eval_batch_size)
+        return self._longest_first(self._split("validation")[1])
 
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """The validation set."""
         return self.val_dataloader()
 
+    # -- prediction ----------------------------------------------------------------------------------------------------
+
+    def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
+        """Take questions to answer: ``question`` and ``context`` each, and maybe ``id``; other keys are left aside."""
+        length = self._pretrained.window_length(self.max_length)
+        self._inputs = Inputs(records, places, tokenizer=self.tokenizer, max_length=length, stride=self.stride)
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The features of `read_inputs`' examples, the longest first."""
+        return self._longest_first(self._given().features, without=LABELS)
+
+    def predict_batch(self, model: nn.Module, batch: dict[str, Any]) -> Spans:
+        """The best spans of the batch's features, on their device."""
+        return find_spans(model(**self.model_inputs(batch)), batch, **self._span_limits)
+
+    def predictions(self, batches: Sequence[Spans]) -> list[dict[str, Any]]:
+        """For each example ``answer``, ``score``, ``start`` and ``end``, as `squad_predict.Inputs.answers` says."""
+        threshold = self.null_score_diff_threshold if self.version_2_with_negative else None
+        return self._given().answers(batches, n_best=self.n_best, null_score_diff_threshold=threshold)
+
+    def _given(self) -> Inputs:
+        if self._inputs is None:
+            raise UserError("There is nothing to predict: give examples with `read_inputs` first.")
+        return self._inputs
+
+    # -- what the hooks above share ------------------------------------------------------------------------------------
+
+    @property
+    def _span_limits(self) -> dict[str, int]:
+        return {"max_answer_length": self.max_answer_length, "n_best": self.n_best}
+
+    def _longest_first(self, features: Dataset, *, without: Sequence[str] = ()) -> DataLoader[dict[str, Tensor]]:
+        order = np.argsort(-np.asarray(features["length"][:]), kind="stable")
+        return self._loader(features.remove_columns(list(without)).select(order), batch_size=self.eval_batch_size)
+
     def _loader(self, features: Dataset, *, batch_size: int, sampler: Any = None) -> DataLoader[dict[str, Tensor]]:
-        columns = [*accepted_inputs(self._forward, self.tokenizer.model_input_names), *LABELS, *POSITIONS]
+        columns = [*self._pretrained.input_names, *POSITIONS]
         return DataLoader(
             features.select_columns([name for name in columns if name in features.column_names]),
             batch_size=batch_size,
@@ -214,19 +263,14 @@ class QuestionAnswering(Task):
         """The examples of a split and their features; tokenized only where that is not on disk yet."""
         if split not in self._available():
             raise UserError("There is no training data, only validation_file was given: give train_file too.")
-        positions = getattr(self._config, "max_position_embeddings", None)
-        max_length = self.max_length or min(DEFAULT_LENGTH, positions or DEFAULT_LENGTH)
-        if positions is not None and max_length > positions:
-            raise UserError(
-                f"max_length={max_length} tokens, but the model {self.model!r} has {positions} positions: lower "
-                "max_length (and stride, if need be)."
-            )
+        max_length = self._pretrained.window_length(self.max_length)
         examples = self._read(split)
         features = tokenize(
             examples,
             tokenizer=self.tokenizer,
             max_length=max_length,
             stride=self.stride,
+            may_lack_answers=self.version_2_with_negative,
             cache_dir=self.cache_dir,
             description=f"Tokenizing the {split} set",
         )
@@ -240,34 +284,3 @@ class QuestionAnswering(Task):
         from .qa_generated import generate  # here, since who brings data of their own does not need it
 
         return from_records(generate(split), origin=f"embedded {split} set")
-
-    # -- what the model takes ------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _config(self) -> PreTrainedConfig:
-        return self._pretrained(AutoConfig)
-
-    @property
-    def _forward(self) -> Any:
-        kind = type(self._config)
-        if kind not in MODEL_FOR_QUESTION_ANSWERING_MAPPING:
-            raise UserError(
-                f"The model {self.model!r} is a {self._config.model_type}, for which transformers has no "
-                "question-answering head: choose another, for example a BERT."
-            )
-        model_class: Any = MODEL_FOR_QUESTION_ANSWERING_MAPPING[kind]
-        return model_class.forward
-
-    @cached_property
-    def _input_names(self) -> list[str]:
-        return accepted_inputs(self._forward, [*self.tokenizer.model_input_names, *LABELS])
-
-    def _pretrained(self, kind: Any, **arguments: Any) -> Any:
-        try:
-            return kind.from_pretrained(self.model, **arguments)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"The model {self.model!r} cannot be loaded ({kind.__name__}: {error}). Give model a folder that "
-                "holds config.json, the weights and the tokenizer, or a name of the Hugging Face hub, which needs the "
-                "network once."
-            ) from error

@@ -155,21 +155,23 @@ def normalise(dataset: Dataset, *, origin: str) -> Dataset:
     return dataset
 
 
-def check_answers(*, name: str, context: str, answers: dict[str, list[Any]]) -> None:
+def check_answers(*, name: str, context: str, answers: dict[str, list[Any]], may_lack: bool = False) -> None:
     """See that every answer of one example stands in its context where it says.
 
     Args:
         name: The example's id, for the error.
         context: The passage.
         answers: ``text`` and ``answer_start`` (characters from the start of the context), equally long.
+        may_lack: Whether there may be no answer.
 
     Raises:
-        UserError: If there is no answer, an answer is blank, or its text is not at its offset.
+        UserError: If there is no answer and there must be one, an answer is blank, or its text is not at its offset.
     """
     texts, starts = answers["text"], answers["answer_start"]
-    if not texts:
+    if not texts and not starts and not may_lack:
         raise UserError(
-            f"Example {name!r} has no answer: unanswerable questions (as in SQuAD v2) are not supported, take them out."
+            f"Example {name!r} has no answer: set version_2_with_negative to take in unanswerable questions (as in "
+            "SQuAD v2), or take them out."
         )
     if len(texts) != len(starts):
         raise UserError(

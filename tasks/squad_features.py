@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets import config as datasets_config
 from datasets.fingerprint import Hasher
 from torch import Tensor
@@ -25,13 +25,16 @@ from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 
 from bplightning.errors import UserError
 
+from . import squad_data
 from .squad_data import check_answers
 
 INTEGER = Value("int32")
-# What batches hold beside the tokens. The last three are for the metric, not for the model.
+# What batches hold beside the tokens. The second row is for finding answers, not for the model.
 LABELS = ("start_positions", "end_positions")
-POSITIONS = ("feature_index", "context_start", "context_end")
+POSITIONS = ("feature_index", "context_start", "context_end", "cls_index")
 CHARACTERS = ("char_start_C", "char_end_C")
+CHUNK = 1000
+"""Examples tokenized at once."""
 
 
 def tokenize(
@@ -40,19 +43,22 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     stride: int,
+    may_lack_answers: bool = False,
     cache_dir: str | None,
     description: str,
 ) -> Dataset:
     """Cut examples into tokenized windows, behind a progress bar; a second call reads the result from disk.
 
-    The file on disk is named by what it depends on: the examples, the tokenizer, the two lengths and this module. The
-    tokenizer's own truncation and padding state is left out, since each use changes it.
+    The file on disk is named by what it depends on: the examples, the tokenizer, the other settings, this module and
+    the one that checks the answers. The tokenizer's own truncation and padding state is left out, since each use
+    changes it.
 
     Args:
         examples: Columns as `squad_data.COLUMNS`.
         tokenizer: A fast tokenizer.
         max_length: Tokens of a window, question and special tokens included.
         stride: Tokens that neighbouring windows share.
+        may_lack_answers: Whether there may be examples without an answer.
         cache_dir: Folder for the result; `None` for the one of `datasets`.
         description: What the progress bar says.
 
@@ -61,22 +67,18 @@ def tokenize(
         and ``char_start_C``, ``char_end_C`` (characters that each context token covers: first, and one past the last).
 
     Raises:
-        UserError: If an answer is not where it says, or a question leaves no room for its context.
+        UserError: If an answer is missing or not where it says, or a question leaves no room for its context.
     """
-    names = [name for name in tokenizer.model_input_names if name != "attention_mask"]  # the collator makes the mask
-    types = {name: List(INTEGER) for name in names} | dict.fromkeys((*LABELS, *POSITIONS[1:]), INTEGER)
-    types |= {"example_index": INTEGER, "length": INTEGER} | dict.fromkeys(CHARACTERS, List(INTEGER))
-    settings = {"tokenizer": tokenizer, "max_length": max_length, "stride": stride}
-
+    settings = {"max_length": max_length, "stride": stride, "may_lack_answers": may_lack_answers}
+    types = _types(tokenizer)
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     key = [
         examples._fingerprint,
         backend,
-        tokenizer.cls_token_id,
-        names,
-        max_length,
-        stride,
-        Path(__file__).read_text(),
+        (tokenizer.cls_token_id, tokenizer.bos_token_id),
+        list(types),
+        settings,
+        [Path(file).read_text() for file in (__file__, squad_data.__file__)],
         tokenizers.__version__,
     ]
     fingerprint = Hasher.hash(key)
@@ -87,13 +89,46 @@ def tokenize(
         batched=True,
         with_indices=True,
         remove_columns=examples.column_names,
-        fn_kwargs=settings,
-        features=Features(types),
+        batch_size=CHUNK,
+        fn_kwargs=settings | {"tokenizer": tokenizer},
+        features=types,
         cache_file_name=str(folder / f"{fingerprint}.arrow"),
         new_fingerprint=fingerprint,
         desc=description,
     )
     return features.add_column("feature_index", np.arange(len(features)))
+
+
+def tokenize_inputs(examples: Dataset, *, tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> Dataset:
+    """Cut examples to answer into tokenized windows as `tokenize` does, in memory: quietly, and with no file left.
+
+    Args:
+        examples: Columns as `squad_data.COLUMNS`, without answers.
+        tokenizer: A fast tokenizer.
+        max_length: Tokens of a window, question and special tokens included.
+        stride: Tokens that neighbouring windows share.
+
+    Returns:
+        As from `tokenize`, with labels that mean nothing.
+
+    Raises:
+        UserError: If a question leaves no room for its context.
+    """
+    settings = {"tokenizer": tokenizer, "max_length": max_length, "stride": stride, "may_lack_answers": True}
+    chunks = [range(len(examples))[first : first + CHUNK] for first in range(0, len(examples), CHUNK)]
+    parts = [
+        Dataset.from_dict(_windows(examples[chunk], list(chunk), **settings), features=_types(tokenizer))
+        for chunk in chunks
+    ]
+    features = concatenate_datasets(parts)
+    return features.add_column("feature_index", np.arange(len(features)))
+
+
+def _types(tokenizer: PreTrainedTokenizerBase) -> Features:
+    names = [name for name in tokenizer.model_input_names if name != "attention_mask"]  # the collator makes the mask
+    types = {name: List(INTEGER) for name in names} | dict.fromkeys((*LABELS, *POSITIONS[1:]), INTEGER)
+    types |= {"example_index": INTEGER, "length": INTEGER} | dict.fromkeys(CHARACTERS, List(INTEGER))
+    return Features(types)
 
 
 def _windows(
@@ -103,13 +138,14 @@ def _windows(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     stride: int,
+    may_lack_answers: bool,
 ) -> dict[str, list[Any]]:
     """The windows of a batch of examples, column by column."""
     questions = [question.strip() for question in batch["question"]]
     room = max_length - stride - tokenizer.num_special_tokens_to_add(pair=True)
     lengths = (len(ids) for ids in tokenizer(questions, add_special_tokens=False)["input_ids"])
     for name, context, answers, length in zip(batch["id"], batch["context"], batch["answers"], lengths, strict=True):
-        check_answers(name=name, context=context, answers=answers)
+        check_answers(name=name, context=context, answers=answers, may_lack=may_lack_answers)
         if length >= room:
             raise UserError(
                 f"The question of example {name!r} has {length} tokens, and with max_length {max_length} and stride "
@@ -138,17 +174,24 @@ def _windows(
         first, last = (of_context[0], of_context[-1] + 1) if of_context else (0, 0)
         char_start_C = [characters[0] for characters in offsets[window][first:last]]
         char_end_C = [characters[1] for characters in offsets[window][first:last]]
-        text, answer_start = (batch["answers"][row][key][0] for key in ("text", "answer_start"))
-        span = find_span(char_start_C=char_start_C, char_end_C=char_end_C, text=text, answer_start=answer_start)
-        if span is None:  # as in BERT: a window without the answer points at CLS
-            ids = encoding["input_ids"][window]
-            start = end = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
-        else:
-            start, end = first + span[0], first + span[1]
-        values = (start, end, first, last, char_start_C, char_end_C)
+        cls, answers, span = _cls_index(encoding["input_ids"][window], tokenizer=tokenizer), batch["answers"][row], None
+        if answers["text"]:
+            text, answer_start = answers["text"][0], answers["answer_start"][0]
+            span = find_span(char_start_C=char_start_C, char_end_C=char_end_C, text=text, answer_start=answer_start)
+        # As in BERT, a window without the answer points at CLS.
+        start, end = (cls, cls) if span is None else (first + span[0], first + span[1])
+        values = (start, end, first, last, cls, char_start_C, char_end_C)
         for name, value in zip((*LABELS, *POSITIONS[1:], *CHARACTERS), values, strict=True):
             columns[name].append(value)
     return columns
+
+
+def _cls_index(ids: list[int], *, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands for no answer: CLS, or where there is none the beginning of the sequence."""
+    for special in (tokenizer.cls_token_id, tokenizer.bos_token_id):
+        if special in ids:
+            return ids.index(special)
+    return 0
 
 
 def find_span(

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import string
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForQuestionAnswering, BertTokenizer
+from datasets import Dataset
+from transformers import BertConfig, BertForQuestionAnswering
 
-NILE = "The Nile is 6650 km long. It flows north, through Egypt, to the Mediterranean Sea; the Amazon flows east."
-CAFE = "In the café “Zoë” 🎉 they serve naïve crêpes and  straße tea, all day."
-WORDS = (
-    "the",
-    "nile",
-    "is",
-    "long",
-    "it",
-    "flows",
-    "north",
-    "to",
-    "mediterranean",
-    "sea",
-    "where",
-    "what",
-    "does",
-    "they",
-)
+sys.path.insert(0, str(Path(__file__).parent))  # lets the tests of this folder share the two helpers
 
-
-def example(name: str, context: str, question: str, *texts: str) -> dict[str, Any]:
-    """A flat example whose answers are found by search."""
-    answers = {"text": list(texts), "answer_start": [context.index(text) for text in texts]}
-    return {"id": name, "title": "Tea", "context": context, "question": question, "answers": answers}
+from tiny_squad import CAFE, NILE, example, save_tokenizer, windows_of
 
 
 @pytest.fixture
@@ -47,6 +27,28 @@ def examples() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture
+def some_unanswerable(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, and two questions about the other passage, which has no answer to them."""
+    return [
+        *examples,
+        example("cafe-3", CAFE, "Where does the Nile flow?"),
+        example("nile-3", NILE, "What do they serve?"),
+    ]
+
+
+@pytest.fixture
+def data(examples: list[dict[str, Any]], bert_folder: str, tmp_path: Path) -> tuple[Dataset, Dataset]:
+    """The examples, and their windows of 32 tokens."""
+    return windows_of(examples, bert_folder, tmp_path)
+
+
+@pytest.fixture
+def data_v2(some_unanswerable: list[dict[str, Any]], bert_folder: str, tmp_path: Path) -> tuple[Dataset, Dataset]:
+    """The same where some have no answer."""
+    return windows_of(some_unanswerable, bert_folder, tmp_path)
+
+
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random BERT of one layer with a tokenizer that knows a few words and spells the others."""
@@ -56,11 +58,3 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertForQuestionAnswering(BertConfig(vocab_size=512, max_position_embeddings=64, **sizes)).save_pretrained(folder)
     return str(folder)
-
-
-def save_tokenizer(folder: Path) -> None:
-    """A WordPiece tokenizer without any training."""
-    letters = [*string.ascii_lowercase, *string.digits, "ß"]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *string.punctuation, *letters]
-    pieces += [f"##{letter}" for letter in letters]
-    BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}).save_pretrained(folder)

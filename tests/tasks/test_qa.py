@@ -61,25 +61,39 @@ class Plain(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
 
-# Lightning 2.6 looks at torch's pytree in the old way.
-@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")
-def test_it_trains_and_is_measured(task: QuestionAnswering, tmp_path: Path) -> None:
-    module = Plain(task)
+def fit(module: Plain, folder: Path, *, epochs: int) -> dict[str, float]:
     trainer = Trainer(
-        max_epochs=40,
+        max_epochs=epochs,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        check_val_every_n_epoch=40,
-        default_root_dir=tmp_path,
+        check_val_every_n_epoch=epochs,
+        default_root_dir=folder,
     )
-    trainer.fit(module, datamodule=task)
-    assert float(trainer.callback_metrics[task.monitor]) > 99  # it has learnt four examples by heart
+    trainer.fit(module, datamodule=module.task)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def test_it_trains_and_is_measured(task: QuestionAnswering, tmp_path: Path) -> None:
+    module = Plain(task)
+    assert fit(module, tmp_path, epochs=40)[task.monitor] > 99  # it has learnt four examples by heart
     count = len(task._split("train")[1])
     assert all(sorted(order) == list(range(count)) for order in module.orders)
     assert module.orders[0] != module.orders[1]
+
+
+def test_it_learns_which_questions_have_no_answer(
+    some_unanswerable: Examples, bert_folder: str, tmp_path: Path
+) -> None:
+    task = make(bert_folder, some_unanswerable, tmp_path, version_2_with_negative=True)
+    values = fit(Plain(task), tmp_path, epochs=60)
+    assert {name: round(values[name]) for name in ("NoAns_exact", "HasAns_f1", task.monitor)} == dict.fromkeys(
+        ("NoAns_exact", "HasAns_f1", "f1"), 100
+    )
+    with pytest.raises(UserError, match="'cafe-3' has no answer: set version_2_with_negative"):
+        make(bert_folder, some_unanswerable, tmp_path).prepare_data()
 
 
 def test_the_contract_on_one_batch(task: QuestionAnswering) -> None:
@@ -166,6 +180,7 @@ def test_a_saved_model_loads_in_its_precision(task: QuestionAnswering, tmp_path:
         ({"batch_size": 0}, "batch_size=0: it must be at least 1"),
         ({"max_length": 64, "stride": 64}, "stride=64 with max_length=64: .* below max_length"),
         ({"stride": -1}, "stride=-1"),
+        ({"null_score_diff_threshold": 1.5}, "null_score_diff_threshold=1.5 without version_2_with_negative"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
@@ -177,7 +192,7 @@ def test_a_model_that_cannot_serve_is_named(examples: Examples, bert_folder: str
     with pytest.raises(UserError, match=r"max_length=65 tokens, but the model .* has 64 positions"):
         make(bert_folder, examples, tmp_path, max_length=65).prepare_data()
     missing = str(tmp_path / "no_such_model")
-    with pytest.raises(UserError, match=r"The model '.*no_such_model' cannot be loaded .*Give model a folder"):
+    with pytest.raises(UserError, match=r"the model '.*no_such_model' cannot be loaded: .*Give a folder"):
         make(missing, examples, tmp_path).build_model()
     (tmp_path / "vit").mkdir()
     ViTConfig().save_pretrained(tmp_path / "vit")
@@ -189,7 +204,7 @@ def test_every_argument_is_explained() -> None:
     parser = ArgumentParser()
     parser.add_class_arguments(QuestionAnswering, "task")
     options = [action for action in parser._actions if action.dest.startswith("task.")]
-    assert len(options) == 13
+    assert len(options) == 15
     assert all(action.help for action in options)
 
 

@@ -25,6 +25,8 @@ def nested(examples: Examples) -> dict[str, Any]:
             for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
         ]
         qas = [{"id": row["id"], "question": row["question"], "answers": answers}]
+        if not answers:  # as in SQuAD v2
+            qas[0] |= {"is_impossible": True, "plausible_answers": [{"text": row["context"][:3], "answer_start": 0}]}
         paragraphs.append({"context": row["context"], "qas": qas})
     return {"version": "1.1", "data": [{"title": "Tea", "paragraphs": paragraphs}]}
 
@@ -44,6 +46,15 @@ def test_every_format_gives_the_same_examples(name: str, tmp_path: Path, example
     dataset = read_file(tmp_path / name, cache_dir=str(tmp_path / "cache"))
     assert dataset.features == COLUMNS
     assert dataset.to_list() == [{column: row[column] for column in COLUMNS} for row in examples]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("first", [0, 4])
+def test_every_format_may_lack_answers(name: str, first: int, tmp_path: Path, some_unanswerable: Examples) -> None:
+    rows = some_unanswerable[first:]  # the last two have none: a column of empty lists, which has no type of its own
+    WRITERS[name](tmp_path / name, rows)
+    dataset = read_file(tmp_path / name, cache_dir=str(tmp_path / "cache"))
+    assert dataset.to_list() == [{column: row[column] for column in COLUMNS} for row in rows]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -107,7 +118,11 @@ def test_a_missing_value_and_a_repeated_id_are_named(examples: Examples) -> None
         ),
         ({"text": ["c"], "answer_start": [-2]}, "answer_start -2"),
         ({"text": ["a", "b"], "answer_start": [0, 4]}, "the answer 'b'"),
-        ({"text": [], "answer_start": []}, "Example 'x' has no answer: unanswerable questions .* not supported"),
+        (
+            {"text": [], "answer_start": []},
+            "Example 'x' has no answer: set version_2_with_negative .* or take them out",
+        ),
+        ({"text": [], "answer_start": [0]}, "0 answer texts and 1 offsets"),
         ({"text": [" "], "answer_start": [1]}, "blank answer"),
         ({"text": ["a", "b"], "answer_start": [0]}, "2 answer texts and 1 offsets"),
     ],
@@ -115,6 +130,13 @@ def test_a_missing_value_and_a_repeated_id_are_named(examples: Examples) -> None
 def test_an_answer_that_is_not_where_it_says(answers: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_answers(name="x", context="a bca", answers=answers)
+
+
+def test_answers_may_lack_but_not_be_wrong() -> None:
+    check_answers(name="x", context="a", answers={"text": [], "answer_start": []}, may_lack=True)
+    for answers in ({"text": [], "answer_start": [0]}, {"text": ["b"], "answer_start": [0]}):
+        with pytest.raises(UserError, match="Example 'x'"):
+            check_answers(name="x", context="a", answers=answers, may_lack=True)
 
 
 def test_another_occurrence_of_the_answer_is_valid() -> None:

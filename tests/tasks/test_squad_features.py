@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from tiny_squad import CAFE
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from torch.utils.data.distributed import DistributedSampler
-from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bplightning.errors import UserError
+from bplightning.tasks import squad_data, squad_features
 from bplightning.tasks.squad_data import from_records
-from bplightning.tasks.squad_features import collate, find_span, length_grouped_sampler, tokenize
+from bplightning.tasks.squad_features import collate, find_span, length_grouped_sampler, tokenize, tokenize_inputs
 
 Examples = list[dict[str, Any]]
 
@@ -72,6 +76,54 @@ def test_a_window_holds_the_answer_or_points_at_cls(
     assert 0 in features["start_positions"][:]
 
 
+def test_a_window_without_an_answer_points_at_cls(
+    some_unanswerable: Examples, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="'cafe-3' has no answer: set version_2_with_negative"):
+        windows(some_unanswerable, tokenizer, tmp_path)
+    features = windows(some_unanswerable, tokenizer, tmp_path, may_lack_answers=True).to_list()
+    unanswerable = [feature for feature in features if feature["example_index"] >= 4]
+    assert len(unanswerable) > 2
+    assert all(feature["start_positions"] == feature["end_positions"] == 0 for feature in unanswerable)
+    others = [feature for feature in features if feature["example_index"] < 4]
+    assert others == windows(some_unanswerable[:4], tokenizer, tmp_path).to_list()
+
+
+@pytest.mark.parametrize(
+    ("template", "specials", "place"),
+    [
+        ("$A [SEP] $B:1 [SEP]:1 [CLS]:2", {"cls_token": "[CLS]"}, -1),  # XLNet's way
+        ("[MASK] $A $B:1", {"bos_token": "[MASK]"}, 0),
+        ("$A [MASK] $B:1", {"bos_token": "[MASK]"}, 2),
+        ("$A [SEP] $B:1", {}, 0),  # T5's: nothing stands for no answer, so the first token does
+    ],
+)
+def test_what_stands_for_no_answer(
+    template: str, specials: dict[str, str], place: int, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    tokens = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]", "[MASK]")]
+    backend.post_processor = TemplateProcessing(single="$A", pair=template, special_tokens=tokens)
+    other = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", **specials)
+    row = {"id": "1", "context": CAFE, "question": "they what", "answers": {"text": [], "answer_start": []}}
+    features = windows([row], other, tmp_path, may_lack_answers=True)
+    assert len(features) > 1
+    for feature in features:
+        expected = range(len(feature["input_ids"]))[place]
+        assert feature["cls_index"] == feature["start_positions"] == feature["end_positions"] == expected
+
+
+def test_inputs_are_cut_as_examples_are(
+    some_unanswerable: Examples, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row | {"answers": {"text": [], "answer_start": []}} for row in some_unanswerable]
+    examples = windows(rows, tokenizer, tmp_path, may_lack_answers=True)
+    monkeypatch.setattr(squad_features, "CHUNK", 4)  # and in several parts, the last one smaller
+    inputs = tokenize_inputs(from_records(rows, origin="test"), tokenizer=tokenizer, max_length=32, stride=4)
+    assert inputs.to_list() == examples.to_list()
+    assert inputs.features == examples.features
+
+
 def test_blanks_around_an_answer_and_dropped_characters() -> None:
     tokens = {"char_start_C": [0, 3, 6], "char_end_C": [2, 5, 8]}  # "ab cd ef"
     assert find_span(**tokens, text=" cd ", answer_start=2) == (1, 1)
@@ -105,7 +157,19 @@ def test_what_changes_the_windows_is_tokenized_anew(examples: Examples, bert_fol
     windows(examples, tokenizer, tmp_path, stride=3)
     windows(examples, other, tmp_path)
     windows(examples[:3], tokenizer, tmp_path)
-    assert len(list(tmp_path.rglob("*.arrow"))) == 5
+    windows(examples, tokenizer, tmp_path, may_lack_answers=True)
+    assert len(list(tmp_path.rglob("*.arrow"))) == 6
+
+
+def test_another_rule_for_answers_is_tokenized_anew(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = tmp_path / "squad_data.py"
+    changed.write_text(Path(squad_data.__file__).read_text() + "# changed")
+    windows(examples, tokenizer, tmp_path)
+    monkeypatch.setattr(squad_data, "__file__", str(changed))
+    windows(examples, tokenizer, tmp_path)
+    assert len(list(tmp_path.rglob("*.arrow"))) == 2
 
 
 def test_a_question_too_long_and_a_wrong_answer_are_named(

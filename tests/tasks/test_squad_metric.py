@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from torch import Tensor
 from torchmetrics.functional.text import squad
-from transformers import AutoTokenizer
 
-from bplightning.tasks.squad_data import from_records
-from bplightning.tasks.squad_features import tokenize
-from bplightning.tasks.squad_metric import SquadMetric, best_spans, exact_match, f1, normalise_answer
-
-INFINITY = float("inf")
+from bplightning.tasks.squad_features import POSITIONS
+from bplightning.tasks.squad_metric import SquadMetric, exact_match, f1, normalise_answer
 
 
 @pytest.mark.parametrize(
@@ -76,39 +70,10 @@ def test_scores_equal_those_of_torchmetrics() -> None:
         assert 100 * f1(prediction=prediction, golds=golds) == pytest.approx(float(expected["f1"]))
 
 
-@pytest.mark.parametrize(("width", "n_best"), [(1, 3), (4, 5), (20, 7), (3, 200)])
-def test_best_spans_are_those_of_an_exhaustive_search(width: int, n_best: int) -> None:
-    generator = torch.Generator().manual_seed(width)
-    start, end = torch.randn(2, 5, 12, generator=generator)
-    context = [(0, 12), (3, 11), (5, 6), (4, 4), (9, 12)]
-    first, last, score = best_spans(
-        start_logits_BL=start,
-        end_logits_BL=end,
-        context_start_B=torch.tensor([begin for begin, _ in context]),
-        context_end_B=torch.tensor([stop for _, stop in context]),
-        max_answer_length=width,
-        n_best=n_best,
-    )
-    assert first.shape == last.shape == score.shape == (5, n_best)
-    for row, (begin, stop) in enumerate(context):
-        spans = [(i, j) for i in range(begin, stop) for j in range(i, min(i + width, stop))]
-        spans = sorted(spans, key=lambda span: -float(start[row, span[0]] + end[row, span[1]]))[:n_best]
-        assert list(zip(first[row].tolist(), last[row].tolist(), strict=True))[: len(spans)] == spans
-        assert score[row, len(spans) :].eq(-INFINITY).all()
-
-
-@pytest.fixture
-def data(examples: list[dict[str, Any]], bert_folder: str, tmp_path: Path) -> tuple[Dataset, Dataset]:
-    table = from_records(examples, origin="test")
-    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
-    settings: dict[str, Any] = {"max_length": 32, "stride": 4, "cache_dir": str(tmp_path), "description": "Tokenizing"}
-    return table, tokenize(table, tokenizer=tokenizer, **settings)
-
-
 def update(metric: SquadMetric, rows: list[int], *, sure: float = 9.0, answer: str = "gold") -> None:
     """Feed features with logits that point at the gold span, or at the first token of the context."""
     features = metric.features.select(rows)
-    batch = {name: torch.tensor(features[name][:]) for name in ("feature_index", "context_start", "context_end")}
+    batch = {name: torch.tensor(features[name][:]) for name in POSITIONS}
     names = {"gold": ("start_positions", "end_positions"), "first token": ("context_start", "context_start")}[answer]
     start, end = (sure * torch.nn.functional.one_hot(torch.tensor(features[name][:]), 32).float() for name in names)
     metric.update(SimpleNamespace(start_logits=start, end_logits=end), batch)
@@ -171,8 +136,8 @@ def test_update_stays_on_the_device(data: tuple[Dataset, Dataset]) -> None:
     def meta(*shape: int, dtype: torch.dtype) -> Tensor:  # has no values: whatever asks for one raises
         return torch.empty(*shape, dtype=dtype, device="meta")
 
-    batch = {name: meta(4, dtype=torch.int64) for name in ("feature_index", "context_start", "context_end")}
+    batch = {name: meta(4, dtype=torch.int64) for name in POSITIONS}
     logits = meta(4, 32, dtype=torch.bfloat16)
     metric.update(SimpleNamespace(start_logits=logits, end_logits=logits), batch)
-    assert metric.score[0].shape == (4, 20)
-    assert metric.score[0].dtype == torch.float32
+    assert metric.score_NK[0].shape == (4, 20)
+    assert metric.score_NK[0].dtype == metric.null_N[0].dtype == torch.float32
