@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bplightning.loading import save_compact
     from bplightning.masking import Mask
     from bplightning.module import PruningModule
+    from bplightning.predicting import predict
     from bplightning.strategy import Progress, PruningStrategy
     from bplightning.task import Task
 
@@ -33,6 +34,7 @@ _HOMES = {
     "Task": "task",
     "UserError": "errors",
     "compact": "compaction",
+    "predict": "predicting",
     "save_compact": "loading",
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "Task",
     "UserError",
     "compact",
+    "predict",
     "register",
     "save_compact",
 ]

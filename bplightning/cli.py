@@ -6,33 +6,92 @@ with typed arguments and a docstring, and put it into `VERBS`: its arguments and
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from bplightning.errors import UserError
 
 
-def compact(run: str, out: str) -> None:
-    """Write the compact model of a finished run.
+def compact(
+    run: str,
+    out: str,
+    checkpoint: str | None = None,
+    vocabulary: str | None = None,
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+) -> None:
+    """Write the compact model of a run, and a report of it.
 
     Args:
         run: Folder of the run, such as runs/qa-hybrid/version_0.
-        out: Folder to write: an ordinary transformers folder with weights, configuration and tokenizer.
+        out: Folder to write: an ordinary transformers folder with weights, configuration and tokenizer, and a
+            report.json.
+        checkpoint: Which checkpoint: best, last, or a file; by default the newest.
+        vocabulary: A corpus (.txt, .json, .jsonl, .csv or .parquet): only the tokens that occur in it, and the special
+            ones, are kept, with a tokenizer that matches.
+        dtype: Precision to save in; by default as it was trained.
     """
-    from bplightning.pipeline import compact_run
+    from bplightning.finishing import compact_run
 
-    compact_run(Path(run), Path(out))
+    corpus = None if vocabulary is None else Path(vocabulary)
+    compact_run(Path(run), Path(out), checkpoint=checkpoint, vocabulary=corpus, dtype=dtype)
 
 
-VERBS: dict[str, Callable[..., None]] = {"compact": compact}
+def predict(
+    model: str,
+    input: str = "-",
+    output: str = "-",
+    task: str | None = None,
+    batch_size: int | None = None,
+    accelerator: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Answer JSON lines with a saved model: one line of JSON a record, in their order.
+
+    Args:
+        model: A model's folder, dense or compact; a run's folder, which stands for its compact/, or else for its newest
+            checkpoint; or a file in a run's checkpoints/.
+        input: File with one JSON object a line, or with one JSON list of objects; - for standard input. It is read
+            1,000 records at a time, a list at once.
+        output: File to write, which appears when it is whole; - for standard output.
+        task: Short name or class path of the task, where the model's folder does not say it (in its task.json).
+        batch_size: Rows of a batch, 1 or more; by default the task's own.
+        accelerator: What to compute on, by Lightning's names: auto, cpu, gpu.
+        overwrite: Whether to replace an output that is there already.
+    """
+    from bplightning.predicting import predict_file
+
+    predict_file(
+        model,
+        input_path=input,
+        output_path=output,
+        task=task,
+        batch_size=batch_size,
+        accelerator=accelerator,
+        overwrite=overwrite,
+    )
+
+
+VERBS: dict[str, Callable[..., None]] = {"compact": compact, "predict": predict}
 TRAINING_VERBS = {
     "fit": "Fine-tune and prune, then compact, evaluate and report. With no model or data of yours: a small example.",
     "validate": "Evaluate on the validation set, usually with --config and --ckpt_path of a run.",
     "test": "Evaluate on the test set.",
 }
+PLAN = {"plan": "Say what would be pruned with this task, model and strategy, without training."}
+NOT_WRITTEN = {
+    errno.ENOSPC: "make room on the disk, or name another place",
+    errno.EDQUOT: "make room, or name another place",
+    errno.EACCES: "name a place that you may read and write, or change its permissions",
+    errno.EPERM: "name a place that you may read and write, or change its permissions",
+    errno.EROFS: "name a place that can be written to",
+}
+"""What a machine refuses, and the remedy."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,29 +100,51 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: What follows the program's name; by default that of this process.
     """
-    args = sys.argv[1:] if argv is None else argv
     try:
-        if any(verb in args for verb in TRAINING_VERBS) and args[0] not in VERBS:
-            from bplightning.training_cli import PruningCLI  # only now: it takes seconds to import
-
-            PruningCLI(args)
-        else:
-            parser = build_parser()
-            config = parser.parse_args(args)
-            VERBS[config.verb](**config[config.verb])
+        _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # now, where a reader that is gone is not a traceback
     except UserError as error:
-        sys.stderr.write(f"bplightning: error: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("bplightning: interrupted\n")
+        sys.exit(130)  # as the shell has it: 128 + SIGINT
+    except BrokenPipeError:  # whoever read our output, `head` for example, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
+        sys.exit(141)  # 128 + SIGPIPE
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise
+        _refuse(f"{error.filename or 'a file'}: {error.strerror}: {NOT_WRITTEN[error.errno]}.")
+
+
+def _run(args: list[str]) -> None:
+    # Each is imported only now: it takes seconds.
+    if args and args[0] in PLAN:
+        from bplightning.plan_cli import run_plan
+
+        run_plan(args[1:])
+    elif any(verb in args for verb in TRAINING_VERBS) and args[0] not in VERBS:
+        from bplightning.training_cli import PruningCLI
+
+        PruningCLI(args)
+    else:
+        config = build_parser().parse_args(args)
+        VERBS[config.verb](**config[config.verb])
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.stderr.write(f"bplightning: error: {' '.join(message.split())}\n")
+    sys.exit(2)
 
 
 def build_parser() -> ArgumentParser:
-    """The parser of everything but training, which it only lists."""
+    """The parser of the verbs here; it only lists those that have parsers of their own."""
     parser = ArgumentParser(
         prog="bplightning",
         description="Block pruning for faster Transformers. Start with: bplightning fit --strategy hybrid",
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB")
-    for name, line in TRAINING_VERBS.items():
+    for name, line in (TRAINING_VERBS | PLAN).items():
         verbs.add_subcommand(name, ArgumentParser(), help=line)
     for name, function in VERBS.items():
         description = (function.__doc__ or "").partition("\n")[0]

@@ -6,16 +6,20 @@ import math
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
+from bplightning.checkpoint_files import require_same_weights
+from bplightning.checkpoints import warn_of_unpruned_choices
 from bplightning.errors import UserError
+from bplightning.guards import FiniteGuard, require_finite_parameters
 from bplightning.layout import PrunableLayout
 from bplightning.masking import freeze_masks, unfreeze_masks
+from bplightning.resuming import Resuming
 from bplightning.strategy import Progress, PruningStrategy
 from bplightning.task import Task
 
@@ -58,6 +62,11 @@ class PruningModule(LightningModule):
         self.metric_prefix = "val"
         self.layout: PrunableLayout | None = None
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run has: it can be resumed, and it ends when its numbers are none."""
+        there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return [kind() for kind in (Resuming, FiniteGuard) if kind not in there]
+
     def configure_model(self) -> None:
         """Build the model and install the masks, once: before optimizers exist and before a checkpoint is read."""
         if self.layout is not None:
@@ -73,27 +82,29 @@ class PruningModule(LightningModule):
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def progress(self) -> Progress:
-        """Where training stands, in optimizer steps."""
+    def progress(self, step: int | None = None) -> Progress:
+        """Where training stands, in optimizer steps.
+
+        Args:
+            step: Optimizer steps taken, where the trainer has not counted the last one yet.
+        """
         total = self.trainer.estimated_stepping_batches
         if not math.isfinite(total):
             raise UserError(
                 "the run has no last step to schedule pruning by: give trainer.max_steps or trainer.max_epochs."
             )
         warmup = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
-        return Progress(step=self.trainer.global_step, total_steps=int(total), warmup_steps=warmup)
+        step = self.trainer.global_step if step is None else step
+        return Progress(step=step, total_steps=int(total), warmup_steps=warmup)
+
+    def target_reached(self) -> bool:
+        """Whether the network is pruned as far as it is meant to be."""
+        return self.strategy.target_reached(self.progress())
 
     def on_train_start(self) -> None:
-        self._advance()
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Advance at once, so that validation and checkpoints between two steps have the masks of their own step."""
-        if self.trainer.global_step != self._advanced_to:  # not after batches that only gather gradients
-            self._advance()
-
-    def _advance(self) -> None:
-        self._advanced_to = self.trainer.global_step
         self.strategy.advance(self.progress())
+        if not self.target_reached():
+            warn_of_unpruned_choices(self.trainer)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         task_loss = self.task.loss(self(batch), batch)
@@ -114,8 +125,10 @@ class PruningModule(LightningModule):
         self.log_dict(values, prog_bar=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Advance at once, so that validation and checkpoints between two steps have the masks of their own step."""
         super().optimizer_step(*args, **kwargs)
         self.strategy.after_optimizer_step()
+        self.strategy.advance(self.progress(self.trainer.global_step + 1))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         progress = self.progress()
@@ -133,6 +146,13 @@ class PruningModule(LightningModule):
         schedule = get_linear_schedule_with_warmup(optimizer, progress.warmup_steps, progress.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_finite_parameters(self.trainer, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        training = self.trainer.state.fn == TrainerFn.FITTING
+        require_same_weights(checkpoint, self, path=self.trainer.ckpt_path, training=training)
+
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
@@ -148,10 +168,15 @@ class PruningModule(LightningModule):
         density = self.strategy.density()
         if density:
             values[f"{self.metric_prefix}_density"] = density["total"]
-        self.log_dict(values, prog_bar=True)
         if density and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            reached = self.target_reached()
+            values[f"{self.metric_prefix}_target_reached"] = float(reached)
             shown = ", ".join(f"{role} {value:.3f}" for role, value in density.items())
-            rank_zero_info(f"Validated with the masks of step {self.trainer.global_step}: density {shown}.")
+            rank_zero_info(
+                f"Validated with the masks of step {self.trainer.global_step}: density {shown}; "
+                f"{'pruned as far as it will be' if reached else 'pruning goes on'}."
+            )
+        self.log_dict(values, prog_bar=True)
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
-from rich.console import Console
-from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from bplightning import measure
-from bplightning.compaction import CompactionPlan, compact
-from bplightning.equivalence import LogitDifference, made_inputs, require_equal
+from bplightning.checkpoint_files import read_checkpoint
 from bplightning.errors import UserError
-from bplightning.loading import save_compact
-from bplightning.module import PruningModule, frozen_module
-from bplightning.plugins import name_of
-from bplightning.report import build_report, now, render, save_report, versions
+from bplightning.finishing import finish
+from bplightning.loading import load_saved
+from bplightning.module import PruningModule
 from bplightning.report_schema import Report
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
-
-FLOPS_SHAPE = (8, 128)
-"""Rows and tokens at which the report counts floating-point operations."""
+from bplightning.task_file import save_task
 
 
 def fit(
@@ -57,14 +47,15 @@ def fit(
         start: What pruning starts from: ``pretrained``, the task's model as it is, or ``baseline``, the fine-tuned one
             where there is one.
         baseline_trainer: From a folder to the trainer that trains the baseline there; needed for ``train``.
-        **fit_arguments: Passed on to `Trainer.fit`, for example `ckpt_path`.
+        **fit_arguments: Passed on to `Trainer.fit`, for example `ckpt_path`. A run that goes on from a checkpoint takes
+            the baseline that the interrupted run had trained.
 
     Returns:
         The report; `None` on every rank but the first, and for a ``fast_dev_run``.
 
     Raises:
-        UserError: The baseline is no such folder, the run's folder holds a compact model already, or a compaction was
-            refused.
+        UserError: The baseline is no such folder, the checkpoint cannot be read or is of another run, the run's folder
+            cannot be written or holds a compact model already, or a compaction was refused.
     """
     if start not in ("pretrained", "baseline"):
         raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
@@ -79,17 +70,28 @@ def fit(
             f"{str(run / 'compact')!r} is there already: choose another trainer.default_root_dir, or a logger that "
             "numbers its runs."
         )
+    _check_writable(run)
+    checkpoint = Path(str(fit_arguments.get("ckpt_path")))
+    if checkpoint.is_file():  # and no name that Lightning knows; a damaged one is refused before a baseline is trained
+        read_checkpoint(checkpoint, weights_only=fit_arguments.get("weights_only") is not False, mmap=True)
+    earlier = checkpoint.parents[1] / "baseline" / "model" if checkpoint.is_file() else None
     if baseline_trainer is not None and baseline == "train":
         for logger in trainer.loggers:
             _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
-        with isolate_rng():  # the pruned run is the same with and without a baseline before it
-            dense = train_baseline(baseline_trainer(run / "baseline"), module, run / "baseline" / "model")
+        place = run / "baseline" / "model"
+        if earlier is not None and earlier.is_dir():
+            dense = earlier
+            _copy_whole(earlier, place)
+        else:
+            with isolate_rng():  # the pruned run is the same with and without a baseline before it
+                dense = train_baseline(baseline_trainer(run / "baseline"), module, place)
     if start == "baseline" and dense is not None:
         module.model = task.load_model(dense)
     trainer.fit(module, datamodule=task, **fit_arguments)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
-    return finish(trainer, module, task, run=_folder(trainer), dense=dense)
+    run = _folder(trainer)
+    return finish(trainer, module, task, out=run / "compact", report=run / "report.json", dense=dense)
 
 
 def train_baseline(trainer: Trainer, module: PruningModule, folder: Path) -> Path:
@@ -114,124 +116,13 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path) -> Pat
     )
     trainer.fit(dense, datamodule=module.task)
     if trainer.is_global_zero:
-        dense.model.save_pretrained(folder)
-        module.task.tokenizer.save_pretrained(folder)
+        part = folder.with_name(f".{folder.name}.part")  # moved into place when it is whole: a resumed run relies on it
+        dense.model.save_pretrained(part)
+        module.task.tokenizer.save_pretrained(part)
+        save_task(module.task, part)
+        part.rename(folder)
     trainer.strategy.barrier()
     return Path(trainer.strategy.broadcast(str(folder)))
-
-
-def finish(trainer: Trainer, module: PruningModule, task: Task, *, run: Path, dense: Path | None) -> Report | None:
-    """Harden, compact, check, save, evaluate and measure; write the report and print its table.
-
-    Args:
-        trainer: The trainer that trained `module`.
-        module: The trained module.
-        task: Its task.
-        run: The run's folder.
-        dense: Folder of the dense baseline, or `None`.
-
-    Returns:
-        The report, on the first rank.
-    """
-    density_by_role = {role: float(value) for role, value in module.strategy.density().items() if role != "total"}
-    device = trainer.strategy.root_device  # where it was trained: after `fit` Lightning leaves models on the processor
-    masked = module.harden().eval()
-    nn.Module.to(masked, device)  # transformers' own signature of `to` is not typed
-    plan = CompactionPlan.of(masked)
-    small: PreTrainedModel = compact(masked, plan)  # type: ignore[assignment]
-    task.setup("validate")
-    batch = _first_batch(task, masked)
-    masked_compact = require_equal(masked, small, batch, what="the compact model")
-    reloaded = save_compact(small, run / "compact", task.tokenizer) if trainer.is_global_zero else None
-    models: dict[str, nn.Module] = {"masked": masked, "compact": small}
-    if dense is not None:
-        models = {"dense": task.load_model(dense), **models}
-    metrics = {name: evaluate(trainer, task, model, prefix=name) for name, model in models.items()}
-    for model in models.values():
-        model.to(device)
-    if not trainer.is_global_zero or reloaded is None:
-        return None
-
-    # A masked model has the dense shapes, so it stands in for a dense one wherever only shapes count.
-    reference = models.get("dense", masked)
-    rank_zero_info("Measuring dense and compact latency side by side.")
-    inputs = task.example_inputs(*FLOPS_SHAPE)
-    latency = measure.latency({"dense": reference, "compact": small}, task.example_inputs)
-    layout = module.layout
-    assert layout is not None
-    report = build_report(
-        task=name_of(type(task)),
-        strategy=name_of(type(module.strategy)),
-        model=masked.config._name_or_path,
-        metrics=metrics,
-        density_by_role=density_by_role,
-        heads_by_layer=plan.heads,
-        units_by_layer=plan.units,
-        parameters={
-            "dense": measure.parameters(masked, layout),
-            "masked": measure.parameters(masked, layout, nonzero=True),
-            "compact": measure.parameters(small, layout),
-        },
-        bytes_on_disk={
-            "dense": None if dense is None else measure.bytes_on_disk(dense),
-            "compact": measure.bytes_on_disk(run / "compact"),
-        },
-        flops={"dense": measure.flops(reference, inputs), "compact": measure.flops(small, inputs)},
-        flops_shape=measure.shape_name(*FLOPS_SHAPE),
-        latency_ms={name: measure.median_ms(times) for name, times in latency.items()},
-        speedup=measure.speedup(latency["dense"], latency["compact"]),
-        equivalence={"masked_compact": masked_compact.absolute, "compact_reloaded": reloaded.absolute},
-        equivalence_relative={"masked_compact": masked_compact.relative, "compact_reloaded": reloaded.relative},
-        world_size=trainer.world_size,
-        seed=int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
-        command=shlex.join([*_program(), *sys.argv[1:]]),
-        versions=versions(),
-        machine=measure.machine(device),
-        date=now(),
-    )
-    save_report(report, run / "report.json")
-    console = Console()
-    console.print(render(report))
-    console.print(f"The compact model: {run / 'compact'}\nThe report: {run / 'report.json'}", soft_wrap=True)
-    return report
-
-
-def compact_run(run: Path, out: Path) -> LogitDifference:
-    """Write the compact model of a run, from its last checkpoint.
-
-    Args:
-        run: The run's folder, with ``config.yaml`` and ``checkpoints/``.
-        out: Folder to write.
-
-    Returns:
-        The largest difference between the logits of the compact and the reloaded model.
-
-    Raises:
-        UserError: The folder is no run or has no checkpoint, `out` holds files, or a check failed.
-    """
-    from bplightning.runs import load_run  # it stands on the command line, which stands on this module
-
-    module = load_run(run)
-    masked = module.harden().eval()
-    small: PreTrainedModel = compact(masked)  # type: ignore[assignment]
-    require_equal(masked, small, made_inputs(masked), what="the compact model")
-    return save_compact(small, out, module.task.tokenizer)
-
-
-def evaluate(trainer: Trainer, task: Task, model: nn.Module, *, prefix: str) -> dict[str, float]:
-    """The task's metrics of a model as it is, over the whole validation set.
-
-    Args:
-        trainer: Lightning's trainer.
-        task: What to evaluate on.
-        model: A dense, hardened or compact model.
-        prefix: What the metrics are logged under.
-
-    Returns:
-        Metric name to value.
-    """
-    results = trainer.validate(frozen_module(task, model, prefix=prefix), datamodule=task, verbose=False)
-    return {name.removeprefix(f"{prefix}_"): value for result in results for name, value in result.items()}
 
 
 def _folder(trainer: Trainer) -> Path:
@@ -241,27 +132,28 @@ def _folder(trainer: Trainer) -> Path:
 
 def _check_loads(task: Task, folder: Path) -> None:
     """Refuse a baseline that cannot be read now, before anything is trained."""
-    try:
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError("it has no config.json")
-        task.load_model(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
+    if not (folder / "config.json").is_file():
         raise UserError(
-            f"baseline {str(folder)!r} is not the folder of a saved model ({reason}): give such a folder, 'train' to "
-            "fine-tune one first, or 'none'."
-        ) from error
+            f"baseline {str(folder)!r} is not the folder of a saved model (it has no config.json): give such a folder, "
+            "'train' to fine-tune one first, or 'none'."
+        )
+    load_saved(task.load_model, folder, what="baseline")
 
 
-def _program() -> list[str]:
-    """How this program was called, as one would type it."""
-    path = Path(sys.argv[0])
-    if path.name == "__main__.py":
-        return ["python", "-m", path.parent.name]
-    return ["python", path.name] if path.suffix == ".py" else [path.name]
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written now, before anything is trained."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f"the run's folder {str(folder)!r} cannot be written ({str(there)!r} is "
+            f"{'not writable' if there.is_dir() else 'a file'}): choose another trainer.default_root_dir."
+        )
 
 
-def _first_batch(task: Task, model: PreTrainedModel) -> dict[str, Tensor]:
-    """The first batch of the validation set, on the model's device."""
-    batch = task.model_inputs(next(iter(task.val_dataloader())))
-    return {name: value.to(model.device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+@rank_zero_only
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder; it appears when it is whole."""
+    rank_zero_info(f"Taking the dense baseline that the interrupted run had trained, {source}.")
+    part = target.with_name(f".{target.name}.part")
+    shutil.copytree(source, part)
+    part.rename(target)

@@ -35,6 +35,7 @@ from bplightning.report_schema import (
     Report,
     UnitLayer,
     Units,
+    Vocabulary,
     validate_report,
 )
 from bplightning.report_table import render
@@ -66,6 +67,8 @@ def build_report(
     heads_by_layer: Sequence[LayerKept],
     units_by_layer: Sequence[LayerKept],
     parameters: Mapping[str, ParameterCount],
+    vocabulary: Vocabulary,
+    dtype: str,
     bytes_on_disk: Mapping[str, int | None],
     flops: Mapping[str, int | None],
     flops_shape: str,
@@ -92,6 +95,8 @@ def build_report(
         units_by_layer: For each feed-forward sub-layer its name, the indices of kept units, and how many there were.
         parameters: ``dense``, ``masked`` (non-zero ones), ``compact`` to ``encoder_linear`` and ``all``, counts. The
             dense counts are known without a baseline: a masked model has the dense shapes.
+        vocabulary: Tokens kept in the compact model, and those of the dense one.
+        dtype: Precision the compact model is saved in, for example ``float32``.
         bytes_on_disk: ``dense``, ``compact`` to the size of the weights' files, bytes.
         flops: ``dense``, ``compact`` to operations of one forward pass at `flops_shape`.
         flops_shape: Rows and tokens of that pass, ``"BxL"``.
@@ -134,6 +139,8 @@ def build_report(
         heads=Heads(kept=sum(h["kept"] for h in heads), total=sum(h["total"] for h in heads), by_layer=heads),
         units=Units(kept=sum(u["kept"] for u in units), total=sum(u["total"] for u in units), by_layer=units),
         parameters=Parameters(dense=_count(full), masked=_count(masked), compact=_count(parameters["compact"])),
+        vocabulary=vocabulary,
+        dtype=dtype,
         bytes_on_disk=Bytes(dense=bytes_on_disk.get("dense"), compact=bytes_on_disk.get("compact")),
         flops=Flops(dense=flops.get("dense"), compact=flops.get("compact"), shape=flops_shape),
         latency_ms=LatencyMs(

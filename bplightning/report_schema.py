@@ -12,7 +12,7 @@ from typing import Any, TypedDict, cast
 
 from bplightning.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
 
 Numbers = dict[str, float | None]
@@ -83,6 +83,13 @@ class Parameters(TypedDict):
     compact: ParameterCount
 
 
+class Vocabulary(TypedDict):
+    """Tokens that have an embedding."""
+
+    kept: int
+    total: int
+
+
 class Bytes(TypedDict):
     """Size of the weights' files, bytes."""
 
@@ -140,6 +147,8 @@ class Report(TypedDict):
     heads: Heads
     units: Units
     parameters: Parameters
+    vocabulary: Vocabulary
+    dtype: str
     bytes_on_disk: Bytes
     flops: Flops
     latency_ms: LatencyMs

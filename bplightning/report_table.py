@@ -51,10 +51,14 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
         yield metric, dense, masked, compact
     yield from _parameter_row("encoder linear", parameters, lambda count: count["encoder_linear"])
     yield from _parameter_row("all parameters", parameters, lambda count: count["all"])
+    tokens = report["vocabulary"]
+    if tokens["kept"] != tokens["total"]:
+        yield "vocabulary (tokens)", str(tokens["total"]), str(tokens["total"]), str(tokens["kept"])
     yield from _kept_rows("heads", report["heads"])
     yield from _kept_rows("FFN units", report["units"])
+    weights = "weights on disk" if report["dtype"] == "float32" else f"on disk, {report['dtype']}"
     for label, sizes, units in (
-        ("weights on disk", report["bytes_on_disk"], _BYTES),
+        (weights, report["bytes_on_disk"], _BYTES),
         (f"FLOPs {report['flops']['shape']}", report["flops"], _FLOPS),
     ):
         unit, divisor = _unit(sizes["compact"] if sizes["dense"] is None else sizes["dense"], units)

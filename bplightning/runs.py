@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import pickle
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.seed import isolate_rng
+from transformers.utils import logging as transformers_logging
 
+from bplightning.checkpoint_files import read_checkpoint, require_same_weights
 from bplightning.errors import UserError
 from bplightning.module import PruningModule
+from bplightning.task import Task
 from bplightning.training_cli import PruningCLI
+
+NOT_READ = ("trainer", "seed_everything", "ckpt_path", "weights_only")
+"""Sections of a configuration that say how to train; other versions and machines may not have what they name."""
 
 
 class _RunReader(PruningCLI):
     """Builds what a configuration says, but no trainer, whose devices this machine may not have; runs nothing."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that raises what it has to say, for a program that is not the command line."""
+        return super().init_parser(**(kwargs | {"exit_on_error": False}))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
@@ -24,35 +38,107 @@ class _RunReader(PruningCLI):
         pass
 
 
-def load_run(run: Path) -> PruningModule:
-    """The module of a run, as its newest checkpoint holds it.
+def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
+    """The module of a run, as a checkpoint holds it.
+
+    The run's configuration chooses what code is imported, as any ``--config`` does.
 
     Args:
         run: The run's folder, with ``config.yaml`` and ``checkpoints/``.
+        checkpoint: A checkpoint file, or ``best`` or ``last``; by default the newest in ``checkpoints/``.
 
     Raises:
-        UserError: The folder has no configuration or no checkpoint, or the checkpoint does not fit the configuration.
+        UserError: The folder has no configuration or no such checkpoint, the configuration is of another version, or
+            the checkpoint is damaged or does not fit it.
     """
     config = run / "config.yaml"
-    checkpoints = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    for what, found in (("config.yaml", config.is_file()), ("checkpoint in checkpoints/", checkpoints)):
-        if not found:
-            raise UserError(
-                f"{str(run)!r} has no {what}: give the folder of a run, such as runs/qa-hybrid/version_0, that got as "
-                "far as its first checkpoint."
-            )
-    reader = _RunReader(["fit", f"--config={config}"])
-    module: PruningModule = reader.model
-    settings = reader.config.fit
-    if settings.start == "baseline" and settings.baseline not in ("none", "train"):
-        module.model = module.task.load_model(settings.baseline)  # it may have other shapes than the task's model
-    module.configure_model()
-    try:
-        module.load_state_dict(torch.load(checkpoints[-1], map_location="cpu", weights_only=True)["state_dict"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"checkpoint {str(checkpoints[-1])!r} does not hold the model of {str(config)!r} ({reason}): it is damaged "
-            "or of another run."
-        ) from error
+    if not config.is_file():
+        raise UserError(f"{str(run)!r} has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0.")
+    file = find_checkpoint(run, checkpoint)
+    with isolate_rng(), _without_load_report():  # building a model draws random numbers, which are the caller's
+        reader = _read(config)
+        module: PruningModule = reader.model
+        if reader.config.fit.start == "baseline" and (baseline := baseline_of(run)) is not None:
+            module.model = module.task.load_model(baseline)  # it may have other shapes than the task's model
+        module.configure_model()
+    saved = read_checkpoint(file)
+    require_same_weights(saved, module, path=file, training=False)
+    module.load_state_dict(saved["state_dict"])
     return module
+
+
+def task_of_run(run: Path, *, model: Path) -> Task:
+    """The task of a run, for another model.
+
+    Args:
+        run: The run's folder, with ``config.yaml``.
+        model: Folder that takes the place of the task's `model`, its tokenizer included.
+
+    Raises:
+        UserError: The configuration is of another version.
+    """
+    return _read(run / "config.yaml", model).datamodule
+
+
+def baseline_of(run: Path) -> Path | None:
+    """Folder of the dense model that a run compares with, where there is one."""
+    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    for folder in (run / "baseline" / "model", Path(settings.get("baseline") or "none")):
+        if (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def find_checkpoint(run: Path, checkpoint: str | Path | None = None) -> Path:
+    """The checkpoint file of a run.
+
+    Args:
+        run: The run's folder.
+        checkpoint: A checkpoint file; ``best``, the newest ``best*.ckpt``; ``last``, the newest ``last*.ckpt``; or
+            `None`, the newest of all.
+
+    Raises:
+        UserError: There is none.
+    """
+    if checkpoint is not None and checkpoint not in ("best", "last"):
+        file = Path(checkpoint)
+        if not file.is_file():
+            there = ", ".join(sorted(str(path) for path in (run / "checkpoints").glob("*.ckpt"))) or "none"
+            raise UserError(
+                f"checkpoint {str(file)!r} is not there: give a file, 'best' or 'last'; there are: {there}."
+            )
+        return file
+    pattern = f"{checkpoint or ''}*.ckpt"
+    found = [path for path in (run / "checkpoints").glob(pattern) if path.is_file()]
+    if not found:
+        raise UserError(
+            f"{str(run)!r} has no checkpoint in checkpoints/ that is called {pattern}: give the folder of a run, such "
+            "as runs/qa-hybrid/version_0, that got as far as saving one."
+        )
+    return max(found, key=lambda path: (path.stat().st_mtime, path.name))
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Not a word of new weights in the head: the checkpoint has them."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _read(config: Path, model: Path | None = None) -> _RunReader:
+    """Build what a configuration says, with a task that takes `model`, if given, in place of its own."""
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in content.items() if key not in NOT_READ}
+        if model is not None:
+            kept["task"] = kept["task"] | {"init_args": (kept["task"].get("init_args") or {}) | {"model": str(model)}}
+        return _RunReader(["fit", f"--config={yaml.safe_dump(kept)}", "--seed_everything=false"])
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, LookupError, TypeError, ArgumentError) as error:
+        raise UserError(
+            f"{str(config)!r} cannot be read ({' '.join(str(error).split())}): it is damaged, or of a version that "
+            "knows other options; rename or remove those."
+        ) from error

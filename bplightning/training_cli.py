@@ -7,18 +7,25 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
 
+from bplightning.checkpoint_files import newest_checkpoint
+from bplightning.checkpoints import LastCheckpoint, PrunedCheckpoint
 from bplightning.cli import TRAINING_VERBS
 from bplightning.errors import UserError
-from bplightning.module import PruningModule
+from bplightning.interrupts import StopGracefully, resume_command
+from bplightning.invocation import program
+from bplightning.loading import load_saved
+from bplightning.module import PruningModule, frozen_module
 from bplightning.parser import PluginArgument, PluginParser
 from bplightning.plugins import STRATEGIES, TASKS, load, name_of
 from bplightning.progress import ProgressLines
@@ -116,13 +123,20 @@ class PruningCLI(LightningCLI):
         self.datamodule = self._get(self.config_init, "task")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Lightning's trainer, logging to ``runs/<task>-<strategy>/version_N`` unless the user chose a logger."""
+        """Lightning's trainer; `fit` logs to ``runs/<task>-<strategy>/version_N`` unless the user chose a logger."""
         settings = self._get(self.config_init, "trainer")
-        if settings.logger in (None, True):
-            folder = Path(settings.default_root_dir or ".") / "runs"
-            task, strategy = (name_of(type(self._get(self.config_init, key))) for key in PLUGINS)
-            kwargs["logger"] = CSVLogger(folder, name=f"{task}-{strategy}")
-        kwargs["callbacks"] = self._with_progress(settings)
+        if self.subcommand != "fit":
+            self.save_config_callback = None  # nothing is made that a configuration could repeat
+            if settings.logger in (None, True):
+                kwargs["logger"] = False
+        elif settings.logger in (None, True):
+            kwargs["logger"] = CSVLogger(self._family.parent, name=self._family.name)
+            self.config[self.subcommand].ckpt_path = None  # the saved configuration repeats the run from its start
+        resume = resume_command(program(), sys.argv[1:])
+        kwargs["callbacks"] = [*self._callbacks(settings), StopGracefully(resume)]
+        if self._keeps_checkpoints(settings):
+            task: Task = self._get(self.config_init, "task")
+            kwargs["callbacks"] += [PrunedCheckpoint(f"val_{task.monitor}", task.monitor_mode), LastCheckpoint()]  # type: ignore[arg-type]
         return super().instantiate_trainer(**kwargs)
 
     def baseline_trainer(self, folder: Path) -> Trainer:
@@ -132,15 +146,33 @@ class PruningCLI(LightningCLI):
             folder: Where it writes its metrics. It keeps no checkpoints: the baseline's model is saved at the end.
         """
         settings = self.parser.instantiate(self.config)[self.subcommand].trainer
+        callbacks = [item for item in self._callbacks(settings) if not isinstance(item, Checkpoint)]
         overrides: dict[str, Any] = {
             "logger": CSVLogger(folder, name="", version=""),
-            "callbacks": [item for item in self._with_progress(settings) if not isinstance(item, Checkpoint)],
+            "callbacks": [*callbacks, StopGracefully()],
             "enable_checkpointing": False,
         }
         return Trainer(**{**settings, **overrides})
 
+    @property
+    def _family(self) -> Path:
+        """The folder of all runs of this task and strategy."""
+        settings = self._get(self.config_init, "trainer")
+        task, strategy = (name_of(type(self._get(self.config_init, key))) for key in PLUGINS)
+        return Path(settings.default_root_dir or ".") / "runs" / f"{task}-{strategy}"
+
     @staticmethod
-    def _with_progress(settings: Namespace) -> list[Callback]:
+    def _keeps_checkpoints(settings: Namespace) -> bool:
+        """Whether the user left it to us which checkpoints to keep."""
+        return (
+            settings.enable_checkpointing is not False
+            and not settings.barebones
+            and not any(isinstance(item, Checkpoint) for item in settings.callbacks or [])
+        )
+
+    @staticmethod
+    def _callbacks(settings: Namespace) -> list[Callback]:
+        """The user's callbacks, and progress for a log file where the output is one."""
         callbacks: list[Callback] = list(settings.callbacks or [])
         wants_bar = settings.enable_progress_bar is not False and not settings.barebones
         if wants_bar and not sys.stdout.isatty() and not any(isinstance(item, ProgressBar) for item in callbacks):
@@ -149,7 +181,7 @@ class PruningCLI(LightningCLI):
 
     # -- what is done --------------------------------------------------------------------------------------------------
 
-    def fit(self, model: PruningModule, datamodule: Task, **kwargs: Any) -> None:
+    def fit(self, model: PruningModule, datamodule: Task, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Called in place of `Trainer.fit`: the whole path, from the baseline to the report."""
         from bplightning import pipeline
 
@@ -160,8 +192,42 @@ class PruningCLI(LightningCLI):
             baseline=self._get(self.config, "baseline"),
             start=self._get(self.config, "start"),
             baseline_trainer=self.baseline_trainer,
+            ckpt_path=self._checkpoint(ckpt_path),
             **kwargs,
         )
+
+    def validate(self, model: PruningModule, datamodule: Task, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Called in place of `Trainer.validate`, which knows checkpoints but no models' folders."""
+        self._evaluate(self.trainer.validate, model, datamodule, ckpt_path, **kwargs)
+
+    def test(self, model: PruningModule, datamodule: Task, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Called in place of `Trainer.test`, which knows checkpoints but no models' folders."""
+        model.metric_prefix = "test"
+        self._evaluate(self.trainer.test, model, datamodule, ckpt_path, **kwargs)
+
+    def _evaluate(
+        self, verb: Callable[..., Any], module: PruningModule, task: Task, ckpt_path: str | None, **kwargs: Any
+    ) -> None:
+        ckpt_path = self._checkpoint(ckpt_path)
+        if ckpt_path is not None and Path(ckpt_path).is_dir():
+            if not (Path(ckpt_path) / "config.json").is_file():
+                raise UserError(
+                    f"--ckpt_path {ckpt_path!r} is a folder without a config.json: give the folder of a saved model, "
+                    "such as a run's compact/, or a file, such as one in a run's checkpoints/."
+                )
+            saved = load_saved(task.load_model, Path(ckpt_path), what="--ckpt_path")
+            module, ckpt_path = frozen_module(task, saved, prefix=module.metric_prefix), None
+        verb(module, datamodule=task, ckpt_path=ckpt_path, **kwargs)
+
+    def _checkpoint(self, ckpt_path: str | None) -> str | None:
+        """What ``last`` and ``best`` mean where each run has a folder of its own: the newest of all of them."""
+        settings = self._get(self.config_init, "trainer")
+        chosen = [item for item in settings.callbacks or [] if isinstance(item, ModelCheckpoint) and item.dirpath]
+        if ckpt_path not in ("last", "best") or chosen or settings.logger not in (None, True):
+            return ckpt_path
+        path = newest_checkpoint(self._family, ckpt_path)
+        rank_zero_info(f"The {'newest' if ckpt_path == 'last' else 'newest best'} checkpoint is {path}.")
+        return str(path)
 
 
 def recipe_arguments(args: list[str]) -> list[str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bplightning.tasks.qa_generated import generate
+
 ROOT = Path(__file__).parents[1]
 QUICK = [
     "--trainer.max_steps=12",
@@ -78,6 +80,27 @@ def test_compact_writes_the_same_model_from_the_checkpoint(folder: Path) -> None
     first = folder / "runs" / "qa-hybrid" / "version_0" / "compact"
     assert (folder / "again" / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
     assert (folder / "again" / "compaction_plan.json").read_text() == (first / "compaction_plan.json").read_text()
+
+
+def test_a_smaller_vocabulary_and_half_precision_are_in_the_report_and_answer_alike(folder: Path) -> None:
+    rows = generate("validation")
+    texts = [{"question": row["question"], "context": row["context"]} for row in rows[:40]]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    options = "--vocabulary=corpus.jsonl", "--dtype=float16"
+    run(str(ROOT / "cli.py"), "compact", "runs/qa-hybrid/version_0", "small", *options, cwd=folder)
+    report = json.loads((folder / "small" / "report.json").read_text())
+    before = json.loads((folder / "runs" / "qa-hybrid" / "version_0" / "report.json").read_text())
+    assert report["dtype"] == "float16"
+    assert report["vocabulary"]["kept"] < report["vocabulary"]["total"] == before["vocabulary"]["kept"]
+    assert report["metrics"]["dense"] is not None  # the baseline of the run
+    assert report["bytes_on_disk"]["compact"] < 0.55 * before["bytes_on_disk"]["compact"]
+    full, small = (
+        [json.loads(line) for line in run(str(ROOT / "cli.py"), "predict", *words, cwd=folder).splitlines()]
+        for words in (("runs/qa-hybrid/version_0", "--input=corpus.jsonl"), ("small", "--input=corpus.jsonl"))
+    )
+    assert len(full) == 40
+    # A smaller vocabulary changes nothing on its corpus, half precision little.
+    assert sum(one["answer"] == other["answer"] for one, other in zip(full, small, strict=True)) >= 38
 
 
 def test_the_saved_configuration_repeats_the_run(folder: Path) -> None:

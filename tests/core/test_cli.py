@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bplightning import cli, pipeline
+from bplightning import cli, finishing, pipeline, plan_cli, predicting
 from bplightning.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -237,7 +239,7 @@ def test_unknown_names_list_what_there_is(refused: Any, here: Path) -> None:
         ["--strategy.help=hybird"],
     ):
         message = refused("fit", "--task.model", "x", *args)
-        assert "no strategy is called 'hybird'; there are: dense, hybrid, soft-movement;" in message
+        assert re.search(r"no strategy is called 'hybird'; there are: .*dense, .*hybrid, .*soft-movement", message)
         assert "my_file.MyStrategy" in message
     assert "no task is called 'qaa'; there are: qa;" in refused("fit", "--task", "qaa")
 
@@ -267,6 +269,46 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cli.VERBS, "broken", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["broken", "x"])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), "x.ckpt: No space left on device: make room on"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file: No space left on device: make room on the disk"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "x: Permission denied: name a place that you may"),
+        (PermissionError(errno.EPERM, "Operation not permitted", "x"), "x: Operation not permitted: name a place"),
+        (OSError(errno.EROFS, "Read-only file system", "x"), "x: Read-only file system: name a place that can be"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(
+    refused: Any, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    monkeypatch.setitem(cli.VERBS, "write", raising(error))
+    assert said in refused("write")
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(cli.VERBS, "wait", raising(KeyboardInterrupt()))
+    with pytest.raises(SystemExit) as stop:
+        main(["wait"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "bplightning: interrupted\n"
+
+
+def test_another_error_of_the_machine_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.VERBS, "read", raising(FileNotFoundError(errno.ENOENT, "No such file", "x")))
+    with pytest.raises(FileNotFoundError):
+        main(["read"])
+
+
+def raising(error: BaseException) -> Any:
+    """A verb that ends so."""
+
+    def verb() -> None:
+        raise error
+
+    return verb
 
 
 # -- recipes -------------------------------------------------------------------------------------------------------
@@ -334,7 +376,8 @@ def test_fit_runs_the_pipeline_in_a_numbered_folder(
     assert "LearningRateMonitor" in {type(callback).__name__ for callback in baseline.callbacks}
     assert not set(map(id, baseline.callbacks)) & set(map(id, call["trainer"].callbacks))
 
-    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert {item.name for item in (run / "checkpoints").iterdir()} == {"best-step=4.ckpt", "last.ckpt"}
+    checkpoint = run / "checkpoints" / "last.ckpt"
     arguments = ["--ckpt_path", str(checkpoint), "--weights_only", "true", "--trainer.max_steps", "6"]
     main(["fit", "--config", str(run / "config.yaml"), *arguments])
     call = calls.pop()
@@ -347,9 +390,30 @@ def test_fit_runs_the_pipeline_in_a_numbered_folder(
 
 def test_compact_is_a_sibling_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(pipeline, "compact_run", lambda *args: calls.append(args), raising=False)
+    monkeypatch.setattr(finishing, "compact_run", lambda *args, **options: calls.append((args, options)))
     main(["compact", "runs/qa-hybrid/version_0", "out"])
-    assert calls == [(Path("runs/qa-hybrid/version_0"), Path("out"))]
+    folders = Path("runs/qa-hybrid/version_0"), Path("out")
+    assert calls.pop() == (folders, {"checkpoint": None, "vocabulary": None, "dtype": None})
+    main(["compact", "--dtype", "float16", *map(str, folders), "--vocabulary=a.txt", "--checkpoint", "best"])
+    assert calls.pop() == (folders, {"checkpoint": "best", "vocabulary": Path("a.txt"), "dtype": "float16"})
+
+
+def test_predict_is_a_sibling_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(predicting, "predict_file", lambda *args, **options: calls.append((args, options)))
+    usual = {"input_path": "-", "output_path": "-", "task": None, "batch_size": None}
+    usual |= {"accelerator": "auto", "overwrite": False}
+    main(["predict", "fit"])
+    assert calls.pop() == (("fit",), usual)
+    main(["predict", "--input", "test", "--batch_size=4", "m", "--task", "a.B", "--output", "-", "--overwrite=true"])
+    assert calls.pop() == (("m",), usual | {"input_path": "test", "batch_size": 4, "task": "a.B", "overwrite": True})
+
+
+def test_plan_has_a_parser_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(plan_cli, "run_plan", calls.append)
+    main(["plan", "--config", "fit", "--help"])
+    assert calls == [["--config", "fit", "--help"]]
 
 
 def test_a_verb_is_one_function(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -382,7 +446,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "--help")
-    for verb in ("fit", "validate", "test", "compact"):
+    for verb in ("fit", "validate", "test", "plan", "compact", "predict"):
         assert f" {verb} " in text
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny_families import padded_inputs
 from tiny_task import TinyTask
 
-from bplightning import pipeline
+from bplightning import measure, pipeline
 from bplightning.errors import UserError
 from bplightning.module import PruningModule
 from bplightning.report import load_report
@@ -23,10 +23,8 @@ from bplightning.strategies.hybrid import Hybrid
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure real models, but briefly."""
-    latency = pipeline.measure.latency
-    monkeypatch.setattr(
-        pipeline.measure, "latency", lambda *args: latency(*args, seconds=0.0, block_ms=0.0, min_rounds=2)
-    )
+    latency = measure.latency
+    monkeypatch.setattr(measure, "latency", lambda *args: latency(*args, seconds=0.0, block_ms=0.0, min_rounds=2))
 
 
 def trainer(folder: Path, name: str = "tiny", **options: Any) -> Trainer:

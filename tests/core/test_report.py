@@ -55,6 +55,8 @@ def built(**changes: Any) -> Report:
             "masked": {"encoder_linear": 20_000_000, "all": 40_000_000},
             "compact": {"encoder_linear": 24_000_000, "all": 44_000_000},
         },
+        "vocabulary": {"kept": 30_522, "total": 30_522},
+        "dtype": "float32",
         "bytes_on_disk": {"dense": 400_123_456, "compact": 176_000_000},
         "flops": {"dense": 12_340_000_000, "compact": 5_000_000_000},
         "flops_shape": "8x128",
@@ -190,7 +192,7 @@ def test_validation_names_each_wrong_key() -> None:
 
 def test_another_schema_version_is_refused_before_its_keys() -> None:
     document: Any = {"schema_version": 99}
-    with pytest.raises(UserError, match="has schema_version 99, and this version of bplightning reads 1") as error:
+    with pytest.raises(UserError, match="has schema_version 99, and this version of bplightning reads 2") as error:
         validate_report(document)
     assert "missing" not in str(error.value)
     with pytest.raises(UserError, match="missing key schema_version"):
@@ -202,7 +204,7 @@ def test_another_schema_version_is_refused_before_its_keys() -> None:
 def test_loading_says_which_file_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.json.* does not exist"):
         load_report(tmp_path / "absent.json")
-    (tmp_path / "cut.json").write_text('{"schema_version": 1,')
+    (tmp_path / "cut.json").write_text('{"schema_version": 2,')
     with pytest.raises(UserError, match=r"cut\.json.* is not JSON"):
         load_report(tmp_path / "cut.json")
 
@@ -226,6 +228,13 @@ def test_the_table_is_drawn_from_json_alone() -> None:
     assert rows["FLOPs 8x128 (GFLOP)"] == ["12.34", "5.00"]
     assert rows["latency 8x128 (ms)"] == ["120.00", "50.00"]
     assert rows["speed-up 8x128"] == ["1.00x", "2.44x"]
+
+
+def test_the_table_shows_vocabulary_and_precision_where_they_changed() -> None:
+    assert "vocabulary (tokens)" not in cells(drawn(built()))
+    rows = cells(drawn(built(vocabulary={"kept": 900, "total": 30_522}, dtype="bfloat16")))
+    assert rows["vocabulary (tokens)"] == ["30522", "30522", "900"]
+    assert rows["on disk, bfloat16 (MB)"] == ["400.12", "176.00"]
 
 
 def test_the_table_shows_kept_heads_and_units_by_layer() -> None:

@@ -1,0 +1,181 @@
+"""Checkpoint files: written whole or not at all, found, read, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from torch import nn
+
+from bplightning.errors import UserError
+
+SHOWN = 3
+"""What does not fit may be hundreds of entries; this many are named."""
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's checkpoint files, but written beside their place and then moved there.
+
+    Lightning writes into the folder for temporary files first. Where that is another disk, moving is copying, and a
+    process killed in the middle, or a full disk, leaves half a file in place of the last good one.
+    """
+
+    @classmethod
+    def install(cls, trainer: Trainer) -> None:
+        """Use it in `trainer`, unless the user chose another way to write checkpoints."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = cls()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a file; the one that was there stays until the new one is whole.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except (OSError, RuntimeError) as error:  # torch makes the latter of the former
+            part.unlink(missing_ok=True)
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise UserError(
+                f"checkpoint {str(path)!r} could not be written ({_line(reason)}): make room or choose another "
+                "trainer.default_root_dir. Checkpoints written before are whole; --ckpt_path last goes on from them."
+            ) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a file; of tensors and plain values only, unless `weights_only` is false.
+
+        Raises:
+            UserError: It is not there, damaged, or no checkpoint.
+        """
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only)
+        return read_checkpoint(Path(path), map_location=map_location, weights_only=weights_only is not False)
+
+
+def read_checkpoint(
+    path: Path, *, map_location: Any = "cpu", weights_only: bool = True, mmap: bool = False
+) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Args:
+        path: The file.
+        map_location: Where tensors go, as `torch.load` takes it.
+        weights_only: Whether to read nothing but tensors and plain values.
+        mmap: Whether to leave tensors on the disk until they are used.
+
+    Raises:
+        UserError: It is not there, damaged, or no checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=weights_only, mmap=mmap)
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise ValueError("it holds no state_dict")
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
+        reason, remedy = _line(error), "give a .ckpt file that is there and whole, or 'last'"
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words fill a screen
+            reason = "it is damaged, or holds other things than tensors and plain values"
+            remedy += "; --weights_only false reads any file, and runs what is in it"
+        raise UserError(f"checkpoint {str(path)!r} cannot be read ({reason}): {remedy}.") from error
+    return checkpoint
+
+
+def newest_checkpoint(family: Path, which: str) -> Path:
+    """The newest checkpoint of all runs of one task and strategy.
+
+    Args:
+        family: The folder with ``version_*``.
+        which: ``last`` for the newest of all, ``best`` for the newest that was the best of its run.
+
+    Raises:
+        UserError: There is none.
+    """
+    pattern = "version_*/checkpoints/" + ("best*.ckpt" if which == "best" else "*.ckpt")
+    found = [path for path in family.glob(pattern) if path.is_file()]
+    if not found:
+        raise UserError(
+            f"--ckpt_path is {which!r}, but there is no checkpoint {str(family / pattern)!r}: leave --ckpt_path out to "
+            "start anew, give a .ckpt file, or the --trainer.default_root_dir, --task and --strategy of the run."
+        )
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"))
+
+
+# -- what fits ---------------------------------------------------------------------------------------------------------
+
+
+def require_same_weights(checkpoint: Mapping[str, Any], module: nn.Module, *, path: Any, training: bool) -> None:
+    """Refuse the checkpoint of another model or strategy, before any of it is taken over.
+
+    Args:
+        checkpoint: What was read.
+        module: What it is read into.
+        path: Its file, for the message.
+        training: Whether training goes on from it, which needs more than weights.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    ours, theirs = module.state_dict(), checkpoint["state_dict"]
+    shapes = [
+        f"{name} is {_shape(theirs[name])} in the file and {_shape(value)} here"
+        for name, value in ours.items()
+        if name in theirs and theirs[name].shape != value.shape
+    ]
+    lacks = [f"the file lacks {name}" for name in ours if name not in theirs]
+    extra = [f"the file also has {name}" for name in theirs if name not in ours]
+    if differences := shapes + lacks + extra:  # masks follow from the model: what is wrong with that comes first
+        _refuse(path, sorted(differences, key=lambda line: " strategy." in f" {line}"))
+    if training and "optimizer_states" not in checkpoint:
+        raise UserError(
+            f"checkpoint {str(path)!r} holds weights only, from which training cannot go on: give one that was saved "
+            "without save_weights_only."
+        )
+
+
+def require_same_groups(theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]], *, path: Any) -> None:
+    """Refuse a checkpoint whose optimizer has other groups of parameters.
+
+    Args:
+        theirs: Parameter groups in the file.
+        ours: Parameter groups of this run.
+        path: The file, for the message.
+
+    Raises:
+        UserError: They differ.
+    """
+    in_file, here = ([f"{group.get('name')} ({len(group['params'])})" for group in groups] for groups in (theirs, ours))
+    if in_file != here:
+        _refuse(path, [f"the optimizer's groups are {', '.join(in_file)} in the file and {', '.join(here)} here"])
+
+
+def _refuse(path: Any, differences: list[str]) -> None:
+    more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+    raise UserError(
+        f"checkpoint {str(path)!r} is of another model or strategy ({'; '.join(differences[:SHOWN])}{more}): give the "
+        "options of the run it is of, which are in its config.yaml, or another --ckpt_path."
+    )
+
+
+def _shape(value: torch.Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "a scalar"
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

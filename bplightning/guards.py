@@ -1,0 +1,130 @@
+"""Ends a run whose numbers are no longer numbers, says where that began, and keeps such weights out of checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from bplightning.checkpoints import last_saved
+from bplightning.errors import UserError
+
+
+class FiniteGuard(Callback):
+    """Stops at a loss, scores or weights with NaN or infinity; every `PruningModule` brings it along.
+
+    It looks at loss and scores in each step on one processor; on an accelerator, which it would hold up, and among
+    several ranks, only in the steps that are logged. At weights it looks before validations and checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep the batch for as long as it is at hand anyway."""
+        self._batch = batch
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Let go of the batch."""
+        self._batch = None
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Look before the optimizer would write what is wrong into every weight."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        free = loss.device.type == "cpu" and trainer.world_size == 1
+        if not free and (not every or (trainer.global_step + 1) % every):
+            return
+        self._require_finite(trainer, pl_module, loss=loss.detach())
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look before a validation, which would only find that the model has become bad."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._require_finite(trainer, pl_module, weights=True)
+
+    def _require_finite(
+        self, trainer: Trainer, module: Any, *, loss: Tensor | None = None, weights: bool = False
+    ) -> None:
+        values = [] if loss is None else [loss]
+        values += module.strategy.parameters()
+        values += module.model.parameters() if weights else []
+        if trainer.strategy.reduce_boolean_decision(bool(values) and not all_finite(values), all=False):
+            what = "the loss" if loss is None or not loss.isfinite() else "a score"
+            raise not_finite(trainer, module, what=what if loss is not None else "a weight", batch=self._batch)
+
+
+def require_finite_parameters(trainer: Trainer, module: Any) -> None:
+    """Refuse to write a checkpoint of weights or scores that are not finite.
+
+    Raises:
+        UserError: Some are not.
+    """
+    if not all_finite(list(module.parameters())):
+        raise not_finite(trainer, module, what="a weight or score", batch=None)
+
+
+@torch.no_grad()
+def all_finite(values: list[Tensor]) -> bool:
+    """Whether no value is NaN or infinite; the device is waited for once.
+
+    A sum is not finite as soon as one of its terms is not, and needs no memory. As it may also overflow, the values
+    themselves have the last word.
+    """
+    sums = torch.stack([value.sum(dtype=torch.float32) for value in values if value.is_floating_point()])
+    return bool(sums.isfinite().all()) or all(bool(value.isfinite().all()) for value in values)
+
+
+def not_finite(trainer: Trainer, module: Any, *, what: str, batch: Any) -> UserError:
+    """The error that says what is not finite, where that began, and what to do.
+
+    Args:
+        trainer: The trainer, for step, precision and checkpoints.
+        module: The `PruningModule`.
+        what: What was found not to be finite.
+        batch: The batch at hand, or `None`.
+    """
+    place = _place(module, batch)
+    good = last_saved(trainer)
+    kept = f"The last good checkpoint is kept: {good}" if good else "No checkpoint had been written yet"
+    rates = ", ".join(f"{group.get('name', 'group')} {group['lr']:.3g}" for group in trainer.optimizers[0].param_groups)
+    return UserError(
+        f"{what} is NaN or infinite at optimizer step {trainer.global_step + 1}, first of all {place}: lower the "
+        f"learning rates (now {rates}), or take another trainer.precision (now {trainer.precision}). {kept}."
+    )
+
+
+def _place(module: Any, batch: Any) -> str:
+    """The first of scores, weights and outputs that is not finite."""
+    for name, parameter in module.strategy.named_parameters():
+        if not parameter.isfinite().all():
+            mask = name.removeprefix("masks.").removesuffix(".scores")
+            return f"scores of mask {mask}" if name.endswith(".scores") else f"{name} of the strategy"
+    for name, parameter in module.model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"weights of {name}"
+    return _first_bad_output(module, batch) if batch is not None else "on another device"
+
+
+@torch.no_grad()
+def _first_bad_output(module: Any, batch: Any) -> str:
+    found: list[str] = []
+
+    def look(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            tensors = output.values() if isinstance(output, dict) else output
+            for value in tensors if isinstance(tensors, (tuple, list, type({}.values()))) else (tensors,):
+                if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+                    found.append(name)
+                    break
+
+        return hook
+
+    handles = [part.register_forward_hook(look(name)) for name, part in module.model.named_modules() if name]
+    try:
+        module(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"the output of {found[0]}" if found else "the task's loss or the strategy's penalty itself"

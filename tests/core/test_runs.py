@@ -1,0 +1,151 @@
+"""Reading a run's folder back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pointing_task import PointingTask, make_run
+from transformers import PreTrainedModel
+
+from bplightning.errors import UserError
+from bplightning.runs import find_checkpoint, load_run, task_of_run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreTrainedModel]:
+    folder = tmp_path_factory.mktemp("made")
+    return folder, make_run(folder)
+
+
+@pytest.fixture
+def run(made: tuple[Path, PreTrainedModel], tmp_path: Path) -> Path:
+    """A copy of the run, to be damaged."""
+    return Path(shutil.copytree(made[0] / "run", tmp_path / "run"))
+
+
+def checkpoints(run: Path, *names: str) -> None:
+    """Checkpoints of these names only, the oldest first."""
+    (run / "checkpoints" / "epoch=0-step=12.ckpt").unlink()
+    for age, name in enumerate(reversed(names)):
+        file = run / "checkpoints" / name
+        file.touch()
+        os.utime(file, (1e9 - age, 1e9 - age))
+
+
+def change(run: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    edit(settings)
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+def test_a_run_is_read_as_it_was(made: tuple[Path, PreTrainedModel], run: Path) -> None:
+    """The trainer's section, here with an option nobody knows, is no part of it."""
+    module = load_run(run)
+    masked = module.harden()
+    zeros = sum(int((value == 0).sum()) for value in masked.parameters())
+    assert zeros > 1000
+    for name, value in made[1].state_dict().items():
+        assert torch.equal(masked.state_dict()[name], value), name
+
+
+def test_reading_draws_no_random_numbers_of_the_caller(run: Path) -> None:
+    state = torch.get_rng_state()
+    load_run(run)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_task_of_a_run_for_another_model(run: Path, tmp_path: Path) -> None:
+    task = task_of_run(run, model=tmp_path)
+    assert isinstance(task, PointingTask)
+    assert (task.model, task.offset) == (str(tmp_path), 100)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (None, "epoch=2-step=9.ckpt"),
+        ("last", "last-v1.ckpt"),
+        ("best", "best-step=6.ckpt"),
+    ],
+)
+def test_the_checkpoint_by_its_word(run: Path, asked: str | None, found: str) -> None:
+    checkpoints(run, "last.ckpt", "best-step=3.ckpt", "last-v1.ckpt", "best-step=6.ckpt", "epoch=2-step=9.ckpt")
+    assert find_checkpoint(run, asked).name == found
+
+
+def test_a_checkpoint_by_its_path(run: Path) -> None:
+    module = load_run(run, run / "checkpoints" / "epoch=0-step=12.ckpt")
+    other = torch.load(run / "checkpoints" / "epoch=0-step=12.ckpt", weights_only=True)
+    other["state_dict"]["model.qa_outputs.bias"] += 1
+    torch.save(other, run / "other.ckpt")
+    difference = load_run(run, str(run / "other.ckpt")).model.qa_outputs.bias - module.model.qa_outputs.bias
+    assert difference.tolist() == pytest.approx([1, 1])
+
+
+def test_a_checkpoint_that_is_not_there(run: Path) -> None:
+    with pytest.raises(UserError, match=r"'nowhere\.ckpt' is not there: .* there are: .*epoch=0-step=12\.ckpt\."):
+        load_run(run, "nowhere.ckpt")
+    with pytest.raises(UserError, match=r"has no checkpoint in checkpoints/ that is called best\*\.ckpt"):
+        load_run(run, "best")
+    checkpoints(run)
+    with pytest.raises(UserError, match=r"run' has no checkpoint in checkpoints/"):
+        load_run(run)
+    (run / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"run' has no config\.yaml: give the folder of a run"):
+        load_run(run)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-5000]), r"cannot be read \(PytorchStreamReader"),
+        (
+            lambda file: file.write_bytes(b""),
+            r"cannot be read \(EOFError\): give a \.ckpt file that is there and whole",
+        ),
+        (lambda file: file.write_text("no checkpoint"), r"cannot be read \(it is damaged, or holds other things"),
+        (
+            lambda file: torch.save({"state_dict": {"model.other": torch.zeros(1)}}, file),
+            r"is of another model or strategy \(the file lacks model\.bert.*\): give the options of the run it is of",
+        ),
+        (lambda file: torch.save({"weights": torch.zeros(1)}, file), r"cannot be read \(it holds no state_dict\)"),
+        (lambda file: torch.save([torch.zeros(1)], file), r"cannot be read \(it holds no state_dict\)"),
+        (lambda file: torch.save({"state_dict": Path("x")}, file), r"cannot be read \(it is damaged, or holds other"),
+    ],
+)
+def test_a_damaged_or_foreign_checkpoint_is_refused(run: Path, damage: Callable[[Path], Any], said: str) -> None:
+    damage(run / "checkpoints" / "epoch=0-step=12.ckpt")
+    with pytest.raises(UserError, match=rf"checkpoint '.*step=12\.ckpt' {said}"):
+        load_run(run)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda settings: settings.update(old_option=1), "old_option"),
+        (lambda settings: settings["strategy"]["init_args"].update(old_option=1), "old_option"),
+        (lambda settings: settings["model"].update(old_option=1), "old_option"),
+        (lambda settings: settings.update(start="somewhere"), "somewhere"),
+    ],
+)
+def test_a_configuration_of_another_version_is_refused(run: Path, edit: Callable[[Any], Any], said: str) -> None:
+    change(run, edit)
+    with pytest.raises(
+        UserError, match=rf"config\.yaml' cannot be read \(.*{said}.*of a version that knows other"
+    ) as e:
+        load_run(run)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "\x00", "task: 3"])
+def test_a_damaged_configuration_is_refused(run: Path, content: str) -> None:
+    (run / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        load_run(run)

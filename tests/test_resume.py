@@ -1,0 +1,168 @@
+"""One run in four processes, killed and interrupted in between, against the same run in one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [
+    *("fit", "--task", "user_task.Slow", "--strategy", "hybrid", "--strategy.granularity", "{attention: 16x16}"),
+    *("--trainer.max_epochs", "2", "--trainer.val_check_interval", "0.5", "--trainer.accelerator", "cpu"),
+    *("--model.learning_rate", "1e-3", "--strategy.final_warmup", "2", "--baseline", "train", "--start", "baseline"),
+]
+USER_TASK = '''
+import sys
+import time
+from pathlib import Path
+
+from tiny_task import TinyTask
+
+
+class Slow(TinyTask):
+    """Long enough to be interrupted, at a place that the test can see."""
+
+    def __init__(self):
+        super().__init__(Path(), max_position_embeddings=128)
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        if self.trainer.checkpoint_callbacks and self.trainer.state.fn == "fit":  # not while the baseline is trained
+            where = "training" if self.trainer.training else "validating"
+            print(where, self.trainer.global_step, flush=True)
+            time.sleep(0.05)
+        return batch
+'''
+pytestmark = pytest.mark.timeout(400)
+
+
+class Process:
+    """`python cli.py fit` in a folder, whose output can be waited for."""
+
+    def __init__(self, folder: Path, *more: str) -> None:
+        path = os.pathsep.join([str(folder), str(ROOT / "tests" / "core")])
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "cli.py"), *COMMAND, *more],
+            cwd=folder,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.said = ""
+
+    def wait_for(self, ready: Callable[[str], bool]) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said += line
+            if ready(line):
+                return
+        raise AssertionError(self.said)
+
+    def end(self, signum: int | None = None) -> int:
+        if signum is not None:
+            self.process.send_signal(signum)
+        assert self.process.stdout is not None
+        with self.process.stdout as rest:
+            self.said += rest.read()
+        return self.process.wait()
+
+
+def start(folder: Path, *more: str) -> Process:
+    folder.mkdir(exist_ok=True)
+    (folder / "user_task.py").write_text(USER_TASK)
+    return Process(folder, *more)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = start(folder)
+    assert process.end() == 0, process.said
+    return folder / "runs" / "slow-hybrid"
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Process], list[int]]:
+    """The same run: killed, then Ctrl-C in a step, then SIGTERM in a validation, then to its end."""
+    folder = tmp_path_factory.mktemp("pieces")
+    runs = folder / "runs" / "slow-hybrid"
+    killed = start(folder)
+    killed.wait_for(lambda line: (runs / "version_0" / "checkpoints" / "last.ckpt").exists())
+    killed.wait_for(lambda line: line.startswith("training 8"))  # two steps after it
+    statuses = [killed.end(signal.SIGKILL)]
+    stopped = start(folder, "--ckpt_path", "last")
+    stopped.wait_for(lambda line: line.startswith("training 9"))
+    statuses.append(stopped.end(signal.SIGINT))
+    time.sleep(0.01)
+    terminated = start(folder, "--ckpt_path", "last")
+    terminated.wait_for(lambda line: line.startswith("validating 18"))
+    statuses.append(terminated.end(signal.SIGTERM))
+    ended = start(folder, "--ckpt_path", "last")
+    statuses.append(ended.end())
+    return runs, [killed, stopped, terminated, ended], statuses
+
+
+def test_the_statuses_say_how_each_process_ended(pieces: tuple[Path, list[Process], list[int]]) -> None:
+    runs, processes, statuses = pieces
+    assert statuses == [-signal.SIGKILL, 130, 143, 0], processes[-1].said
+    assert sorted(path.name for path in runs.iterdir()) == [f"version_{number}" for number in range(4)]
+
+
+def test_the_end_is_bit_for_bit_the_same(whole: Path, pieces: tuple[Path, list[Process], list[int]]) -> None:
+    runs, _, _ = pieces
+    one = torch.load(whole / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    four = torch.load(runs / "version_3" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert one["global_step"] == four["global_step"] == 24
+    assert one["state_dict"].keys() == four["state_dict"].keys()
+    assert all(torch.equal(four["state_dict"][name], value) for name, value in one["state_dict"].items())
+    compact = [folder / "compact" / "model.safetensors" for folder in (whole / "version_0", runs / "version_3")]
+    assert compact[0].read_bytes() == compact[1].read_bytes()
+
+
+def test_each_process_went_on_where_the_one_before_had_saved(pieces: tuple[Path, list[Process], list[int]]) -> None:
+    _, processes, _ = pieces
+    trained = [[int(step) for step in re.findall(r"^training (\d+)$", process.said, re.M)] for process in processes]
+    assert trained[0][0] == 0
+    assert trained[1][0] == 6  # SIGKILL: from the checkpoint of the validation
+    assert trained[2][0] == trained[1][-1] + 1  # SIGINT: the step was finished and saved
+    assert trained[2][-1] == 17
+    assert trained[3] == list(range(18, 24))
+    assert re.findall(r"^validating (\d+)$", processes[3].said, re.M)[:3] == ["18"] * 3  # in full, from its first batch
+
+
+def test_it_says_how_to_go_on(pieces: tuple[Path, list[Process], list[int]]) -> None:
+    _, processes, _ = pieces
+    command = f"To go on: python cli.py {' '.join(COMMAND[:5])} .*--start baseline --ckpt_path last\n"
+    for process, name in zip(processes[1:3], ("SIGINT", "SIGTERM"), strict=True):
+        assert re.search(rf"Stopped by {name} after optimizer step \d+\. {command}", process.said), process.said
+        assert "Traceback" not in process.said
+
+
+def test_the_baseline_is_trained_once(whole: Path, pieces: tuple[Path, list[Process], list[int]]) -> None:
+    runs, processes, _ = pieces
+    assert "Training the dense baseline." in processes[0].said
+    for process in processes[1:]:
+        assert "Training the dense baseline." not in process.said
+        assert "Taking the dense baseline that the interrupted run had trained" in process.said
+    expected = (whole / "version_0" / "baseline" / "model" / "model.safetensors").read_bytes()
+    assert (runs / "version_3" / "baseline" / "model" / "model.safetensors").read_bytes() == expected
+
+
+def test_the_configuration_of_a_resumed_run_repeats_the_run_from_its_start(
+    pieces: tuple[Path, list[Process], list[int]],
+) -> None:
+    runs, _, _ = pieces
+    first, last = (yaml.safe_load((runs / name / "config.yaml").read_text()) for name in ("version_0", "version_3"))
+    assert first == last
+    assert last["ckpt_path"] is None
