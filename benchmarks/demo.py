@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 import torch
 from lightning.pytorch import Trainer
 
+from bplightning.finishing import evaluate
 from bplightning.granularity import masks_of
 from bplightning.layout import PrunableLayout
 from bplightning.masking import Mask, install_mask, remove_masks
-from bplightning.pipeline import evaluate
 from bplightning.selection import keep_largest
 from bplightning.tasks.qa import QuestionAnswering
 

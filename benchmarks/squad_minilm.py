@@ -46,6 +46,8 @@ ROWS = {
         "--strategy.granularity": "{attention: 32x32, feed_forward: 32x32}",
     },
 }
+SMALLER = {"movement+vocabulary": (), "movement+vocabulary+bfloat16": ("--dtype=bfloat16",)}
+"""Rows made from a run above: only the tokens of the training articles are kept, then half precision too."""
 
 
 def main() -> None:
@@ -77,7 +79,19 @@ def main() -> None:
         before = set(arguments.runs.glob("runs/*/*/report.json"))
         subprocess.run(command, check=True)
         (report,) = set(arguments.runs.glob("runs/*/*/report.json")) - before
-        (RESULTS / f"{row}.json").write_text(json.dumps(without_paths(json.loads(report.read_text())), indent=1) + "\n")
+        keep(row, report)
+    for row, options in SMALLER.items():
+        name = row.partition("+")[0]
+        if (RESULTS / f"{row}.json").exists() or name not in arguments.rows:
+            continue
+        run, out = arguments.runs / "runs" / f"qa-{name}" / "version_0", arguments.runs / row
+        words = [str(run), str(out), f"--vocabulary={arguments.data / 'split-train-v1.1.json'}", *options]
+        subprocess.run([sys.executable, str(ROOT / "cli.py"), "compact", *words], check=True)
+        keep(row, out / "report.json")
+
+
+def keep(row: str, report: Path) -> None:
+    (RESULTS / f"{row}.json").write_text(json.dumps(without_paths(json.loads(report.read_text())), indent=1) + "\n")
 
 
 def without_paths(report: dict) -> dict:

@@ -14,11 +14,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80")
+SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80", "magnitude", "movement", "soft-movement")
 
 
 def main() -> None:
-    tables = {"demo": demo(), "squad_minilm": squad_minilm(), "training_step": training_step()}
+    tables = {
+        "demo": demo(),
+        "squad_minilm": squad_minilm(),
+        "squad_minilm_smaller": squad_minilm_smaller(),
+        "training_step": training_step(),
+    }
     for path in (ROOT / "README.md", ROOT / "docs" / "results.md"):
         text = path.read_text()
         for name, lines in tables.items():
@@ -75,6 +80,29 @@ def squad_minilm() -> list[str]:
             f"{report['units']['kept']} of {report['units']['total']}",
             megabytes(report, "compact"),
             *speeds,
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines if last is None else [*lines, "", f"{provenance(last)}."]
+
+
+def squad_minilm_smaller() -> list[str]:
+    lines = ["| | F1 | exact match | tokens | all parameters | precision | file |", "|---|---|---|---|---|---|---|"]
+    last = None
+    for name in ("movement", "movement+vocabulary", "movement+vocabulary+bfloat16"):
+        path = RESULTS / "squad_minilm" / f"{name}.json"
+        if not path.exists():
+            lines.append(f"| {name} | not run yet |")
+            continue
+        last = report = json.loads(path.read_text())
+        metrics = report["metrics"]["compact"]
+        tokens = report.get("vocabulary", {"kept": 30_522})["kept"]  # rows of version 1 had the whole vocabulary
+        cells = [
+            f"{metrics['f1']:.1f}",
+            f"{metrics['exact_match']:.1f}",
+            f"{tokens:,}",
+            f"{report['parameters']['compact']['all'] / 1e6:.1f} M",
+            report.get("dtype", "float32"),
+            megabytes(report, "compact"),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines if last is None else [*lines, "", f"{provenance(last)}."]
