@@ -11,7 +11,7 @@ import pytest
 import torch
 from hard_families import make
 from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, padded_inputs, tiny, zero_randomly
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from bplightning.compaction import CompactionPlan, compact
@@ -295,11 +295,7 @@ def test_a_headless_layer_refuses_a_cache_it_cannot_advance() -> None:
 def test_a_model_that_still_carries_masks_is_refused() -> None:
     model = tiny("bert")
     member = PrunableLayout.of(model).attention[0].value
-
-    def keep_all(scores: Tensor | None) -> Tensor:
-        return torch.ones(1, 1)
-
-    install_mask(model, Mask("attention", (Cover(member),), (1, 1), HIDDEN * HIDDEN, keep_all, scores=False))
+    install_mask(model, Mask("attention", (Cover(member),), (1, 1), HIDDEN * HIDDEN, scores=False))
     with pytest.raises(UserError, match="still carries masks: harden the strategy first"):
         compact(model)
 

@@ -166,12 +166,15 @@ def test_ctrl_c_stays_ctrl_c(dense: Path, monkeypatch: pytest.MonkeyPatch) -> No
         signal.raise_signal(signal.SIGINT)
 
     predictor = Predictor(dense, task=TASK, accelerator="cpu")
-    handler = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        patch.setattr(PointingTask, "predict_batch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            predictor(records(2))
-    assert signal.getsignal(signal.SIGINT) is handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(PointingTask, "predict_batch", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                predictor(records(2))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(predictor(records(2))) == 2
 
 
