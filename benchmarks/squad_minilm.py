@@ -34,17 +34,15 @@ TOP_K = {
     "--strategy.granularity": "{attention: 32x32, feed_forward: unit}",  # hybrid's
     "--strategy.final_warmup": "10",  # hybrid's: half of the run at the final density
 }
+SOFT = {"--strategy": "soft-movement", "--strategy.granularity": "{attention: 32x32, feed_forward: 32x32}"}
 ROWS = {
     "dense": {"--strategy": "dense"},
     "hybrid-10": {"--strategy": "hybrid", "--strategy.regularization": "10"},
     "hybrid-80": {"--strategy": "hybrid", "--strategy.regularization": "80"},
     "movement": {"--strategy": "movement", **TOP_K},
     "magnitude": {"--strategy": "magnitude", **TOP_K},
-    "soft-movement": {
-        "--strategy": "soft-movement",
-        "--strategy.regularization": "80",
-        "--strategy.granularity": "{attention: 32x32, feed_forward: 32x32}",
-    },
+    "soft-movement-80": {**SOFT, "--strategy.regularization": "80"},
+    "soft-movement-110": {**SOFT, "--strategy.regularization": "110"},
 }
 SMALLER = {"movement+vocabulary": (), "movement+vocabulary+bfloat16": ("--dtype=bfloat16",)}
 """Rows made from a run above: only the tokens of the training articles are kept, then half precision too."""

@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80", "magnitude", "movement", "soft-movement")
+SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80", "soft-movement-80", "soft-movement-110", "movement", "magnitude")
 
 
 def main() -> None:

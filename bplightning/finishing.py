@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,7 @@ def finish(
         nn.Module.to(small, dtype)
     reloaded = None
     if trainer.is_global_zero:
-        reloaded = save_compact(small, out, tokenizer)
-        save_task(task, out)
+        reloaded = save_compact(small, out, tokenizer, complete=partial(save_task, task))
     trainer.strategy.barrier()
     small_task = task
     if vocabulary is not None:

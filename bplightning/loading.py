@@ -46,6 +46,7 @@ def save_compact(
     folder: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
     inputs: Mapping[str, Tensor] | None = None,
+    complete: Callable[[Path], None] | None = None,
 ) -> LogitDifference:
     """Save a compact model as a transformers folder, proved by loading it again.
 
@@ -56,6 +57,7 @@ def save_compact(
         folder: Where to save; it must not exist yet, or be empty.
         tokenizer: Saved beside the model.
         inputs: What the saved and the reloaded model are compared on; by default seeded random tokens with padding.
+        complete: Writes what else belongs into the folder, before that appears.
 
     Returns:
         The largest difference between the logits of `model` and of the reloaded model.
@@ -80,6 +82,8 @@ def save_compact(
         reloaded.to(model.device)
         inputs = made_inputs(model) if inputs is None else inputs
         difference = require_equal(model, reloaded, inputs, what="the reloaded model")
+        if complete is not None:
+            complete(unproved)
         unproved.chmod(0o777 & ~_umask())  # a temporary folder is its owner's alone
         if folder.exists():
             folder.rmdir()
@@ -114,11 +118,13 @@ def load_saved(load: Callable[[Any], Any], folder: str | Path, *, what: str) -> 
             rule = f"its weights are truncated or damaged ({reason})"
         elif "ignore_mismatched_sizes" in reason:
             rule = "its weights are of other shapes than its config.json says, listed above"
-        raise UserError(
-            f"{what} {str(folder)!r} cannot be loaded: {rule}. Give a folder that holds config.json and whole weights, "
-            "as `save_pretrained` writes it, or a name of the Hugging Face hub, which needs the network; a download "
-            "that was cut short goes on when repeated."
-        ) from error
+        remedy = "give a folder that holds config.json and whole weights, as `save_pretrained` writes it"
+        if not Path(folder).is_dir():
+            remedy += (
+                ", or a name of the Hugging Face hub, which needs the network once; a download that was cut short goes "
+                "on when repeated"
+            )
+        raise UserError(f"{what} {str(folder)!r} cannot be loaded: {rule}: {remedy}.") from error
 
 
 def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequence[str]) -> None:

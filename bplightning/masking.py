@@ -82,9 +82,9 @@ class Mask(nn.Module):
         self.register_buffer("kept", torch.ones(grid, dtype=torch.bool))
 
     @property
-    def weights_per_entry(self) -> float:
+    def weights_per_entry(self) -> int:
         """Weights that one entry of the grid keeps or drops."""
-        return self.total_weights / self.kept.numel()
+        return self.total_weights // self.kept.numel()
 
     @torch.no_grad()
     def set_grid(self, kept_RC: Tensor) -> None:

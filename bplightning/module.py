@@ -61,6 +61,7 @@ class PruningModule(LightningModule):
         self.adam_epsilon = adam_epsilon
         self.metric_prefix = "val"
         self.layout: PrunableLayout | None = None
+        self.configured = False
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run has: it can be resumed, and it ends when its numbers are none."""
@@ -69,8 +70,9 @@ class PruningModule(LightningModule):
 
     def configure_model(self) -> None:
         """Build the model and install the masks, once: before optimizers exist and before a checkpoint is read."""
-        if self.layout is not None:
+        if self.configured:
             return
+        self.configured = True
         if not hasattr(self, "model"):
             self.model = self.task.build_model()
         self.model.train()  # `from_pretrained` leaves it in evaluation mode, and Lightning keeps what it finds
@@ -200,7 +202,7 @@ class PruningModule(LightningModule):
 
 
 def frozen_module(task: Task, model: nn.Module, *, prefix: str) -> PruningModule:
-    """A module that evaluates `model` as it is on `task`.
+    """A module that evaluates `model` as it is on `task`, whatever its architecture: nothing is pruned.
 
     Args:
         task: What to evaluate on.
@@ -209,5 +211,6 @@ def frozen_module(task: Task, model: nn.Module, *, prefix: str) -> PruningModule
     """
     module = PruningModule(task, PruningStrategy())
     module.model = model  # type: ignore[assignment]
+    module.configured = True
     module.metric_prefix = prefix
     return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -13,19 +12,22 @@ from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
 from bplightning.masking import Mask
 from bplightning.scheduled import ScheduledStrategy
-from bplightning.selection import count_of, keep_largest, keep_of_neighbours
+from bplightning.selection import keep_largest, keep_of_neighbours, keep_within
 
 
 class TopK(ScheduledStrategy):
     """Keeps the top fraction of all entries by what they are worth (`worth`), exactly as many as asked for.
 
     Args:
-        density: Fraction of weights kept at the end of the schedule, in (0, 1].
-        granularity: Role to granularity.
-        scope: Where entries compete: ``local`` or ``global``.
+        density: Fraction of weights kept at the end of the schedule, in (0, 1]. An N:M granularity keeps its own.
+        granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
+            cross_attention, decoder_feed_forward): element, row, column, a block such as 32x32 (rows x columns), N:M
+            such as 2:4, head (attention) or unit (feed-forward). Default: element; a decoder's as the encoder's.
+        scope: Where weights compete: `local`, within each matrix, which all reach the density; or `global`, in one
+            ranking of the whole model.
         initial_warmup: Length of training before pruning begins, in multiples of the learning-rate warm-up.
         final_warmup: Length of training after the density is reached, in multiples of the learning-rate warm-up.
-        freeze_masks: Whether masks stand still after the schedule's end, so that only weights still learn.
+        freeze_masks: Whether masks stand still after the density is reached, so that only weights still learn.
         refresh_every: Optimizer steps between two choices of what to keep, 1 or more.
     """
 
@@ -33,13 +35,13 @@ class TopK(ScheduledStrategy):
 
     def __init__(
         self,
-        density: float,
-        granularity: Mapping[str, str] | None,
-        scope: Literal["local", "global"],
-        initial_warmup: float,
-        final_warmup: float,
-        freeze_masks: bool,
-        refresh_every: int,
+        density: float = 0.25,
+        granularity: dict[str, str] | None = None,
+        scope: Literal["local", "global"] = "local",
+        initial_warmup: float = 1.0,
+        final_warmup: float = 2.0,
+        freeze_masks: bool = False,
+        refresh_every: int = 1,
     ) -> None:
         super().__init__(granularity, initial_warmup, final_warmup, freeze_masks)
         if not 0 < density <= 1:
@@ -61,15 +63,18 @@ class TopK(ScheduledStrategy):
     def attach(self, layout: PrunableLayout) -> None:
         super().attach(layout)
         self.layout = layout
-        free = self._free_masks()
-        pools = {name: mask.kept.numel() for name, mask in self.masks.items() if mask in free}
+        free = {name: mask for name, mask in self.masks.items() if mask in self._free_masks()}
+        pools = {name: [mask] for name, mask in free.items()}
         if self.scope == "global" and free:
-            pools = {"the model": sum(pools.values())}
-        for name, entries in pools.items():
-            if count_of(density=self.target_density, entries=entries) == 0:
+            pools = {"the model": list(free.values())}
+        for name, masks in pools.items():
+            weights = sum(mask.total_weights for mask in masks)
+            largest = max(mask.weights_per_entry for mask in masks)
+            if self.target_density * weights < largest / 2:
                 raise UserError(
-                    f"density {self.target_density:g} of {name}'s {entries} entries keeps none of them: give a greater "
-                    "density, a finer granularity, or scope 'global'."
+                    f"density {self.target_density:g} of {name}'s {weights} weights is less than half an entry of "
+                    f"{largest} that is kept or dropped as one: give a greater density, a finer granularity"
+                    f"{', or scope global' if self.scope == 'local' else ''}."
                 )
 
     @torch.no_grad()
@@ -95,14 +100,14 @@ class TopK(ScheduledStrategy):
 
     def _prune_together(self, masks: list[Mask], density: float) -> None:
         values_N = torch.cat([self.worth(mask).flatten() for mask in masks])
-        sizes = [mask.kept.numel() for mask in masks]
-        weights_N = None
-        if len({mask.weights_per_entry for mask in masks}) > 1:
-            weights_N = torch.cat(
-                [torch.full_like(mask.kept, mask.weights_per_entry, dtype=torch.float64).flatten() for mask in masks]
-            )
-        kept_N = keep_largest(values_N=values_N, density=density, weights_N=weights_N)
-        for mask, kept in zip(masks, kept_N.split(sizes), strict=True):
+        if len({mask.weights_per_entry for mask in masks}) == 1:
+            kept_N = keep_largest(values_N=values_N, density=density)
+        else:
+            each = [torch.full_like(mask.kept, mask.weights_per_entry, dtype=torch.int64) for mask in masks]
+            budget = round(density * sum(mask.total_weights for mask in masks))
+            weights_N = torch.cat([weights_RC.flatten() for weights_RC in each])
+            kept_N = keep_within(values_N=values_N, weights_N=weights_N, budget=budget)
+        for mask, kept in zip(masks, kept_N.split([mask.kept.numel() for mask in masks]), strict=True):
             mask.set_grid(kept.view(mask.kept.shape))
 
     def _free_masks(self) -> list[Mask]:

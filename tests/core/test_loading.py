@@ -319,3 +319,22 @@ def test_widths_that_are_missing_altogether_are_refused(saved: Path, tmp_path: P
 def test_registering_twice_is_once() -> None:
     register()
     register()
+
+
+def test_what_belongs_into_the_folder_is_there_when_it_appears(tmp_path: Path) -> None:
+    model = compact(tiny("bert"))
+    folder = tmp_path / "compact"
+    seen = []
+
+    def complete(unproved: Path) -> None:
+        seen.append(folder.exists())
+        (unproved / "note.txt").write_text("whole")
+        if len(seen) == 1:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        save_compact(model, folder, complete=complete)
+    assert list(tmp_path.iterdir()) == []
+    save_compact(model, folder, complete=complete)
+    assert seen == [False, False]
+    assert (folder / "note.txt").read_text() == "whole"

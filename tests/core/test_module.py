@@ -194,3 +194,11 @@ def test_a_schedule_without_room_is_refused_before_training(tmp_path: Path) -> N
     module = PruningModule(TinyTask(tmp_path), Hybrid(final_warmup=30), learning_rate=1e-3)
     with pytest.raises(UserError, match="the pruning schedule has no step left: of 24 optimizer steps"):
         trainer(tmp_path).fit(module, datamodule=module.task)
+
+
+def test_a_model_is_evaluated_as_it_is_though_its_architecture_is_not_known(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+    model = task.build_model()
+    model.config.model_type = "unheard-of"
+    (found,) = trainer(tmp_path).validate(frozen_module(task, model, prefix="it"), datamodule=task, verbose=False)
+    assert set(found) == {"it_accuracy"}

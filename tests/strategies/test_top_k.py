@@ -66,11 +66,25 @@ def test_a_density_near_zero_is_kept_by_the_global_scope() -> None:
 
 
 def test_a_density_that_would_keep_nothing_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"density 0\.1 of encoder-0-self's 4 entries keeps none of them: give a greater"
-    ):
-        attached(Movement(density=0.1, granularity={"attention": "head"}))
-    attached(Movement(density=0.1, granularity={"attention": "head"}, scope="global"))
+    heads = {"attention": "head", "feed_forward": "unit"}
+    rule = "is less than half an entry of 4096 that is kept or dropped as one: give a greater density, a finer gran"
+    with pytest.raises(UserError, match=rf"density 0\.1 of encoder-0-self's 16384 weights {rule}.*, or scope global"):
+        attached(Movement(density=0.1, granularity=heads))
+    with pytest.raises(UserError, match=rf"density 0\.01 of the model's 45056 weights {rule}ularity\.$"):
+        attached(Movement(density=0.01, granularity=heads, scope="global"))
+
+
+def test_a_global_density_just_above_that_keeps_something_whatever_is_worth_most() -> None:
+    strategy = attached(
+        Movement(density=0.05, granularity={"attention": "head", "feed_forward": "unit"}, scope="global")
+    )
+    for worth_most in (0, -1):
+        with torch.no_grad():
+            for mask in strategy.all_masks:
+                mask.scores.zero_()
+            strategy.all_masks[worth_most].scores.fill_(1.0)
+        assert at(strategy, 100)["total"] == pytest.approx(0.05, abs=0.5 * 4096 / 45056)
+        assert at(strategy, 100)["total"] > 0
 
 
 @pytest.mark.parametrize("kind", [Magnitude, Movement])
