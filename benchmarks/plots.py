@@ -41,7 +41,7 @@ def squad_minilm(path: Path) -> None:
         axes.annotate(label, (speedup, f1), xytext=(8, -4), textcoords="offset points", fontsize=9)
     axes.set_xlabel("speed-up at 8 x 128 tokens, compact against dense (times)")
     axes.set_ylabel("F1 (per cent)")
-    axes.set_title("MiniLM on a split of SQuAD v1.1: two epochs of pruning, per cent of weights kept")
+    axes.set_title("MiniLM, split of SQuAD v1.1, two epochs: per cent of weights kept", fontsize=11)
     axes.grid(alpha=0.3)
     axes.margins(x=0.08, y=0.12)
     axes.set_xlim(right=axes.get_xlim()[1] + 0.25 * (axes.get_xlim()[1] - axes.get_xlim()[0]))  # room for words
