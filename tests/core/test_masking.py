@@ -300,3 +300,25 @@ def test_roles_of_a_decoder_follow_the_encoder_unless_they_have_their_own() -> N
     }
     with pytest.raises(UserError, match="granularity is given for 'heads', which is no role: name one of attention, "):
         granularity_by_role({"heads": "row"}, default=default)
+
+
+def test_a_decoder_is_masked_by_its_own_granularities() -> None:
+    _, layout = make("t5")
+    chosen = {
+        "attention": "head",
+        "decoder_attention": "4x4",
+        "cross_attention": "row",
+        "decoder_feed_forward": "column",
+    }
+    found = granularity_by_role(chosen, default={"attention": "32x32", "feed_forward": "unit"})
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for _, mask in make_masks(layout, found):
+        shapes.setdefault(mask.role, set()).add(tuple(mask.kept.shape))
+    heads, size = layout.attention[0].heads, layout.attention[0].head_size
+    width, hidden = layout.feed_forward[0].width, layout.feed_forward[0].up[0].weight(layout.model).shape[1]
+    assert shapes["attention"] == {(heads, 1)}
+    assert shapes["feed_forward"] == {(width, 1)}
+    inner = heads * size
+    assert shapes["decoder_attention"] == {(inner // 4, hidden // 4), (hidden // 4, inner // 4)}
+    assert shapes["cross_attention"] == {(inner, 1), (hidden, 1)}
+    assert shapes["decoder_feed_forward"] == {(1, hidden), (1, width)}
