@@ -47,12 +47,20 @@ class FiniteGuard(Callback):
     def _require_finite(
         self, trainer: Trainer, module: Any, *, loss: Tensor | None = None, weights: bool = False
     ) -> None:
-        values = [] if loss is None else [loss]
+        # In float16 a step may overflow: a scaler then skips it and halves its scale, which begins far above 1. Once it
+        # has come down to 1, it has skipped many steps in a row, and the loss it is given is bad by itself.
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        left_to_scaler = scaler is not None and scaler.get_scale() > 1
+        values = [] if loss is None or left_to_scaler else [loss]
         values += module.strategy.parameters()
         values += module.model.parameters() if weights else []
-        if trainer.strategy.reduce_boolean_decision(bool(values) and not all_finite(values), all=False):
-            what = "the loss" if loss is None or not loss.isfinite() else "a score"
-            raise not_finite(trainer, module, what=what if loss is not None else "a weight", batch=self._batch)
+        bad = bool(values) and not all_finite(values)
+        if not trainer.strategy.reduce_boolean_decision(bad, all=False):
+            return
+        if not bad:
+            raise not_finite(trainer, what="a value", place="on another rank, which says where")
+        what = "a weight" if loss is None else "a score" if loss.isfinite() else "the loss"
+        raise not_finite(trainer, what=what, place=_place(trainer, module, self._batch))
 
 
 def require_finite_parameters(trainer: Trainer, module: Any) -> None:
@@ -62,7 +70,7 @@ def require_finite_parameters(trainer: Trainer, module: Any) -> None:
         UserError: Some are not.
     """
     if not all_finite(list(module.parameters())):
-        raise not_finite(trainer, module, what="a weight or score", batch=None)
+        raise not_finite(trainer, what="a weight or score", place=_place(trainer, module, None))
 
 
 @torch.no_grad()
@@ -76,16 +84,14 @@ def all_finite(values: list[Tensor]) -> bool:
     return bool(sums.isfinite().all()) or all(bool(value.isfinite().all()) for value in values)
 
 
-def not_finite(trainer: Trainer, module: Any, *, what: str, batch: Any) -> UserError:
+def not_finite(trainer: Trainer, *, what: str, place: str) -> UserError:
     """The error that says what is not finite, where that began, and what to do.
 
     Args:
         trainer: The trainer, for step, precision and checkpoints.
-        module: The `PruningModule`.
         what: What was found not to be finite.
-        batch: The batch at hand, or `None`.
+        place: Where that began.
     """
-    place = _place(module, batch)
     good = last_saved(trainer)
     kept = f"The last good checkpoint is kept: {good}" if good else "No checkpoint had been written yet"
     rates = ", ".join(f"{group.get('name', 'group')} {group['lr']:.3g}" for group in trainer.optimizers[0].param_groups)
@@ -95,7 +101,7 @@ def not_finite(trainer: Trainer, module: Any, *, what: str, batch: Any) -> UserE
     )
 
 
-def _place(module: Any, batch: Any) -> str:
+def _place(trainer: Trainer, module: Any, batch: Any) -> str:
     """The first of scores, weights and outputs that is not finite."""
     for name, parameter in module.strategy.named_parameters():
         if not parameter.isfinite().all():
@@ -104,11 +110,11 @@ def _place(module: Any, batch: Any) -> str:
     for name, parameter in module.model.named_parameters():
         if not parameter.isfinite().all():
             return f"weights of {name}"
-    return _first_bad_output(module, batch) if batch is not None else "on another device"
+    return _first_bad_output(trainer, module, batch)
 
 
 @torch.no_grad()
-def _first_bad_output(module: Any, batch: Any) -> str:
+def _first_bad_output(trainer: Trainer, module: Any, batch: Any) -> str:
     found: list[str] = []
 
     def look(name: str) -> Any:
@@ -123,7 +129,8 @@ def _first_bad_output(module: Any, batch: Any) -> str:
 
     handles = [part.register_forward_hook(look(name)) for name, part in module.model.named_modules() if name]
     try:
-        module(batch)
+        with trainer.precision_plugin.forward_context():  # in the precision in which it overflowed
+            module(batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from bplightning.checkpoints import save_last
+from bplightning.checkpoints import last_saved, save_last
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -29,7 +29,8 @@ class StopGracefully(Callback):
     """Ends a run at the first SIGINT or SIGTERM as soon as its state is whole, and at once at the second.
 
     Args:
-        resume: What to type to go on; by default only the checkpoint is named.
+        resume: The command that goes on with the run once `--ckpt_path` and a checkpoint are put behind it; by default
+            only the checkpoint is named.
     """
 
     def __init__(self, resume: str | None = None) -> None:
@@ -44,20 +45,25 @@ class StopGracefully(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen(self._receive)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_asked(trainer)  # a signal may have come since the last batch
         self._listen_outside_training(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._listen_outside_training(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen_outside_training(trainer)
 
     def _listen_outside_training(self, trainer: Trainer) -> None:
         """There is no state to save: end at once, where Lightning would not hear SIGTERM at all."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            return
+        # Asked for now, because in the handler no rank may wait for the others.
+        saved = last_saved(trainer) if trainer.global_step and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
 
         def stop(signum: int, _: Any) -> None:
-            trained = self.resume is not None and trainer.global_step > 0
-            self._say(f"Stopped by {signal.Signals(signum).name}." + (f" To go on: {self.resume}" if trained else ""))
+            remedy = f" {self._remedy(saved)}" if saved is not None else ""
+            self._say(f"Stopped by {signal.Signals(signum).name}.{remedy}")
             raise Interrupted(signum)
 
         self._listen(stop)
@@ -103,22 +109,30 @@ class StopGracefully(Callback):
     def _remedy(self, saved: Path | None) -> str:
         if saved is None:
             return "There is no checkpoint to go on from: start anew."
-        return f"To go on: {self.resume}" if self.resume else f"To go on, give ckpt_path={str(saved)!r}."
+        if self.resume is None:
+            return f"To go on, give ckpt_path={str(saved)!r}."
+        return f"To go on: {self.resume} --ckpt_path {shlex.quote(_as_typed(saved))}"
+
+
+def _as_typed(path: Path) -> str:
+    """A path as one would type it: from the current folder if it is below that, else from the root."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def resume_command(program: Sequence[str], args: Sequence[str]) -> str:
-    """The command that goes on with a run.
+    """The command that began a run, with no checkpoint: the one to go on from is not yet known.
 
     Args:
         program: How the program was called.
         args: What followed.
 
     >>> resume_command(["python", "cli.py"], ["fit", "--ckpt_path", "old.ckpt", "--task", "qa"])
-    'python cli.py fit --task qa --ckpt_path last'
+    'python cli.py fit --task qa'
     """
     kept = [
         item
         for before, item in zip(["", *args], args, strict=False)
         if "--ckpt_path" not in (before, item.partition("=")[0])
     ]
-    return shlex.join([*program, *kept, "--ckpt_path", "last"])
+    return shlex.join([*program, *kept])

@@ -118,7 +118,7 @@ class Predictor:
                     enable_progress_bar=False,
                     enable_model_summary=False,
                 )
-            except (MisconfigurationException, ValueError) as error:
+            except (MisconfigurationException, ValueError, ImportError) as error:
                 reason = str(error).partition("\n")[0]
                 raise UserError(f"accelerator {accelerator!r} is not to be had ({reason}): try 'auto'.") from error
             self.task, network = read_model(model, task)

@@ -55,25 +55,34 @@ class RepeatableLoader(CombinedLoader):
     """Any loader of Lightning's, whose batches follow from seed, epoch and batch alone, and which starts at any place.
 
     Batches before the place are loaded and dropped. That takes seconds where training takes hours, and is exact for
-    every loader: shuffled or not, with a length or none, with augmentation, and with worker processes.
+    loaders that are shuffled or not, with a length or none, with augmentation, with a `torch.Generator` of their own,
+    which is seeded too, and with worker processes, which begin anew in each epoch, persistent or not. What cannot be
+    seen from here is not exact: state that a dataset or sampler keeps from one epoch to the next.
+
+    Ranks fetch with the same random numbers, for a shuffled order is common to all; worker processes, too, draw the
+    same on all ranks. What is drawn after that, such as dropout, is each rank's own.
 
     Args:
         loader: What `train_dataloader` gave.
         seed: The run's seed.
         place: Tells where an iteration starts.
+        rank: This process among those that train together.
     """
 
-    def __init__(self, loader: Any, seed: int, place: Callable[[], Place]) -> None:
+    def __init__(self, loader: Any, seed: int, place: Callable[[], Place], rank: int = 0) -> None:
         combined = isinstance(loader, CombinedLoader)
         super().__init__(loader.iterables if combined else loader, loader._mode if combined else "max_size_cycle")
         self._seed = seed
         self._place = place
+        self._rank = rank
 
     def __iter__(self) -> Self:
         self._start = self._place()
+        self.reset()  # persistent workers would go on with the last epoch's random numbers
+        reseed(self._seed, self._start.epoch, 0)
         for loader in self.flattened:
             _set_sampler_epoch(loader, self._start.epoch)
-        reseed(self._seed, self._start.epoch, 0)
+            _seed_generators(loader)
         super().__iter__()
         self._fetched = 0
         if self._start.batches and not self._start.finished:
@@ -87,7 +96,19 @@ class RepeatableLoader(CombinedLoader):
             raise StopIteration
         self._fetched += 1
         reseed(self._seed, self._start.epoch, self._fetched)
-        return super().__next__()
+        batch = super().__next__()
+        if self._rank:
+            reseed(self._seed, self._start.epoch, self._fetched, self._rank)
+        return batch
+
+
+def _seed_generators(loader: Any) -> None:
+    """Seed what a loader draws its order and its workers' seeds from, where that is not the common generator."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for owner in (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+        generator = getattr(owner, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(int(torch.randint(2**62, ())))
 
 
 class Resuming(Callback):
@@ -98,6 +119,7 @@ class Resuming(Callback):
         self._validated = False
         self._resumed_at: Place | None = None
         self._groups: list[dict[str, Any]] | None = None
+        self._own: dict[str, Any] | None = None  # what the task itself had where the repeatable loader is put
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put a repeatable loader before the task's own, and checkpoint files that are whole or not there."""
@@ -109,8 +131,9 @@ class Resuming(Callback):
         task = trainer.datamodule  # type: ignore[attr-defined]
         if task is not None:
             self._release(trainer)
-            request = task.train_dataloader
-            task.train_dataloader = lambda: RepeatableLoader(request(), self._seed, lambda: self._place(trainer))
+            self._own = {name: value for name, value in vars(task).items() if name == "train_dataloader"}
+            request, rank = task.train_dataloader, trainer.global_rank
+            task.train_dataloader = lambda: RepeatableLoader(request(), self._seed, lambda: self._place(trainer), rank)
 
     def _place(self, trainer: Trainer) -> Place:
         return self._resumed_at or Place(trainer.current_epoch)
@@ -169,10 +192,12 @@ class Resuming(Callback):
         """Give the task its own loader back."""
         self._release(trainer)
 
-    @staticmethod
-    def _release(trainer: Trainer) -> None:
-        if (task := trainer.datamodule) is not None:  # type: ignore[attr-defined]
-            vars(task).pop("train_dataloader", None)
+    def _release(self, trainer: Trainer) -> None:
+        if self._own is not None:
+            task: dict[str, Any] = trainer.datamodule.__dict__  # type: ignore[attr-defined]
+            task.pop("train_dataloader", None)
+            task.update(self._own)
+            self._own = None
 
 
 def settle(fit_loop: dict[str, Any], *, optimizer_steps: int, accumulated: int, validated: bool) -> Place:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_task import TinyTask
 
 from bplightning.checkpoints import LastCheckpoint
@@ -20,10 +22,11 @@ from bplightning.strategies.movement import Movement
 
 
 class Spoil(Callback):
-    """Makes something NaN before the fifth batch."""
+    """Makes something NaN, or too large for float16, before the fifth batch, and whole again after it if asked to."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, once: bool = False) -> None:
         self.what = what
+        self.once = once
 
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:
         if index != 4:
@@ -37,14 +40,21 @@ class Spoil(Callback):
             model.bert.encoder.layer[0].intermediate.register_forward_hook(lambda *args: args[2] * float("nan"))
         elif self.what == "loss":
             module.task.loss = lambda outputs, batch: outputs.loss * float("nan")
+        elif self.what == "large":
+            model.bert.encoder.layer[0].intermediate.dense.bias.data[0] = 1e5
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+        if self.once:
+            vars(module.task).pop("loss", None)
 
 
-def train(folder: Path, *callbacks: Callback, strategy: Any = None, **options: Any) -> Trainer:
+def train(folder: Path, *callbacks: Callback, strategy: Any = None, ranks: Any = "auto", **options: Any) -> Trainer:
     task = TinyTask(folder, hidden_size=16, intermediate_size=32)
     strategy = strategy or Hybrid(final_warmup=2, granularity={"attention": "4x4"})
     run = Trainer(
         callbacks=[*callbacks, LastCheckpoint()],
         accelerator="cpu",
+        strategy=ranks,
         max_epochs=2,
         logger=False,
         enable_progress_bar=False,
@@ -76,6 +86,40 @@ def test_it_says_where_it_began_and_keeps_what_was_good(tmp_path: Path, what: st
     kept = torch.load(good, weights_only=True)
     assert kept["global_step"] == 3
     assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def half(scale: float) -> MixedPrecision:
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+
+
+def test_what_overflows_in_half_precision_only_is_found_there(tmp_path: Path) -> None:
+    where = r"the output of bert\.encoder\.layer\.0\.intermediate\.dense: .*trainer\.precision \(now 16-mixed\)"
+    with pytest.raises(UserError, match=rf"the loss is .* {where}"):
+        train(tmp_path, Spoil("large"), plugins=[half(1.0)])
+
+
+def test_a_scaler_is_given_its_chance(tmp_path: Path) -> None:
+    assert train(tmp_path, Spoil("loss", once=True), plugins=[half(4.0)], max_steps=10).global_step == 10
+    # From 4 it comes down to 1 in the steps 5 and 6.
+    with pytest.raises(UserError, match=r"the loss is NaN or infinite at optimizer step 7, .*the task's loss"):
+        train(tmp_path, Spoil("loss"), plugins=[half(4.0)], max_steps=10)
+    with pytest.raises(UserError, match=r"optimizer step 5, first of all scores of mask"):
+        train(tmp_path, Spoil("scores"), plugins=[half(4.0)], max_steps=10)
+
+
+def test_a_rank_whose_values_are_finite_says_that_anothers_are_not(tmp_path: Path) -> None:
+    class OneOfTwo(SingleDeviceStrategy):
+        other_is_bad = False
+
+        def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+            return decision or self.other_is_bad
+
+    class OtherSpoils(Callback):
+        def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:
+            trainer.strategy.other_is_bad = index == 4  # type: ignore[attr-defined]
+
+    with pytest.raises(UserError, match=r"a value is NaN .* step 5, first of all on another rank, which says where:"):
+        train(tmp_path, OtherSpoils(), ranks=OneOfTwo(torch.device("cpu")))
 
 
 def test_scores_are_looked_at_where_the_loss_does_not_show_them(tmp_path: Path) -> None:

@@ -191,6 +191,7 @@ def test_ctrl_c_stays_ctrl_c(dense: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"task": None}, r"names the task 'pointing_task\.PointingTask', which is not among those installed"),
         ({"batch_size": 0}, "batch_size is 0; it must be 1 or more"),
         ({"accelerator": "abacus"}, "accelerator 'abacus' is not to be had .*: try 'auto'"),
+        ({"accelerator": "tpu"}, "accelerator 'tpu' is not to be had .*torch_xla.*: try 'auto'"),
         ({"records": [{"tokens": [5]}, 3]}, "record 1 is a int; it must be a dictionary"),
         ({"records": {"tokens": [5]}}, "record 0 is a str; it must be a dictionary"),
         ({"records": [*records(9), {"tokens": []}, *records(7)]}, "record 9 has no tokens"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger
 from tiny_task import TinyTask
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler
 
 from bplightning.module import PruningModule
 from bplightning.resuming import Place, RepeatableLoader, reseed
@@ -58,6 +59,13 @@ class Watch(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         self.validations.append((trainer.global_step, float(trainer.callback_metrics["val_accuracy"])))
+
+
+class Ends(Callback):
+    """Ends training with an exception."""
+
+    def on_train_end(self, *args: Any) -> None:
+        raise ZeroDivisionError
 
 
 def train(folder: Path, *callbacks: Callback, seed: int = 1, resume: Path | None = None, **options: Any) -> Any:
@@ -168,20 +176,37 @@ class Stream(IterableDataset[Any]):
         return (index + torch.rand(()).item() for index in range(10))
 
 
+def with_own_generator(**options: Any) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(3)
+    return DataLoader(Noisy(), generator=generator, **({"batch_size": 2, "shuffle": True} | options))
+
+
 LOADERS = {
     "shuffled": lambda: DataLoader(Noisy(), batch_size=2, shuffle=True),
     "workers": lambda: DataLoader(Noisy(), batch_size=2, shuffle=True, num_workers=1),
     "sampler": lambda: DataLoader(
         Noisy(), batch_size=2, sampler=DistributedSampler(Noisy(), num_replicas=1, rank=0, shuffle=True)
     ),
+    "generator": with_own_generator,
+    "generator-workers": lambda: with_own_generator(num_workers=1, persistent_workers=True),
+    "sampler-generator": lambda: DataLoader(
+        Noisy(), batch_size=2, sampler=RandomSampler(Noisy(), generator=torch.Generator().manual_seed(3))
+    ),
+    "batch-sampler-generator": lambda: DataLoader(
+        Noisy(), batch_sampler=BatchSampler(RandomSampler(Noisy(), generator=torch.Generator()), 2, drop_last=False)
+    ),
+    "persistent": lambda: DataLoader(Noisy(), batch_size=2, shuffle=True, num_workers=1, persistent_workers=True),
     "stream": lambda: DataLoader(Stream(), batch_size=2),
     "list": lambda: [1, 2, 3, 4, 5],
     "two": lambda: {"a": DataLoader(Noisy(), batch_size=2, shuffle=True), "b": DataLoader(Noisy(), shuffle=True)},
 }
 
 
-def batches(kind: str, place: Place) -> list[str]:
-    return [str(batch) for batch, _, _ in RepeatableLoader(LOADERS[kind](), 7, lambda: place)]
+def batches(kind: str, *places: Place) -> list[str]:
+    """Batches from each of the places to its epoch's end, all of one loader."""
+    rest = iter(places)
+    loader = RepeatableLoader(LOADERS[kind](), 7, lambda: next(rest))
+    return [str(batch) for _ in places for batch, _, _ in loader]
 
 
 def whole_numbers(epoch: list[str]) -> list[list[str]]:
@@ -191,13 +216,41 @@ def whole_numbers(epoch: list[str]) -> list[list[str]]:
 
 @pytest.mark.parametrize("kind", LOADERS)
 def test_any_loader_goes_on_where_it_was(kind: str) -> None:
-    epoch = batches(kind, Place(3))
+    epoch, following = (batches(kind, Place(number)) for number in (3, 4))
+    assert batches(kind, Place(3), Place(4)) == epoch + following  # the run that is not interrupted has one loader
     random.seed(5)
     torch.manual_seed(5)
-    assert batches(kind, Place(3, 2)) == epoch[2:]
+    assert batches(kind, Place(3, 2), Place(4)) == epoch[2:] + following
     assert batches(kind, Place(3, len(epoch), finished=True)) == []
     if kind not in ("list", "stream"):
-        assert whole_numbers(batches(kind, Place(4))) != whole_numbers(epoch)  # each epoch has its own order
+        assert whole_numbers(following) != whole_numbers(epoch)  # each epoch has its own order
+
+
+def test_ranks_share_an_order_and_draw_their_own_dropout() -> None:
+    orders, drawn = [], []
+    for rank in (0, 1, 1, 2):
+        torch.manual_seed(rank)
+        loader = RepeatableLoader(LOADERS["shuffled"](), 7, lambda: Place(3), rank)
+        trained = [(str(batch), torch.rand(()).item()) for batch, _, _ in loader]
+        orders.append([batch for batch, _ in trained])
+        drawn.append(tuple(number for _, number in trained))
+    assert orders[0] == orders[1] == orders[3]
+    assert drawn[1] == drawn[2]
+    assert len({number for numbers in drawn for number in numbers}) == 3 * len(orders[0])
+
+
+def test_a_task_has_its_own_attribute_back(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path, hidden_size=16, intermediate_size=32)
+    task.setup("fit")
+    own = vars(task)["train_dataloader"] = task.train_dataloader
+    module = PruningModule(task, Hybrid(granularity={"attention": "4x4"}))
+    options: dict[str, Any] = {"accelerator": "cpu", "enable_checkpointing": False, "enable_progress_bar": False}
+    for ends in ([], [Ends()]):
+        run = Trainer(max_steps=1, logger=False, callbacks=[*ends], **options)
+        with pytest.raises(ZeroDivisionError) if ends else nullcontext():
+            run.fit(module, datamodule=task)
+        assert isinstance(run.fit_loop._combined_loader, RepeatableLoader)
+        assert vars(task)["train_dataloader"] is own
 
 
 def test_reseeding_draws_apart() -> None:
