@@ -49,9 +49,11 @@ class WholeFiles(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
-        except (OSError, RuntimeError) as error:  # torch makes the latter of the former
+        except BaseException as error:
             part.unlink(missing_ok=True)
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            if not isinstance(reason, OSError) and "PytorchStreamWriter" not in str(error):
+                raise  # no fault of the disk's; of those torch makes errors of its own
             raise UserError(
                 f"checkpoint {str(path)!r} could not be written ({_line(reason)}): make room or choose another "
                 "trainer.default_root_dir. Checkpoints written before are whole; --ckpt_path last goes on from them."
@@ -97,24 +99,29 @@ def read_checkpoint(
     return checkpoint
 
 
-def newest_checkpoint(family: Path, which: str) -> Path:
-    """The newest checkpoint of all runs of one task and strategy.
+def find_checkpoint(folder: Path, which: str = "last") -> Path | None:
+    """A checkpoint of a run.
 
     Args:
-        family: The folder with ``version_*``.
-        which: ``last`` for the newest of all, ``best`` for the newest that was the best of its run.
+        folder: The run's folder of checkpoints.
+        which: ``last``, the newest file of all, or ``best``, the one that the newest file names as the best.
+
+    Returns:
+        The file; `None` if there is none.
 
     Raises:
-        UserError: There is none.
+        UserError: The newest file, which knows the best, cannot be read.
     """
-    pattern = "version_*/checkpoints/" + ("best*.ckpt" if which == "best" else "*.ckpt")
-    found = [path for path in family.glob(pattern) if path.is_file()]
-    if not found:
-        raise UserError(
-            f"--ckpt_path is {which!r}, but there is no checkpoint {str(family / pattern)!r}: leave --ckpt_path out to "
-            "start anew, give a .ckpt file, or the --trainer.default_root_dir, --task and --strategy of the run."
-        )
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"))
+    files = [path for path in folder.glob("*.ckpt") if path.is_file()]
+    if not files:
+        return None
+    newest = max(files, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"))
+    if which == "last":
+        return newest
+    states = read_checkpoint(newest, mmap=True).get("callbacks", {}).values()
+    named = [state["best_model_path"] for state in states if isinstance(state, dict) and state.get("monitor")]
+    best = [folder / Path(path).name for path in named if path]  # by its name alone: the run may have been moved
+    return next((path for path in best if path.is_file()), None)
 
 
 # -- what fits ---------------------------------------------------------------------------------------------------------

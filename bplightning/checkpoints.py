@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+
+from bplightning.errors import UserError
 
 LAST = "last.ckpt"
 
@@ -26,8 +30,7 @@ class PrunedCheckpoint(ModelCheckpoint):
         monitor: What is logged of a validation, for example ``val_f1``.
         mode: Whether the best is the greatest (``max``) or the least (``min``).
         dirpath: Folder to write; by default ``checkpoints/`` in the run's folder.
-        filename: Name of the file, in which ``{step}`` and what is logged may stand; ``best``, which `--ckpt_path best`
-            looks for, comes first.
+        filename: Name of the file, in which ``{step}`` and what is logged may stand.
         save_top_k: How many to keep, 1 or more.
         verbose: Whether to say so at each new best.
     """
@@ -41,6 +44,10 @@ class PrunedCheckpoint(ModelCheckpoint):
         save_top_k: int = 1,
         verbose: bool = False,
     ) -> None:
+        if save_top_k < 1:
+            raise UserError(
+                f"save_top_k is {save_top_k}; it must be 1 or more: leave PrunedCheckpoint out to keep none."
+            )
         super().__init__(
             monitor=monitor,
             mode=mode,
@@ -56,11 +63,28 @@ class PrunedCheckpoint(ModelCheckpoint):
         module: Any = trainer.lightning_module
         return module.target_reached() and super().check_monitor_top_k(trainer, current)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the best so far, though it lies in the folder of the run that was interrupted."""
-        there = {path: score for path, score in state_dict["best_k_models"].items() if Path(path).is_file()}
-        if len(there) == len(state_dict["best_k_models"]):
-            super().load_state_dict(state_dict | {"dirpath": self.dirpath, "last_model_path": ""})
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on from the best so far, which is given a place in this run's folder too."""
+        state = checkpoint["callbacks"].pop(self.state_key, None)
+        if state is None or trainer.state.fn != TrainerFn.FITTING:
+            return
+        beside = Path(str(trainer.ckpt_path)).parent  # where they are if the run was moved
+        here = {path: str(Path(str(self.dirpath)) / Path(path).name) for path in state["best_k_models"]}
+        there = {path: next(filter(Path.is_file, (beside / Path(path).name, Path(path))), None) for path in here}
+        if missing := [path for path, file in there.items() if file is None]:
+            rank_zero_warn(f"{missing[0]!r}, a best checkpoint so far, is not there: only later ones will be compared.")
+            return
+        if trainer.is_global_zero:
+            for path, file in there.items():
+                assert file is not None
+                _link(file, Path(here[path]))
+        checkpoint["callbacks"][self.state_key] = state | {
+            "dirpath": self.dirpath,
+            "best_k_models": {here[path]: score for path, score in state["best_k_models"].items()},
+            "best_model_path": here.get(state["best_model_path"], ""),
+            "kth_best_model_path": here.get(state["kth_best_model_path"], ""),
+            "last_model_path": "",
+        }
 
 
 class LastCheckpoint(Checkpoint):
@@ -117,8 +141,8 @@ def last_saved(trainer: Trainer) -> Path | None:
     """The newest checkpoint that this run has written, or that it went on from; `None` if there is none."""
     if not trainer.checkpoint_callbacks:
         return None
-    found = sorted(_folder(trainer).glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    return found[-1] if found else Path(trainer.ckpt_path) if trainer.ckpt_path else None
+    found = [*_folder(trainer).glob("*.ckpt"), *([Path(trainer.ckpt_path)] if trainer.ckpt_path else [])]
+    return max(filter(Path.is_file, found), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def warn_of_unpruned_choices(trainer: Trainer) -> None:
@@ -135,6 +159,17 @@ def warn_of_unpruned_choices(trainer: Trainer) -> None:
                 f"{name}(monitor={callback.monitor!r}) may take a model as best that is not pruned yet: use "
                 "bplightning.checkpoints.PrunedCheckpoint in its place."
             )
+
+
+def _link(file: Path, place: Path) -> None:
+    """One file in two places: removing it from one leaves it in the other."""
+    if place.exists():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, place)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copy2(file, place)  # its time too: it is not the newest
 
 
 def _folder(trainer: Trainer) -> Path:

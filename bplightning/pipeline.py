@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from bplightning.checkpoint_files import read_checkpoint
+from bplightning.checkpoint_files import read_checkpoint, require_same_weights
 from bplightning.errors import UserError
 from bplightning.finishing import finish
 from bplightning.loading import load_saved
@@ -21,6 +21,9 @@ from bplightning.report_schema import Report
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
 from bplightning.task_file import save_task
+
+LIGHTNINGS_NAMES = ("last", "best", "hpc", "registry")
+"""What `Trainer.fit` takes beside a checkpoint's path."""
 
 
 def fit(
@@ -71,22 +74,26 @@ def fit(
             "numbers its runs."
         )
     _check_writable(run)
-    checkpoint = Path(str(fit_arguments.get("ckpt_path")))
-    if checkpoint.is_file():  # and no name that Lightning knows; a damaged one is refused before a baseline is trained
-        read_checkpoint(checkpoint, weights_only=fit_arguments.get("weights_only") is not False, mmap=True)
-    earlier = checkpoint.parents[1] / "baseline" / "model" if checkpoint.is_file() else None
+    checkpoint, place = _file_of(fit_arguments.get("ckpt_path")), run / "baseline" / "model"
+    if checkpoint is not None and baseline == "train":
+        earlier = checkpoint.absolute().parents[1] / "baseline" / "model"
+        dense = earlier if earlier.is_dir() else None
+    if checkpoint is not None:  # a useless one is refused before a baseline is trained
+        saved = read_checkpoint(checkpoint, weights_only=fit_arguments.get("weights_only") is not False, mmap=True)
+        _start_from(dense if start == "baseline" else None, module)
+        with isolate_rng():
+            module.configure_model()
+        require_same_weights(saved, module, path=checkpoint, training=True)
     if baseline_trainer is not None and baseline == "train":
         for logger in trainer.loggers:
             _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
-        place = run / "baseline" / "model"
-        if earlier is not None and earlier.is_dir():
-            dense = earlier
-            _copy_whole(earlier, place)
+        if dense is not None:
+            _copy_whole(dense, place)
         else:
             with isolate_rng():  # the pruned run is the same with and without a baseline before it
                 dense = train_baseline(baseline_trainer(run / "baseline"), module, place)
-    if start == "baseline" and dense is not None:
-        module.model = task.load_model(dense)
+    if checkpoint is None:
+        _start_from(dense if start == "baseline" else None, module)
     trainer.fit(module, datamodule=task, **fit_arguments)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
@@ -130,6 +137,41 @@ def _folder(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
+def load_fitting(task: Task, folder: Path, *, what: str) -> Any:
+    """A saved model of a task, which must have all of the task's tokens.
+
+    Args:
+        task: The task.
+        folder: The model's folder.
+        what: What it is meant to be, for messages.
+
+    Raises:
+        UserError: It cannot be loaded, or has fewer tokens.
+    """
+    model = load_saved(task.load_model, folder, what=what)
+    rows, tokens = model.get_input_embeddings().weight.shape[0], len(task.tokenizer)
+    if rows < tokens:
+        raise UserError(
+            f"{what} {str(folder)!r} has {rows} tokens, and the task's tokenizer {tokens}: it is of another "
+            "vocabulary, for example trimmed by `compact --vocabulary`. Give a model of the same, or give the folder, "
+            "with its own tokenizer, as --task.model."
+        )
+    return model
+
+
+def _start_from(dense: Path | None, module: PruningModule) -> None:
+    """Let pruning start from a dense model's folder, if there is one."""
+    if dense is not None:
+        module.model = module.task.load_model(dense)
+
+
+def _file_of(ckpt_path: Any) -> Path | None:
+    """The file that `Trainer.fit` is to go on from; `None` for none, and for what is no path on this machine."""
+    if ckpt_path is None or "://" in str(ckpt_path) or str(ckpt_path).partition(":")[0] in LIGHTNINGS_NAMES:
+        return None
+    return Path(ckpt_path)
+
+
 def _check_loads(task: Task, folder: Path) -> None:
     """Refuse a baseline that cannot be read now, before anything is trained."""
     if not (folder / "config.json").is_file():
@@ -137,7 +179,7 @@ def _check_loads(task: Task, folder: Path) -> None:
             f"baseline {str(folder)!r} is not the folder of a saved model (it has no config.json): give such a folder, "
             "'train' to fine-tune one first, or 'none'."
         )
-    load_saved(task.load_model, folder, what="baseline")
+    load_fitting(task, folder, what="baseline")
 
 
 def _check_writable(folder: Path) -> None:
@@ -153,7 +195,9 @@ def _check_writable(folder: Path) -> None:
 @rank_zero_only
 def _copy_whole(source: Path, target: Path) -> None:
     """Copy a folder; it appears when it is whole."""
+    if target.exists():  # a run that goes on in its own folder
+        return
     rank_zero_info(f"Taking the dense baseline that the interrupted run had trained, {source}.")
     part = target.with_name(f".{target.name}.part")
-    shutil.copytree(source, part)
+    shutil.copytree(source, part, dirs_exist_ok=True)
     part.rename(target)

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -15,8 +16,8 @@ from rich.console import Console
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from bplightning.errors import UserError
 from bplightning.module import PruningModule
+from bplightning.pipeline import load_fitting
 from bplightning.planning import NOMINAL_STEPS, plan
 from bplightning.planning_schema import Plan
 from bplightning.planning_table import render
@@ -28,7 +29,7 @@ from bplightning.training_cli import PruningCLI
 DESCRIPTION = (
     "Show what `fit` would prune with the same options: layers, roles, masks, what cannot be pruned so, parameters and "
     "FLOPs at the target. Only the model is built: no data is read, nothing trained and nothing written. Options of "
-    "the trainer but max_steps make no difference. Ends with status 1 where `fit` would refuse."
+    "the trainer but max_steps make no difference, nor does --ckpt_path. Ends with status 1 where `fit` would refuse."
 )
 
 
@@ -97,10 +98,7 @@ def _start(task: Task, start: str, baseline: str) -> PreTrainedModel:
     """The model that `fit` would begin to prune; a baseline still to be trained has the shapes of the task's model."""
     if start != "baseline" or baseline in ("none", "train"):
         return task.build_model()
-    try:
-        return task.load_model(baseline)
-    except (OSError, ValueError) as error:
-        raise UserError(f"baseline {baseline!r} cannot be loaded ({error}): give a saved model's folder.") from error
+    return load_fitting(task, Path(baseline), what="baseline")
 
 
 def _end(warmup: float, max_steps: int) -> Progress:

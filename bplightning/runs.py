@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers.utils import logging as transformers_logging
 
-from bplightning.checkpoint_files import read_checkpoint, require_same_weights
+from bplightning.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
 from bplightning.errors import UserError
 from bplightning.module import PruningModule
 from bplightning.task import Task
@@ -54,7 +54,7 @@ def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
     config = run / "config.yaml"
     if not config.is_file():
         raise UserError(f"{str(run)!r} has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0.")
-    file = find_checkpoint(run, checkpoint)
+    file = checkpoint_of(run, checkpoint)
     with isolate_rng(), _without_load_report():  # building a model draws random numbers, which are the caller's
         reader = _read(config)
         module: PruningModule = reader.model
@@ -89,33 +89,25 @@ def baseline_of(run: Path) -> Path | None:
     return None
 
 
-def find_checkpoint(run: Path, checkpoint: str | Path | None = None) -> Path:
+def checkpoint_of(run: Path, checkpoint: str | Path | None = None) -> Path:
     """The checkpoint file of a run.
 
     Args:
         run: The run's folder.
-        checkpoint: A checkpoint file; ``best``, the newest ``best*.ckpt``; ``last``, the newest ``last*.ckpt``; or
-            `None`, the newest of all.
+        checkpoint: A checkpoint file; ``best``; or ``last``, the newest of all, as `None` is.
 
     Raises:
         UserError: There is none.
     """
-    if checkpoint is not None and checkpoint not in ("best", "last"):
-        file = Path(checkpoint)
-        if not file.is_file():
-            there = ", ".join(sorted(str(path) for path in (run / "checkpoints").glob("*.ckpt"))) or "none"
-            raise UserError(
-                f"checkpoint {str(file)!r} is not there: give a file, 'best' or 'last'; there are: {there}."
-            )
-        return file
-    pattern = f"{checkpoint or ''}*.ckpt"
-    found = [path for path in (run / "checkpoints").glob(pattern) if path.is_file()]
-    if not found:
+    which = str(checkpoint or "last")
+    file = find_checkpoint(run / "checkpoints", which) if which in ("best", "last") else Path(which)
+    if file is None or not file.is_file():
+        there = ", ".join(sorted(str(path) for path in (run / "checkpoints").glob("*.ckpt"))) or "none"
         raise UserError(
-            f"{str(run)!r} has no checkpoint in checkpoints/ that is called {pattern}: give the folder of a run, such "
-            "as runs/qa-hybrid/version_0, that got as far as saving one."
+            f"checkpoint {which!r} is not there: give a file, 'best' or 'last', of a run that got as far as saving "
+            f"one; in {str(run / 'checkpoints')!r} there are: {there}."
         )
-    return max(found, key=lambda path: (path.stat().st_mtime, path.name))
+    return file
 
 
 @contextmanager

@@ -11,20 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from bplightning.checkpoint_files import newest_checkpoint
+from bplightning.checkpoint_files import find_checkpoint
 from bplightning.checkpoints import LastCheckpoint, PrunedCheckpoint
 from bplightning.cli import TRAINING_VERBS
+from bplightning.earlier_runs import find_earlier
 from bplightning.errors import UserError
 from bplightning.interrupts import StopGracefully, resume_command
 from bplightning.invocation import program
-from bplightning.loading import load_saved
 from bplightning.module import PruningModule, frozen_module
 from bplightning.parser import PluginArgument, PluginParser
 from bplightning.plugins import STRATEGIES, TASKS, load, name_of
@@ -69,7 +71,7 @@ class PruningCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's verbs, but for `predict`, which no task answers yet."""
+        """Lightning's verbs, but for `predict`, which is this project's own."""
         return {verb: skip for verb, skip in LightningCLI.subcommands().items() if verb in TRAINING_VERBS}
 
     # -- what can be said ----------------------------------------------------------------------------------------------
@@ -112,13 +114,27 @@ class PruningCLI(LightningCLI):
         """Parse `args`; ``fit`` without a model or data of the user's own starts from the task's embedded recipe."""
         self.config = parser.parse_args([*args[:1], *recipe_arguments(args), *args[1:]])
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning looks for settings in the file, where ours has none, and trips over a damaged one."""
+
     # -- what is built -------------------------------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """A model's folder with a tokenizer of its own is evaluated with that one, by a task built for the folder."""
+        settings = self.config[self.subcommand]
+        folder = Path(settings.get("ckpt_path") or "")
+        if self.subcommand != "fit" and (folder / "config.json").is_file() and any(folder.glob("tokenizer*")):
+            arguments = settings.task.get("init_args", Namespace())
+            if "model" in arguments:
+                arguments.model = str(folder)
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor says of a value is said to the user."""
         try:
             super().instantiate_classes()
-        except (ValueError, OSError) as error:
+        except UserError:
+            raise
+        except (ValueError, OSError, ImportError, MisconfigurationException) as error:
             raise UserError(str(error)) from error
         self.datamodule = self._get(self.config_init, "task")
 
@@ -129,15 +145,23 @@ class PruningCLI(LightningCLI):
             self.save_config_callback = None  # nothing is made that a configuration could repeat
             if settings.logger in (None, True):
                 kwargs["logger"] = False
-        elif settings.logger in (None, True):
-            kwargs["logger"] = CSVLogger(self._family.parent, name=self._family.name)
-            self.config[self.subcommand].ckpt_path = None  # the saved configuration repeats the run from its start
+        else:
+            if settings.logger in (None, True):
+                kwargs["logger"] = CSVLogger(self._family.parent, name=self._family.name)
+            self.save_config_kwargs = {"overwrite": self.config.fit.ckpt_path is not None}  # in its own folder
+            self.config.fit.ckpt_path = None  # the saved configuration repeats the run from its start
         resume = resume_command(program(), sys.argv[1:])
         kwargs["callbacks"] = [*self._callbacks(settings), StopGracefully(resume)]
         if self._keeps_checkpoints(settings):
             task: Task = self._get(self.config_init, "task")
             kwargs["callbacks"] += [PrunedCheckpoint(f"val_{task.monitor}", task.monitor_mode), LastCheckpoint()]  # type: ignore[arg-type]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ImportError, MisconfigurationException) as error:
+            raise UserError(
+                f"the trainer cannot be set up so ({error}): change the --trainer option it is about; "
+                f"--trainer.accelerator is {settings.accelerator!r}, and 'auto' takes what this machine has."
+            ) from error
 
     def baseline_trainer(self, folder: Path) -> Trainer:
         """A trainer of the same settings for the dense baseline, with objects of its own.
@@ -185,6 +209,12 @@ class PruningCLI(LightningCLI):
         """Called in place of `Trainer.fit`: the whole path, from the baseline to the report."""
         from bplightning import pipeline
 
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        if ckpt_path is None and (folder / "config.yaml").exists() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise UserError(
+                f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir, or "
+                "--ckpt_path last to go on with that run."
+            )
         pipeline.fit(
             self.trainer,
             model,
@@ -215,19 +245,39 @@ class PruningCLI(LightningCLI):
                     f"--ckpt_path {ckpt_path!r} is a folder without a config.json: give the folder of a saved model, "
                     "such as a run's compact/, or a file, such as one in a run's checkpoints/."
                 )
-            saved = load_saved(task.load_model, Path(ckpt_path), what="--ckpt_path")
+            from bplightning.pipeline import load_fitting
+
+            saved = load_fitting(task, Path(ckpt_path), what="--ckpt_path")
             module, ckpt_path = frozen_module(task, saved, prefix=module.metric_prefix), None
         verb(module, datamodule=task, ckpt_path=ckpt_path, **kwargs)
 
     def _checkpoint(self, ckpt_path: str | None) -> str | None:
-        """What ``last`` and ``best`` mean where each run has a folder of its own: the newest of all of them."""
-        settings = self._get(self.config_init, "trainer")
-        chosen = [item for item in settings.callbacks or [] if isinstance(item, ModelCheckpoint) and item.dirpath]
-        if ckpt_path not in ("last", "best") or chosen or settings.logger not in (None, True):
+        """What ``last`` and ``best`` mean: a file in the folders the user named, or of the newest run like this one."""
+        if ckpt_path not in ("last", "best"):
             return ckpt_path
-        path = newest_checkpoint(self._family, ckpt_path)
-        rank_zero_info(f"The {'newest' if ckpt_path == 'last' else 'newest best'} checkpoint is {path}.")
+        callbacks = self._get(self.config_init, "trainer").callbacks or []
+        chosen = [item.dirpath for item in callbacks if isinstance(item, ModelCheckpoint) and item.dirpath]
+        found = [path for folder in chosen if (path := find_checkpoint(Path(folder), ckpt_path)) is not None]
+        if found:
+            path = max(found, key=lambda file: file.stat().st_mtime_ns)
+        elif chosen:
+            raise UserError(
+                f"--ckpt_path is {ckpt_path!r}, but there is no such checkpoint in {', '.join(map(repr, chosen))}: "
+                "leave --ckpt_path out to start anew, or give a .ckpt file."
+            )
+        else:
+            config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
+            path = find_earlier(self._runs(), ckpt_path, config, training=self.subcommand == "fit")
+        rank_zero_info(f"The {'newest' if ckpt_path == 'last' else 'best'} checkpoint is {path}.")
         return str(path)
+
+    def _runs(self) -> list[Path]:
+        """Folders of the runs beside this one: where the user's logger puts them, or where we do."""
+        settings = self._get(self.config_init, "trainer")
+        if settings.logger in (None, True):
+            return list(self._family.glob("version_*"))
+        here = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        return [here] if settings.logger in (False, []) else list(here.parent.glob("*"))
 
 
 def recipe_arguments(args: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tiny_task import TinyTask
 
-from bplightning.checkpoint_files import WholeFiles, newest_checkpoint, read_checkpoint
+from bplightning.checkpoint_files import WholeFiles, find_checkpoint, read_checkpoint
 from bplightning.errors import UserError
 from bplightning.module import PruningModule
 from bplightning.strategies.hybrid import Hybrid
@@ -77,6 +77,16 @@ def test_a_full_disk_leaves_the_file_that_was_there(tmp_path: Path, size: int) -
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
+def test_an_error_that_is_none_of_the_disks_is_not_blamed_on_it(tmp_path: Path) -> None:
+    class Faulty:
+        def __reduce__(self) -> Any:
+            raise RuntimeError("cannot be pickled")
+
+    with pytest.raises(RuntimeError, match=r"^cannot be pickled$"):
+        WholeFiles().save_checkpoint({"state_dict": Faulty()}, tmp_path / "last.ckpt")
+    assert os.listdir(tmp_path) == []
+
+
 def test_every_run_writes_whole_files_but_for_a_writer_of_the_users(tmp_path: Path) -> None:
     class Own(TorchCheckpointIO):
         pass
@@ -136,14 +146,13 @@ def test_training_cannot_go_on_from_weights_alone(tmp_path: Path) -> None:
 # -- finding -------------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_of_all_runs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--ckpt_path is 'last', but there is no checkpoint .* leave --ckpt_path out"):
-        newest_checkpoint(tmp_path, "last")
-    for place, age in (("version_0", 3), ("version_10", 1), ("version_9", 2)):
-        for name in ("best-step=1.ckpt", "last.ckpt"):
-            file = tmp_path / place / "checkpoints" / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
-            os.utime(file, (1000 - age, 1000 - age))
-    assert newest_checkpoint(tmp_path, "last") == tmp_path / "version_10" / "checkpoints" / "last.ckpt"
-    assert newest_checkpoint(tmp_path, "best") == tmp_path / "version_10" / "checkpoints" / "best-step=1.ckpt"
+def test_the_last_is_the_newest_and_the_best_what_it_names(tmp_path: Path) -> None:
+    assert find_checkpoint(tmp_path, "best") is find_checkpoint(tmp_path) is None
+    best = {"monitor": "val_f1", "best_model_path": "moved/since/best-step=2.ckpt"}
+    for age, name in enumerate(["last.ckpt", "best-step=3.ckpt", "best-step=2.ckpt", "best-step=1.ckpt"]):
+        torch.save({"state_dict": {}, "callbacks": {"unmonitored": {"monitor": None}, "ours": best}}, tmp_path / name)
+        os.utime(tmp_path / name, (1000 - age // 2, 1000 - age // 2))
+    assert find_checkpoint(tmp_path) == tmp_path / "last.ckpt"
+    assert find_checkpoint(tmp_path, "best") == tmp_path / "best-step=2.ckpt"
+    (tmp_path / "best-step=2.ckpt").unlink()
+    assert find_checkpoint(tmp_path, "best") is None

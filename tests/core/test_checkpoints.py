@@ -14,7 +14,9 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from lightning.pytorch.loggers import CSVLogger
 from tiny_task import TinyTask
 
+from bplightning.checkpoint_files import find_checkpoint
 from bplightning.checkpoints import LastCheckpoint, PrunedCheckpoint
+from bplightning.errors import UserError
 from bplightning.module import PruningModule
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategy import PruningStrategy
@@ -95,9 +97,28 @@ def test_a_resumed_run_goes_on_from_the_best_so_far(tmp_path: Path) -> None:
         warnings.filterwarnings("error", "The dirpath")
         again = run(tmp_path, keep, LastCheckpoint(), resume=Path(first.best_model_path).with_name("last.ckpt"))
     assert float(keep.best_model_score or 0) == 75
-    assert keep.best_model_path == first.best_model_path
-    assert Path(keep.best_model_path).is_file()  # nothing of the interrupted run is removed
-    assert best(Path(str(again.log_dir))) == []
+    assert Path(first.best_model_path).is_file()  # nothing of the interrupted run is removed
+    assert best(Path(str(again.log_dir))) == ["best-step=12.ckpt"]
+    assert Path(keep.best_model_path) == Path(str(again.log_dir)) / "checkpoints" / "best-step=12.ckpt"
+
+
+def test_a_resumed_run_says_that_the_best_so_far_is_gone(tmp_path: Path) -> None:
+    first = PrunedCheckpoint("val_accuracy")
+    run(tmp_path, first, LastCheckpoint(), max_steps=18)
+    Path(first.best_model_path).unlink()
+    keep = PrunedCheckpoint("val_accuracy")
+    with pytest.warns(UserWarning, match=r"best-step=\d+\.ckpt', a best checkpoint so far, is not there: only later"):
+        run(tmp_path, keep, resume=Path(first.best_model_path).with_name("last.ckpt"))
+    assert Path(keep.best_model_path).name == "best-step=21.ckpt"
+
+
+def test_the_best_of_several_that_are_kept(tmp_path: Path) -> None:
+    trainer = run(tmp_path, PrunedCheckpoint("val_accuracy", save_top_k=3), LastCheckpoint())
+    folder = Path(str(trainer.log_dir))
+    assert len(best(folder)) == 3
+    assert find_checkpoint(folder / "checkpoints", "best") == folder / "checkpoints" / "best-step=12.ckpt"
+    with pytest.raises(UserError, match=r"save_top_k is 0; it must be 1 or more"):
+        PrunedCheckpoint("val_accuracy", save_top_k=0)
 
 
 def test_last_is_written_after_each_validation_and_at_the_end(tmp_path: Path) -> None:

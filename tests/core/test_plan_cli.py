@@ -193,6 +193,16 @@ def test_starts_from_what_fit_starts_from(planned: Any, here: Path, capsys: pyte
     assert layers(planned(*given, "--start", "baseline")[0]) == 5
     with pytest.raises(UserError, match="baseline 'nowhere' cannot be loaded"):
         run_plan([*USER, "--start", "baseline", "--baseline", "nowhere"])
+    weights = here / "dense" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="dense' cannot be loaded: its weights are truncated or damaged"):
+        run_plan([*given, "--start", "baseline"])
+
+
+def test_no_checkpoint_is_read(planned: Any, here: Path) -> None:
+    (here / "damaged.ckpt").write_text("hello")
+    for file in ("damaged.ckpt", "absent.ckpt", "last"):
+        assert layers(planned(*USER, "--ckpt_path", file)[0]) == 2
 
 
 def test_logging_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

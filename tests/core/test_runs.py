@@ -15,7 +15,7 @@ from pointing_task import PointingTask, make_run
 from transformers import PreTrainedModel
 
 from bplightning.errors import UserError
-from bplightning.runs import find_checkpoint, load_run, task_of_run
+from bplightning.runs import checkpoint_of, load_run, task_of_run
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +67,12 @@ def test_the_task_of_a_run_for_another_model(run: Path, tmp_path: Path) -> None:
     assert (task.model, task.offset) == (str(tmp_path), 100)
 
 
-@pytest.mark.parametrize(
-    ("asked", "found"),
-    [
-        (None, "epoch=2-step=9.ckpt"),
-        ("last", "last-v1.ckpt"),
-        ("best", "best-step=6.ckpt"),
-    ],
-)
-def test_the_checkpoint_by_its_word(run: Path, asked: str | None, found: str) -> None:
-    checkpoints(run, "last.ckpt", "best-step=3.ckpt", "last-v1.ckpt", "best-step=6.ckpt", "epoch=2-step=9.ckpt")
-    assert find_checkpoint(run, asked).name == found
+def test_the_checkpoint_by_its_word(run: Path) -> None:
+    checkpoints(run, "last.ckpt", "best-step=3.ckpt", "epoch=2-step=9.ckpt")
+    state = {"monitor": "val_accuracy", "best_model_path": "best-step=3.ckpt"}
+    torch.save({"state_dict": {}, "callbacks": {"best": state}}, run / "checkpoints" / "epoch=2-step=9.ckpt")
+    assert checkpoint_of(run).name == checkpoint_of(run, "last").name == "epoch=2-step=9.ckpt"
+    assert checkpoint_of(run, "best").name == "best-step=3.ckpt"
 
 
 def test_a_checkpoint_by_its_path(run: Path) -> None:
@@ -92,10 +87,10 @@ def test_a_checkpoint_by_its_path(run: Path) -> None:
 def test_a_checkpoint_that_is_not_there(run: Path) -> None:
     with pytest.raises(UserError, match=r"'nowhere\.ckpt' is not there: .* there are: .*epoch=0-step=12\.ckpt\."):
         load_run(run, "nowhere.ckpt")
-    with pytest.raises(UserError, match=r"has no checkpoint in checkpoints/ that is called best\*\.ckpt"):
+    with pytest.raises(UserError, match=r"checkpoint 'best' is not there: .* there are: .*epoch=0-step=12\.ckpt"):
         load_run(run, "best")
     checkpoints(run)
-    with pytest.raises(UserError, match=r"run' has no checkpoint in checkpoints/"):
+    with pytest.raises(UserError, match=r"checkpoint 'last' is not there: .*run/checkpoints' there are: none\."):
         load_run(run)
     (run / "config.yaml").unlink()
     with pytest.raises(UserError, match=r"run' has no config\.yaml: give the folder of a run"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from bplightning import pipeline
 from bplightning.checkpoints import LastCheckpoint, PrunedCheckpoint
 from bplightning.cli import main
+from bplightning.tasks.qa import EMBEDDED_MODEL, QuestionAnswering
+from bplightning.vocabulary import Corpus, trim_vocabulary
 
 USER_FILE = """
 from pathlib import Path
@@ -35,6 +39,12 @@ OPTIONS = [
     *("--strategy.initial_warmup", "0", "--strategy.final_warmup", "1", "--model.learning_rate", "1e-3"),
     *("--trainer.accelerator", "cpu", "--trainer.max_steps", "6", "--trainer.val_check_interval", "3"),
     *("--trainer.num_sanity_val_steps", "0"),
+]
+
+LOGGER = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "mine", "--trainer.logger.name", "sub"]
+OWN_FOLDER = [
+    *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=mine"),
+    *("--trainer.callbacks.save_last=true", "--trainer.callbacks.save_top_k=0"),
 ]
 
 
@@ -111,16 +121,76 @@ def test_last_is_the_newest_of_all_runs(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_without_any_checkpoint_last_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, "fit", *OPTIONS, "--ckpt_path", "last")
-    assert "no checkpoint 'runs/tiny-hybrid/version_*/checkpoints/*.ckpt': leave --ckpt_path out" in message
+    for logger in ([], ["--trainer.logger", "false"], LOGGER, OWN_FOLDER):
+        message = refused(capsys, "fit", *OPTIONS, *logger, "--ckpt_path", "last")
+        assert "--ckpt_path is 'last', but there is no such checkpoint" in message
+        assert "leave --ckpt_path out to start anew" in message
+    assert not trainers
 
 
 def test_a_folder_of_the_users_own_keeps_lightnings_meaning(tmp_path: Path) -> None:
-    own = ["--trainer.callbacks+=ModelCheckpoint", f"--trainer.callbacks.dirpath={tmp_path}/mine"]
-    own += ["--trainer.callbacks.save_last=true", "--trainer.callbacks.save_top_k=0"]
-    own += ["--trainer.callbacks.every_n_train_steps=2"]
+    own = [*OWN_FOLDER, "--trainer.callbacks.every_n_train_steps=2"]
     fit(*own)
     assert str(fit(*own, "--ckpt_path", "last", "--trainer.max_steps", "8").ckpt_path) == f"{tmp_path}/mine/last.ckpt"
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # it does: one run goes on there
+@pytest.mark.parametrize("logger", [["--trainer.logger", "false"], LOGGER])
+def test_last_and_best_are_found_where_the_users_logger_puts_runs(here: Path, logger: list[str]) -> None:
+    fit(*logger)
+    (first,) = here.rglob("last.ckpt")
+    assert first.resolve() == Path(fit(*logger, "--ckpt_path=last", "--trainer.max_steps=8").ckpt_path).resolve()
+    main(["validate", *OPTIONS, *logger, "--ckpt_path", "best"])
+
+
+def test_two_runs_in_one_folder_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--trainer.logger", "false")
+    message = refused(capsys, "fit", *OPTIONS, "--trainer.logger", "false")
+    assert "holds another run's config.yaml: choose another --trainer.default_root_dir, or --ckpt_path last" in message
+
+
+def test_another_run_of_the_same_strategy_is_not_gone_on_with(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--strategy.regularization", "5")
+    fit("--strategy.regularization", "10", "--seed_everything", "3")
+    again = fit("--strategy.regularization", "5", "--ckpt_path", "last", "--trainer.max_steps", "8")
+    assert str(again.ckpt_path) == "runs/tiny-hybrid/version_0/checkpoints/last.ckpt"
+    other = [*OPTIONS, "--strategy.regularization", "7", "--ckpt_path", "last"]
+    message = refused(capsys, "test", *other)  # which asks for the same strategy, but not for the same seed
+    assert (
+        "no earlier run has these settings; of the newest, 'runs/tiny-hybrid/version_2', differ: strategy." in message
+    )
+    file = "runs/tiny-hybrid/version_2/checkpoints/last.ckpt"
+    assert f"is 5.0 there and 7.0 here. Give its options, or its checkpoint by path, for example '{file}'" in message
+    message = refused(capsys, "fit", *other, "--seed_everything", "4", "--trainer.gradient_clip_val", "2")
+    for name, there, here in (
+        ("seed_everything", "0", "4"),
+        ("strategy.regularization", "5.0", "7.0"),
+        ("trainer.gradient_clip_val", "1.0", "2"),
+    ):
+        assert f"{name} is {there} there and {here} here" in message
+    assert len(trainers) == 3
+
+
+def test_a_run_that_has_ended_is_gone_on_with_only_for_longer(capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    Path("runs/tiny-hybrid/version_0/report.json").touch()
+    message = refused(capsys, "fit", *OPTIONS, "--ckpt_path", "last")
+    assert "that run, 'runs/tiny-hybrid/version_0', has ended: its report.json is there. Raise trainer.max" in message
+    main(["validate", *OPTIONS, "--ckpt_path", "last"])
+    assert fit("--ckpt_path", "last", "--trainer.max_steps", "8").global_step == 8
+
+
+def test_a_checkpoint_by_a_short_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit()
+    monkeypatch.chdir("runs/tiny-hybrid/version_0/checkpoints")
+    assert fit("--ckpt_path", "last.ckpt", "--trainer.max_steps", "8").global_step == 8
+
+
+def test_the_best_so_far_is_the_best_of_the_run_that_goes_on() -> None:
+    fit()
+    fit("--ckpt_path", "last", "--trainer.max_steps", "7")
+    best = Path("runs/tiny-hybrid/version_1/checkpoints/best-step=6.ckpt")
+    assert best.read_bytes() == Path("runs/tiny-hybrid/version_0/checkpoints/best-step=6.ckpt").read_bytes()
 
 
 # -- validate and test ---------------------------------------------------------------------------------------------
@@ -155,6 +225,36 @@ def test_a_models_folder_is_evaluated_as_it_is(here: Path, capsys: pytest.Captur
     assert "--ckpt_path 'saved' cannot be loaded" in refused(capsys, "test", *OPTIONS, "--ckpt_path", "saved")
 
 
+def test_a_folder_with_a_vocabulary_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["Anna lives in Dinmouth.", "Otto, who is a baker, lives in Farham.", "Rain fell on Monday in Kelby."]
+    rows = [
+        {"id": str(i), "context": text, "question": "Who lives in Dinmouth?",
+         "answers": {"text": [text[:4]], "answer_start": [0]}}
+        for i, text in enumerate(texts)
+    ]  # fmt: skip
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = QuestionAnswering(model=str(EMBEDDED_MODEL))
+    full, tokenizer = task.build_model(), task.tokenizer
+    trimmed = trim_vocabulary(full, tokenizer, Corpus(Path("data.jsonl")))
+    for folder, (model, its) in {"full": (full, tokenizer), "small": (trimmed.model, trimmed.tokenizer)}.items():
+        model.save_pretrained(folder)
+        its.save_pretrained(folder)
+    options = ["--task=qa", f"--task.model={EMBEDDED_MODEL}", "--task.validation_file=data.jsonl"]
+    options += ["--trainer.accelerator=cpu"]
+    scores = {}
+    for folder in ("full", "small"):
+        main(["validate", *options, "--ckpt_path", folder])
+        scores[folder] = re.findall(r"val_\w+\s+\S*\s*([\d.]+)", capsys.readouterr().out)
+    assert scores["full"] == scores["small"]
+    assert any(float(score) > 0 for score in scores["full"])
+
+    message = refused(capsys, "fit", *options, "--task.train_file=data.jsonl", "--baseline", "small")
+    assert re.search(r"baseline 'small' has \d+ tokens, and the task's tokenizer \d+: .* give the folder", message)
+    for file in Path("small").glob("tokenizer*"):
+        file.unlink()
+    assert "--ckpt_path 'small' has " in refused(capsys, "validate", *options, "--ckpt_path", "small")
+
+
 # -- errors --------------------------------------------------------------------------------------------------------
 
 
@@ -176,13 +276,37 @@ def test_a_checkpoint_of_another_strategy_is_refused_in_every_verb(
     assert torch.load(file, weights_only=True)["global_step"] == kept
 
 
-def test_a_damaged_checkpoint_is_refused_before_a_baseline_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_useless_checkpoint_is_refused_before_a_baseline_is_trained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fit()
+    monkeypatch.setattr(pipeline, "train_baseline", lambda *args: pytest.fail("a baseline is trained"))
     file = Path("runs/tiny-hybrid/version_0/checkpoints/last.ckpt")
+    with_baseline = ["--baseline", "train", "--ckpt_path", str(file)]
+    other = [*OPTIONS[:2], "--strategy", "dense", *OPTIONS[10:]]
+    for start in ("pretrained", "baseline"):
+        message = refused(capsys, "fit", *other, *with_baseline, "--start", start)
+        assert f"checkpoint '{file}' is of another model or strategy" in message
     file.write_bytes(file.read_bytes()[:-1000])
-    message = refused(capsys, "fit", *OPTIONS, "--baseline", "train", "--ckpt_path", "last")
-    assert f"checkpoint '{file}' cannot be read" in message
-    assert len(trainers) == 1
+    assert f"checkpoint '{file}' cannot be read" in refused(capsys, "fit", *OPTIONS, *with_baseline)
+    file.unlink()
+    assert f"checkpoint '{file}' cannot be read" in refused(capsys, "fit", *OPTIONS, *with_baseline)
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+def test_a_file_that_is_no_checkpoint_is_one_line(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    good = Path("runs/tiny-hybrid/version_0/checkpoints/last.ckpt").read_bytes()
+    Path("cut.ckpt").write_bytes(good[:-1000])
+    Path("text.ckpt").write_text("hello")
+    for file in ("cut.ckpt", "text.ckpt", "absent.ckpt"):
+        assert f"checkpoint '{file}' cannot be read" in refused(capsys, verb, *OPTIONS, "--ckpt_path", file)
+
+
+def test_a_device_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "fit", *OPTIONS, "--trainer.accelerator", "tpu")
+    assert "the trainer cannot be set up so (" in message
+    assert "--trainer.accelerator is 'tpu', and 'auto' takes what this machine has" in message
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_training(
