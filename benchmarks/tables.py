@@ -134,7 +134,8 @@ def megabytes(report: dict[str, Any], which: str) -> str:
 
 def provenance(report: dict[str, Any]) -> str:
     machine = report["machine"]
-    return f"{machine['cpu']}, {machine['threads']} threads, seed {report['seed']}, {report['date'][:10]}"
+    seed = "" if report["seed"] is None else f"seed {report['seed']}, "
+    return f"{machine['cpu']}, {machine['threads']} threads, {seed}{report['date'][:10]}"
 
 
 if __name__ == "__main__":
