@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -159,6 +160,11 @@ def _final_density(strategy: PruningStrategy, end: Progress) -> dict[str, float]
             spread = torch.linspace(-1e-6, 1e-6, mask.scores.numel(), device=mask.scores.device)
             mask.scores.copy_(spread.view_as(mask.scores))
     strategy.advance(replace(end, step=0))
+    steps = range(
+        end.total_steps
+    )  # a strategy that chooses anew only so often surely does so where it reaches its target
+    reached = bisect_left(steps, True, key=lambda step: strategy.target_reached(replace(end, step=step)))
+    strategy.advance(replace(end, step=reached))
     strategy.advance(end)
     return {role: float(value) for role, value in strategy.density().items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from bplightning.schedule import cubic, pruning_window
 from bplightning.strategy import Progress, PruningStrategy
 
 
-class ScheduledStrategy(PruningStrategy):
+class ScheduledStrategy(PruningStrategy, ABC):
     """Prunes more and more between two optimizer steps, the cubic schedule of the papers (`bplightning.schedule`).
 
     A subclass says what masks keep at a point of the schedule (`prune`), and the granularity it has by default.
@@ -48,12 +48,12 @@ class ScheduledStrategy(PruningStrategy):
         self.freeze_masks = freeze_masks
 
     @abstractmethod
-    def prune(self, amount: float, *, step: int) -> None:
+    def prune(self, amount: float, *, steps_after: int) -> None:
         """Set what masks keep.
 
         Args:
             amount: Point of the schedule, from 0, nothing pruned yet, to 1, the target.
-            step: Optimizer steps taken.
+            steps_after: Optimizer steps since the schedule's end; negative before it.
         """
 
     def attach(self, layout: PrunableLayout) -> None:
@@ -74,7 +74,7 @@ class ScheduledStrategy(PruningStrategy):
         start, end = self.window(progress)
         if not (self.freeze_masks and progress.step > end):
             amount = cubic(step=progress.step, start=start, end=end, initial=0.0, final=1.0)
-            self.prune(amount, step=progress.step)
+            self.prune(amount, steps_after=progress.step - end)
 
     def target_reached(self, progress: Progress) -> bool:
         return progress.step >= self.window(progress)[1]

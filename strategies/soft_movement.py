@@ -81,7 +81,7 @@ class SoftMovement(ScheduledStrategy):
         self.register_buffer("penalty_weight", torch.tensor(0.0))
 
     @torch.no_grad()
-    def prune(self, amount: float, *, step: int) -> None:
+    def prune(self, amount: float, *, steps_after: int) -> None:
         initial, final = self.thresholds
         threshold = initial + (final - initial) * amount
         self.score_threshold.fill_(threshold)

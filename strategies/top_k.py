@@ -78,8 +78,8 @@ class TopK(ScheduledStrategy):
                 )
 
     @torch.no_grad()
-    def prune(self, amount: float, *, step: int) -> None:
-        if step % self.refresh_every and amount < 1:
+    def prune(self, amount: float, *, steps_after: int) -> None:
+        if steps_after % self.refresh_every:  # counted from the end, so that the target is chosen there exactly
             return
         density = 1 + (self.target_density - 1) * amount
         for mask in self.all_masks:

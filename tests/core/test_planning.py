@@ -26,6 +26,7 @@ from bplightning.planning_inventory import obstacle
 from bplightning.planning_schema import Plan
 from bplightning.planning_table import render
 from bplightning.selection import keep_largest, keep_of_neighbours
+from bplightning.strategies.movement import Movement
 from bplightning.strategy import Progress, PruningStrategy
 
 WHOLE = {"attention": "head", "feed_forward": "unit"}
@@ -251,6 +252,13 @@ def test_a_schedules_density_is_the_target() -> None:
     assert target["parameters"]["encoder_linear"] == pytest.approx(
         0.25 * LAYERS * (4 * 32 * 32 + 2 * 32 * 24), rel=0.02
     )
+
+
+def test_a_strategy_that_chooses_anew_only_every_so_often_is_seen_at_its_target() -> None:
+    strategy = Movement(density=0.25, granularity=WHOLE, refresh_every=101)
+    made = planned("bert", strategy, end=Progress(1000, 1000, warmup_steps=50))  # the schedule ends at step 900
+    (target,) = made["estimates"]["at"]
+    assert target["by_role"] == {"attention": 0.25, "feed_forward": 0.25}
 
 
 def test_a_ranking_of_untrained_scores_favours_no_role() -> None:

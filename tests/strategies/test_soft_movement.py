@@ -64,7 +64,7 @@ def test_density_counts_weights_by_role() -> None:
     with torch.no_grad():
         strategy.masks["encoder-0-self-query"].scores[0, 0] = -9  # one of 16 blocks of 32 x 32
         strategy.masks["encoder-0-feed_forward"].scores[:12] = -9  # 12 of 48 units of 2 x 64 weights
-    strategy.prune(1.0, step=0)
+    strategy.prune(1.0, steps_after=0)
     density = {role: float(value) for role, value in strategy.density().items()}
     total = (15 * 1024 + 36 * 128) / (16 * 1024 + 48 * 128)
     assert density == pytest.approx({"attention": 15 / 16, "feed_forward": 36 / 48, "total": total})
@@ -75,9 +75,9 @@ def test_scores_cut_at_the_threshold() -> None:
     (mask, *_) = strategy.masks.values()
     with torch.no_grad():
         mask.scores.copy_(torch.tensor([[-2.3, -2.1], [0.0, 5.0]]))  # logit(0.1) is -2.197
-    strategy.prune(1 / 3, step=0)
+    strategy.prune(1 / 3, steps_after=0)
     assert mask.kept.tolist() == [[False, True], [True, True]]
-    strategy.prune(1.0, step=0)
+    strategy.prune(1.0, steps_after=0)
     assert mask.kept.tolist() == [[False, False], [True, True]]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
+from bplightning.scheduled import ScheduledStrategy
 from bplightning.strategies.magnitude import Magnitude
 from bplightning.strategies.movement import Movement
 from bplightning.strategies.top_k import TopK
@@ -192,13 +193,26 @@ def test_masks_stand_still_in_the_last_part_only_when_asked(freeze: bool) -> Non
     assert at(strategy, 100)["total"] == pytest.approx(0.2, abs=1e-3)
 
 
-def test_masks_are_chosen_anew_only_so_often() -> None:
-    strategy = attached(Movement(density=0.2, refresh_every=25))
+def test_masks_are_chosen_anew_only_so_often_and_at_the_end_of_the_schedule() -> None:
+    strategy = attached(Movement(density=0.2, refresh_every=25))  # the schedule ends at step 80
     learn(strategy)
-    at(strategy, 25)
-    settled = grids(strategy)
-    at(strategy, 49)
-    assert same(grids(strategy), settled)
-    at(strategy, 50)
-    assert not same(grids(strategy), settled)
-    assert at(strategy, 100)["total"] == pytest.approx(0.2, abs=1e-3)
+    chosen = []
+    before = grids(strategy)
+    for step in range(106):
+        with torch.no_grad():
+            for mask in strategy.all_masks:
+                mask.scores.neg_()
+        at(strategy, step)
+        if not same(grids(strategy), before):
+            chosen.append(step)
+        before = grids(strategy)
+    assert chosen == [30, 55, 80, 105]  # at 5 all is kept still
+    assert float(strategy.density()["total"]) == pytest.approx(0.2, abs=1e-3)
+
+
+def test_a_strategy_on_a_schedule_must_say_what_it_keeps() -> None:
+    class Forgetful(ScheduledStrategy):
+        pass
+
+    with pytest.raises(TypeError, match="prune"):
+        Forgetful(None, 1.0, 1.0, False)
