@@ -228,7 +228,7 @@ def family_of(model: nn.Module) -> Family:
     if model_type not in FAMILIES:
         raise UserError(
             f"model architecture {model_type or type(model).__name__!r} is not known to bplightning, which prunes: "
-            f"{', '.join(sorted(FAMILIES))}. To add one, write its row in bplightning/families.py (where its layers "
+            f"{', '.join(sorted(FAMILIES))}. To add one, write its row in bplightning/families/ (where its layers "
             "are and what they call their projections; CONTRIBUTING.md, 'Add a model family')."
         )
     return FAMILIES[model_type]

@@ -265,6 +265,6 @@ def test_an_unknown_architecture_lists_the_known_ones_and_says_how_to_add_a_row(
     message = str(caught.value)
     assert "'funnel' is not known" in message
     assert ", ".join(sorted(FAMILIES)) in message
-    assert "write its row in bplightning/families.py" in message
+    assert "write its row in bplightning/families/" in message
     with pytest.raises(UserError, match="architecture 'Linear' is not known"):
         PrunableLayout.of(nn.Linear(1, 1))

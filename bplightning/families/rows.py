@@ -1,13 +1,9 @@
-"""The table of model families: where a family's layers are and what they call their parts.
-
-One row a family. To add one, write its row; `tests/core/test_layout.py` and `tests/core/test_compaction.py` run over
-every row of `FAMILIES`.
-"""
+"""What a row of the family table says: where a family's layers are and what they call their parts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -90,67 +86,3 @@ class Family:
     residual: Mapping[str, int] = field(default_factory=dict)
     heads: tuple[str, ...] = ("num_attention_heads", "n_heads", "num_heads", "n_head")
     hidden_size: tuple[str, ...] = ("hidden_size", "dim", "d_model", "n_embd")
-
-
-_BERT = Family(
-    stacks=(
-        Stack(
-            layers="encoder.layer",
-            attention=(
-                AttentionNames(
-                    module="attention.self",
-                    query="attention.self.query",
-                    key="attention.self.key",
-                    value="attention.self.value",
-                    output="attention.output.dense",
-                ),
-            ),
-            feed_forward=FeedForwardNames(
-                up=("intermediate.dense",), down="output.dense", activation="intermediate.intermediate_act_fn"
-            ),
-        ),
-    ),
-    residual={
-        "embeddings.*_embeddings.weight": 1,
-        "*LayerNorm.*": 0,
-        "pooler.dense.weight": 1,
-        "qa_outputs.weight": 1,
-    },
-)
-
-_DISTILBERT = Family(
-    stacks=(
-        Stack(
-            layers="transformer.layer",
-            attention=(
-                AttentionNames(
-                    module="attention",
-                    query="attention.q_lin",
-                    key="attention.k_lin",
-                    value="attention.v_lin",
-                    output="attention.out_lin",
-                ),
-            ),
-            feed_forward=FeedForwardNames(up=("ffn.lin1",), down="ffn.lin2", activation="ffn.activation"),
-        ),
-    ),
-    residual={
-        "embeddings.*_embeddings.weight": 1,
-        "*LayerNorm.*": 0,
-        "*layer_norm.*": 0,
-        "pre_classifier.weight": 1,
-        "qa_outputs.weight": 1,
-    },
-)
-
-_ELECTRA = replace(_BERT, residual={**_BERT.residual, "embeddings_project.*": 0})  # only where embeddings are narrower
-
-FAMILIES: dict[str, Family] = {
-    "bert": _BERT,
-    "camembert": _BERT,
-    "distilbert": _DISTILBERT,
-    "electra": _ELECTRA,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-}
-"""Model type, as in a transformers configuration, to its row."""
