@@ -117,6 +117,9 @@ def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor])
         _set_features(module)
     for group in layout.attention:
         _set_heads(model, group, len(kept[group.name]))
+    if layout.family.resized is not None:
+        for group in layout.groups:
+            layout.family.resized(model, group, kept[group.name])
 
 
 def make_bias(model: nn.Module, member: Member) -> None:

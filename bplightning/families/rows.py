@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,13 @@ class Family:
             residual stream runs along; beside the members of the groups, whose axes are known.
         heads: Configuration fields that may hold the number of attention heads, the first found counts.
         hidden_size: Configuration fields that may hold the width of the residual stream, likewise.
+        resized: What slicing the projections leaves wrong, put right: called with the model, each group of its layout
+            as it was before, and the indices of the heads or units that stay, both when a model is compacted and when
+            a compact one is loaded. `None` where slicing is enough.
     """
 
     stacks: tuple[Stack, ...]
     residual: Mapping[str, int] = field(default_factory=dict)
     heads: tuple[str, ...] = ("num_attention_heads", "n_heads", "num_heads", "n_head")
     hidden_size: tuple[str, ...] = ("hidden_size", "dim", "d_model", "n_embd")
+    resized: Callable[[nn.Module, Any, Tensor], None] | None = None
