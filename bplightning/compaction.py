@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.errors import UserError
-from bplightning.layout import AttentionGroup, FeedForwardGroup, Member, PrunableLayout
+from bplightning.groups import AttentionGroup, FeedForwardGroup, Member
+from bplightning.layout import PrunableLayout
 from bplightning.loading import QUANT_METHOD, record_widths
 from bplightning.masking import has_masks
 from bplightning.resizing import Group, kind_of, make_bias, member_selections, resize, size_of, writer_columns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,10 @@ class LogitDifference:
 
 
 def made_inputs(model: nn.Module) -> dict[str, Tensor]:
-    """Seeded random tokens for a text model: rows without padding, padded on the right, padded on the left."""
+    """Seeded random inputs: images, or rows of tokens without padding, padded on the right, padded on the left."""
     config: Any = model.config
+    if takes_images(model):
+        return made_images(model, 4)
     length = max(4, min(32, (getattr(config, "max_position_embeddings", None) or 64) // 2))
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(config.vocab_size, (4, length), generator=generator)
@@ -40,9 +42,33 @@ def made_inputs(model: nn.Module) -> dict[str, Tensor]:
     attention_mask[3, length // 4 :] = 0
     input_ids[attention_mask == 0] = config.pad_token_id or 0
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(config, "is_encoder_decoder", False) and type(model).__name__.endswith("ForSequenceClassification"):
+        # They classify by the last end of sequence, of which each row must have as many, and read the text twice.
+        input_ids[input_ids == config.eos_token_id] = (config.eos_token_id + 1) % config.vocab_size
+        last = (attention_mask * torch.arange(length)).argmax(1)
+        input_ids[torch.arange(4), last] = config.eos_token_id
+    elif getattr(config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = torch.randint(config.vocab_size, (4, length // 2), generator=generator)
     return {name: tensor.to(next(model.parameters()).device) for name, tensor in inputs.items()}
+
+
+def takes_images(model: nn.Module) -> bool:
+    """Whether it reads pixels, not tokens."""
+    return getattr(model, "main_input_name", None) == "pixel_values"
+
+
+def made_images(model: nn.Module, count: int) -> dict[str, Tensor]:
+    """So many seeded random images of the size the model is made for."""
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, config.num_channels, *image_sides(config.image_size), generator=generator)
+    return {"pixel_values": images.to(next(model.parameters()).device)}
+
+
+def image_sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width, in pixels, of what a configuration gives as one number or two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 @torch.no_grad()

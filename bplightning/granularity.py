@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from bplightning.errors import UserError
-from bplightning.layout import AttentionGroup, FeedForwardGroup, Member, PrunableLayout
+from bplightning.groups import AttentionGroup, FeedForwardGroup, Member
+from bplightning.layout import PrunableLayout
 from bplightning.masking import Cover, Mask
 
 GRANULARITIES = (
@@ -108,7 +109,7 @@ def masks_of(
         group: What to mask.
         granularity: ``element``, ``row``, ``column``, ``RxC`` (rows x columns of a tile), ``N:M`` (single weights, of
             each `M` neighbours in a row at most `N` stay), ``head`` (one entry a head, or a key/value head with its
-            queries, shared by query, key, value and output) or ``unit`` (one entry shared by the up and down
+            queries, shared by all projections of the group) or ``unit`` (one entry shared by the up and down
             projections).
         scores: Whether the masks have learned scores.
         patterns: Whether the strategy can keep N of M neighbours.
@@ -124,7 +125,7 @@ def masks_of(
     if granularity == "head":
         if not isinstance(group, AttentionGroup):
             raise _unsuitable(granularity, group)
-        covers = tuple(Cover(member) for member in (group.query, group.key, group.value))
+        covers = tuple(Cover(member) for member in group.members[:-1])
         if group.kv_heads:
             yield group.name, tied((*covers, Cover(group.output, transposed=True)), group.kv_heads)
     elif granularity == "unit":
@@ -204,7 +205,10 @@ def _tile(granularity: str, out_features: int, in_features: int) -> tuple[int, i
 
 def _labelled(group: AttentionGroup | FeedForwardGroup) -> Iterator[tuple[str, Member]]:
     if isinstance(group, AttentionGroup):
-        yield from zip(("query", "key", "value", "output"), group.members, strict=True)
+        for label in ("query", "key", "position_query", "position_key", "value", "output"):
+            member = getattr(group, label)
+            if member is not None:
+                yield label, member
     else:
         yield from ((f"up{index}" if index else "up", member) for index, member in enumerate(group.up))
         yield "down", group.down

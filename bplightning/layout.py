@@ -1,161 +1,26 @@
-"""What of a model can be pruned, and how it is tied together.
+"""What can be pruned of a model, read from its family's row of the table.
 
 Legend: `O` out features, `I` in features, `H` heads, `K` key/value heads, `D` head size, `F` feed-forward units.
-
-A member is a named slice of a parameter, always seen as a matrix ``weight_OI`` whose rows are outputs, whatever way the
-model stores it: a `Linear`, a part of a fused qkv `Linear` or `Conv1D`, one expert of a stacked expert tensor. Groups
-tie the members that must shrink together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from bplightning.errors import UserError
 from bplightning.families import FAMILIES, AttentionNames, Family, FeedForwardNames, Stack
+from bplightning.groups import AttentionGroup, FeedForwardGroup, Member, ParameterAxis
 
 ATTENTION_ROLES = {("encoder", "self"): "attention", ("decoder", "self"): "decoder_attention"}
 """Role of a self-attention by its stack; cross-attention has the role ``cross_attention``."""
 
 FEED_FORWARD_ROLES = {"encoder": "feed_forward", "decoder": "decoder_feed_forward"}
 """Role of a feed-forward layer by its stack."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A named slice of a parameter, seen as a matrix ``weight_OI``.
-
-    Attributes:
-        module: Dotted name of the module that owns the parameter.
-        parameter: The parameter's name in that module.
-        bias: Name of the bias that goes with the rows, or `None`.
-        transposed: Whether the parameter is stored as ``(I, O)``, as `Conv1D` does.
-        expert: Index into the first axis of a stacked expert tensor, or `None`.
-        rows: First and last + 1 output row this member covers, or `None` for all of them.
-    """
-
-    module: str
-    parameter: str = "weight"
-    bias: str | None = "bias"
-    transposed: bool = False
-    expert: int | None = None
-    rows: tuple[int, int] | None = None
-
-    @property
-    def name(self) -> str:
-        """The parameter's full name, for messages and for counting shared parameters once."""
-        return f"{self.module}.{self.parameter}"
-
-    def view(self, parameter: Tensor) -> Tensor:
-        """This member's ``weight_OI`` as a view of the whole parameter; writing to it writes the parameter."""
-        if self.expert is not None:
-            parameter = parameter[self.expert]
-        if self.transposed:
-            parameter = parameter.T
-        return parameter if self.rows is None else parameter[self.rows[0] : self.rows[1]]
-
-    def weight(self, model: nn.Module) -> Tensor:
-        """The unmasked ``weight_OI`` of this member in `model`."""
-        parameter = model.get_submodule(self.module)._parameters[self.parameter]
-        assert parameter is not None
-        return self.view(parameter)
-
-    def bias_of(self, model: nn.Module) -> Tensor | None:
-        """The bias of this member's rows ``(O,)``, a view, or `None` where it has none."""
-        bias: Tensor | None = None if self.bias is None else model.get_submodule(self.module)._parameters.get(self.bias)
-        if bias is None:
-            return None
-        if self.expert is not None:
-            bias = bias[self.expert]
-        return bias if self.rows is None else bias[self.rows[0] : self.rows[1]]
-
-
-@dataclass(frozen=True)
-class AttentionGroup:
-    """One attention sub-layer: four projections that share heads.
-
-    Head ``h`` is rows ``h * D`` to ``(h + 1) * D`` of query, key and value and the same columns of output; with grouped
-    queries, key/value head ``k`` serves the query heads ``k * H / K`` to ``(k + 1) * H / K``.
-
-    Attributes:
-        name: Stable name by stack, layer and kind, for example ``encoder.3.self``; never a module path.
-        role: What penalty, granularity and density are chosen by.
-        layer: Index of the layer in its stack.
-        module: Dotted name of the module that mixes the values (it holds query, key and value).
-        query: Its weight is ``(H * D, I)``.
-        key: Its weight is ``(K * D, I)``.
-        value: Its weight is ``(K * D, I)``.
-        output: Its weight is ``(O, H * D)``.
-        heads: Query heads, ``H``.
-        kv_heads: Key/value heads, ``K``; equal to `heads` unless queries are grouped.
-        head_size: Rows of one head, ``D``.
-        position_bias: A relative position bias ``(buckets, H)`` these heads look up, possibly another layer's (T5).
-    """
-
-    name: str
-    role: str
-    layer: int
-    module: str
-    query: Member
-    key: Member
-    value: Member
-    output: Member
-    heads: int
-    kv_heads: int
-    head_size: int
-    position_bias: Member | None = None
-
-    @property
-    def members(self) -> tuple[Member, ...]:
-        """Query, key, value, output."""
-        return self.query, self.key, self.value, self.output
-
-
-@dataclass(frozen=True)
-class FeedForwardGroup:
-    """One feed-forward sub-layer: unit ``f`` is row ``f`` of each up projection, column ``f`` of the down projection.
-
-    Attributes:
-        name: Stable name by stack and layer, for example ``encoder.3.feed_forward``, with ``.expert.5`` for an expert.
-        role: What penalty, granularity and density are chosen by.
-        layer: Index of the layer in its stack.
-        up: One projection ``(F, I)``, or two for a gated layer: the one that goes through the activation first.
-        down: Its weight is ``(O, F)``.
-        width: Units, ``F``.
-        activation: Dotted name of the activation, a module or a function held by a module.
-    """
-
-    name: str
-    role: str
-    layer: int
-    up: tuple[Member, ...]
-    down: Member
-    width: int
-    activation: str
-
-    @property
-    def members(self) -> tuple[Member, ...]:
-        """The up projections, then the down projection."""
-        return *self.up, self.down
-
-
-@dataclass(frozen=True)
-class ParameterAxis:
-    """One axis of one parameter.
-
-    Attributes:
-        parameter: Full dotted name of the parameter.
-        axis: The axis meant.
-        expert: Index into the first axis of a stacked expert tensor; `axis` then counts what is left.
-    """
-
-    parameter: str
-    axis: int
-    expert: int | None = None
 
 
 @dataclass(frozen=True)
@@ -192,11 +57,11 @@ class PrunableLayout:
         prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
         attention: list[AttentionGroup] = []
         feed_forward: list[FeedForwardGroup] = []
-        for stack in family.stacks:
-            layers = model.get_submodule(prefix + stack.layers)
-            assert isinstance(layers, nn.ModuleList)
-            for index in range(len(layers)):
-                where = f"{prefix}{stack.layers}.{index}."
+        # A model may be one stack of a family that has two: a T5 encoder, a BART decoder.
+        here = [stack for stack in family.stacks if _has(model, prefix + stack.layers.partition(".*")[0])]
+        for stack in here or family.stacks:
+            for index, name in enumerate(_layers(model, prefix + stack.layers)):
+                where = f"{name}."
                 for names in stack.attention:
                     attention.append(_attention_group(model, family, stack, names, index, where, prefix))
                 feed_forward.extend(_feed_forward_groups(model, stack, stack.feed_forward, index, where))
@@ -234,11 +99,23 @@ def family_of(model: nn.Module) -> Family:
     return FAMILIES[model_type]
 
 
+def _layers(model: nn.Module, name: str) -> Iterator[str]:
+    """The names of the layers in the list `name`, or in the lists it stands for."""
+    outer, star, inner = name.partition(".*")
+    layers = model.get_submodule(outer)
+    assert isinstance(layers, nn.ModuleList)
+    for index in range(len(layers)):
+        if star:
+            yield from _layers(model, f"{outer}.{index}{inner}")
+        else:
+            yield f"{outer}.{index}"
+
+
 def _attention_group(
     model: nn.Module, family: Family, stack: Stack, names: AttentionNames, layer: int, where: str, prefix: str
 ) -> AttentionGroup:
     config = model.config
-    heads_config = _first(config, family.heads)
+    heads_config = _first(config, family.heads if stack.heads is None else (stack.heads,))
     size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
     size = size or _first(config, family.hidden_size) // heads_config
     kv_config = getattr(config, "num_key_value_heads", None) or heads_config
@@ -246,30 +123,45 @@ def _attention_group(
     def member(name: str, rows: tuple[int, int] | None = None) -> Member:
         return Member(where + name, transposed=names.transposed, rows=rows)
 
+    def if_there(name: str | None) -> Member | None:
+        return member(name) if name is not None and _has(model, where + name) else None
+
     if names.fused:
         (fused,) = {names.query, names.key, names.value}
-        width = heads_config * size
-        kv_width = kv_config * size
+        # Not by the configuration's count: heads may be gone.
+        kv_heads = member(fused).weight(model).shape[0] // ((heads_config // kv_config + 2) * size)
+        width, kv_width = heads_config // kv_config * kv_heads * size, kv_heads * size
         query = member(fused, (0, width))
         key = member(fused, (width, width + kv_width))
         value = member(fused, (width + kv_width, width + 2 * kv_width))
     else:
         query, key, value = member(names.query), member(names.key), member(names.value)
     role = ATTENTION_ROLES.get((stack.name, names.kind), "cross_attention")
-    position_bias = None if names.position_bias is None else Member(prefix + names.position_bias, bias=None)
+    module = (where + names.module).rstrip(".")
+    heads = query.weight(model).shape[0] // size
+    position_bias = None
+    if names.position_bias is not None:
+        position_bias = Member(prefix + names.position_bias.format(layer=layer), bias=None)
+    columns: tuple[int, ...] = ()
+    if position_bias is not None:  # a module that lost heads says which columns the others look up
+        said: Any = getattr(model.get_submodule(module), "position_columns", None)
+        columns = tuple(range(heads)) if said is None else tuple(said.tolist())
     return AttentionGroup(
         name=f"{stack.name}.{layer}.{names.kind}",
         role=role,
         layer=layer,
-        module=(where + names.module).rstrip("."),
+        module=module,
         query=query,
         key=key,
         value=value,
         output=member(names.output),
-        heads=query.weight(model).shape[0] // size,
+        heads=heads,
         kv_heads=key.weight(model).shape[0] // size,
         head_size=size,
+        position_key=if_there(names.position_key),
+        position_query=if_there(names.position_query),
         position_bias=position_bias,
+        position_columns=columns,
     )
 
 
@@ -290,7 +182,11 @@ def _feed_forward_groups(
             down = Member(owner, names.down, bias=None, expert=expert)
             yield FeedForwardGroup(f"{name}.expert.{expert}", role, layer, halves, down, width, activation)
         return
-    up = tuple(Member(where + each, transposed=names.transposed) for each in names.up)
+    up = tuple(Member(where + each, transposed=names.transposed) for each in names.up if _has(model, where + each))
+    if names.fused:
+        (both,) = up
+        width = both.weight(model).shape[0] // 2
+        up = replace(both, rows=(0, width)), replace(both, rows=(width, 2 * width))
     down = Member(where + names.down, transposed=names.transposed)
     yield FeedForwardGroup(name, role, layer, up, down, up[0].weight(model).shape[0], activation)
 
@@ -317,16 +213,26 @@ def _residual_axes(
                 yield ParameterAxis(f"{writer.module}.{writer.bias}", 0)
         for name, parameter in model.named_parameters():
             inner = name.removeprefix(prefix)
-            for pattern, axis in family.residual.items():
-                # Embeddings may be narrower than the stream and projected up to it (ELECTRA).
-                if fnmatchcase(inner, pattern) and parameter.shape[axis] == hidden_size:
-                    yield ParameterAxis(name, axis)
+            for pattern, axes in family.residual.items():
+                if fnmatchcase(inner, pattern):
+                    for axis in axes if isinstance(axes, tuple) else (axes,):
+                        # Embeddings may be narrower than the stream and projected up to it (ELECTRA).
+                        if parameter.shape[axis] == hidden_size:
+                            yield ParameterAxis(name, axis)
                     break
 
     for axis in axes():
         if axis not in seen:
             seen.add(axis)
             yield axis
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
 
 
 def _first(config: object, names: tuple[str, ...]) -> int:

@@ -1,7 +1,8 @@
 """Saving a compact model, and loading it with transformers' own `from_pretrained`.
 
 A compact folder is an ordinary transformers folder. The widths stand in the configuration's own field ``compaction``,
-by group name (stack, layer and role), never by module path. ``quantization_config`` only names us: that is the slot by
+by group name (stack, layer and role), never by module path; where attentions share a table of position biases (T5), the
+columns of it that the heads of each look up, too. ``quantization_config`` only names us: that is the slot by
 which transformers lets a third party change modules before weights load. After loading nothing of a quantizer is left
 on the model.
 """
@@ -18,9 +19,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.utils import PushToHubMixin
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bplightning.equivalence import LogitDifference, made_inputs, require_equal
@@ -34,8 +36,8 @@ QUANT_METHOD = "bplightning"
 CONFIG_FIELD = "compaction"
 """The configuration's field that holds the widths."""
 
-CONFIG_VERSION = 1
-"""Raised by one whenever that field changes its form."""
+CONFIG_VERSION = 2
+"""Raised by one whenever that field changes its form. Version 1 had no ``columns``."""
 
 PLAN_FILE = "compaction_plan.json"
 """The plan, beside the weights."""
@@ -44,7 +46,7 @@ PLAN_FILE = "compaction_plan.json"
 def save_compact(
     model: PreTrainedModel,
     folder: str | Path,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: PushToHubMixin | None = None,
     inputs: Mapping[str, Tensor] | None = None,
     complete: Callable[[Path], None] | None = None,
 ) -> LogitDifference:
@@ -55,7 +57,7 @@ def save_compact(
     Args:
         model: The compact model.
         folder: Where to save; it must not exist yet, or be empty.
-        tokenizer: Saved beside the model.
+        tokenizer: Tokenizer or image processor, saved beside the model.
         inputs: What the saved and the reloaded model are compared on; by default seeded random tokens with padding.
         complete: Writes what else belongs into the folder, before that appears.
 
@@ -139,11 +141,16 @@ def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequen
     """
     config: Any = model.config
     before = getattr(config, CONFIG_FIELD, None)
-    widths = {group.name: size_of(group) for group in PrunableLayout.of(model).groups}
+    layout = PrunableLayout.of(model)
+    widths = {group.name: size_of(group) for group in layout.groups}
+    columns = {
+        group.name: list(group.position_columns) for group in layout.attention if group.position_bias is not None
+    }
     if before is None and not new_biases and widths == {group.name: size_of(group) for group in dense.groups}:
         return
     biases = sorted({*(before["biases"] if before else ()), *new_biases})
-    setattr(config, CONFIG_FIELD, {"version": CONFIG_VERSION, "widths": widths, "biases": biases})
+    field = {"version": CONFIG_VERSION, "widths": widths, "columns": columns, "biases": biases}
+    setattr(config, CONFIG_FIELD, field)
     config.quantization_config = {"quant_method": QUANT_METHOD}
 
 
@@ -156,10 +163,14 @@ def apply_widths(model: nn.Module) -> None:
     layout = PrunableLayout.of(model)
     sizes = {group.name: group for group in layout.groups}
     field = getattr(model.config, CONFIG_FIELD, None)
-    if not isinstance(field, dict) or field.get("version") != CONFIG_VERSION:
-        version = field.get("version") if isinstance(field, dict) else field
-        raise _broken(f"has version {version!r} where this bplightning reads version {CONFIG_VERSION}")
-    widths, biases = field.get("widths"), field.get("biases")
+    version = field.get("version") if isinstance(field, dict) else field
+    if not isinstance(field, dict) or version not in (1, CONFIG_VERSION):
+        raise _broken(f"has version {version!r} where this bplightning reads versions 1 to {CONFIG_VERSION}")
+    widths, biases, columns = field.get("widths"), field.get("biases"), field.get("columns")
+    # A model may be one stack of a family that has two (a T5 encoder): what is said of the other is left aside.
+    stacks = {_stack(name) for name in sizes}
+    if isinstance(widths, dict):
+        widths = {name: width for name, width in widths.items() if _stack(name) in stacks}
     if not isinstance(widths, dict) or set(widths) != set(sizes):
         odd = sorted(set(sizes).symmetric_difference(widths if isinstance(widths, dict) else ()))
         raise _broken(f"must give one width for each of the model's {len(sizes)} groups; it does not for {odd[:4]}")
@@ -167,10 +178,17 @@ def apply_widths(model: nn.Module) -> None:
         total = size_of(sizes[name])
         if type(width) is not int or not 0 <= width <= total:
             raise _broken(f"must keep 0 to {total} {kind_of(sizes[name])} of {name!r}, got {width!r}")
-    if not isinstance(biases, list) or not all(isinstance(name, str) and name in sizes for name in biases):
+    if not isinstance(biases, list) or not all(
+        isinstance(name, str) and (name in sizes or _stack(name) not in stacks) for name in biases
+    ):
         raise _broken(f"must list groups with a bias of their own, got {biases!r}")
-    resize(model, layout, {name: torch.arange(width) for name, width in widths.items()})
-    for name in biases:
+    # Which ones of the dense model's were kept matters only for the columns: all else is loaded in the kept sizes.
+    # On the CPU: transformers calls this where new tensors are of the meta device.
+    kept = {name: torch.arange(width, device="cpu") for name, width in widths.items()}
+    if version == 1:
+        columns = {name: indices.tolist() for name, indices in kept.items()}
+    resize(model, layout, kept | _columns(layout, widths, columns))
+    for name in sizes.keys() & biases:
         make_bias(model, sizes[name].members[-1])
 
 
@@ -217,6 +235,25 @@ class CompactLoader(HfQuantizer):
     def is_trainable(self) -> bool:
         """Whether such a model can be trained."""
         return True
+
+
+def _columns(layout: PrunableLayout, widths: Mapping[str, int], columns: Any) -> dict[str, Tensor]:
+    """By group, the columns of their position bias that its heads look up, checked."""
+    checked = {}
+    for group in layout.attention:
+        if group.position_bias is not None:
+            width, total = widths[group.name], size_of(group)
+            given: Any = columns.get(group.name) if isinstance(columns, dict) else None
+            numbers = isinstance(given, list) and all(type(each) is int and 0 <= each < total for each in given)
+            if not numbers or given != sorted(set(given)) or len(given) != width:
+                what = f"the {width} columns from 0 to {total - 1} of its position bias that {group.name!r} looks up"
+                raise _broken(f"must name {what}, ascending, got {given!r}")
+            checked[group.name] = torch.tensor(given, dtype=torch.long, device="cpu")
+    return checked
+
+
+def _stack(group: str) -> str:
+    return group.partition(".")[0]
 
 
 def _broken(rule: str) -> UserError:

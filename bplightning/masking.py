@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bplightning.layout import Member
+from bplightning.groups import Member
 
 
 @dataclass(frozen=True)

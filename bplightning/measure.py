@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
+from bplightning.equivalence import image_sides, takes_images
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
 from bplightning.report_schema import Machine, ParameterCount
@@ -62,21 +64,39 @@ def shape_name(batch_size: int, length: int) -> str:
     return f"{batch_size}x{length}"
 
 
+def fitting(model: nn.Module, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The shapes as a model can take them: no more tokens than it has positions, of an image just so many as it has.
+
+    Args:
+        model: A transformers model.
+        shapes: `B` and `L` of each shape.
+    """
+    config: Any = model.config
+    if takes_images(model):
+        (height, width), (patch_height, patch_width) = image_sides(config.image_size), image_sides(config.patch_size)
+        tokens = (height // patch_height) * (width // patch_width) + 1  # one stands for the whole image
+        return [(rows, tokens) for rows, _ in shapes]
+    positions = getattr(config, "max_position_embeddings", None)
+    return [(rows, min(tokens, positions or tokens)) for rows, tokens in shapes]
+
+
 def latency(
     models: Mapping[str, nn.Module],
     make_inputs: Callable[[int, int], Mapping[str, Tensor]],
     shapes: Sequence[tuple[int, int]] = DEFAULT_SHAPES,
     *,
+    call: Callable[[nn.Module, Mapping[str, Tensor]], object] = lambda model, inputs: model(**inputs),
     seconds: float = 2.5,
     block_ms: float = 20.0,
     min_rounds: int = 5,
 ) -> dict[str, dict[str, Latency]]:
-    """Time the forward passes of models side by side, in evaluation mode.
+    """Time the forward passes of models, or what else `call` does with them, side by side, in evaluation mode.
 
     Args:
         models: Name to model; each runs where its parameters are.
         make_inputs: From `B` and `L` to a model's keyword arguments.
         shapes: `B` and `L` of each shape.
+        call: What is timed: does something with a model and its inputs.
         seconds: Time spent on each shape, all models and their warm-up together, in seconds. Slow models take longer,
             because at least `min_rounds` rounds are run.
         block_ms: Shortest block that is timed at once, milliseconds: fast models pass several times in a block.
@@ -94,15 +114,16 @@ def latency(
             on_device = {name: _move(inputs, device) for name, device in devices.items()}
             calls = {}
             for name, model in models.items():
-                _seconds(model, on_device[name], 2)  # allocators, caches and kernel selection settle
-                once = _seconds(model, on_device[name], 1)
+                _seconds(call, model, on_device[name], 2)  # allocators, caches and kernel selection settle
+                once = _seconds(call, model, on_device[name], 1)
                 calls[name] = max(1, math.ceil(block_ms / 1000 / max(once, 1e-9)))
             rounds: dict[str, list[float]] = {name: [] for name in models}
             order = list(models)
             done = 0
             while done < min_rounds or timer() - start < seconds:
                 for name in order:
-                    rounds[name].append(1000 * _seconds(models[name], on_device[name], calls[name]) / calls[name])
+                    took = _seconds(call, models[name], on_device[name], calls[name])
+                    rounds[name].append(1000 * took / calls[name])
                 order.reverse()
                 done += 1
             for name in models:
@@ -147,12 +168,28 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     Returns:
         The count. Attention computed by a kernel outside torch (flash-attn's own) is not seen.
     """
+    return flops_by_module(model, inputs)[""]
+
+
+def flops_by_module(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, int]:
+    """What `flops` counts, by where it is computed.
+
+    Args:
+        model: The model; it is put in evaluation mode for the pass.
+        inputs: Its keyword arguments.
+
+    Returns:
+        A module's name to the count of it and all modules within, over all its calls; the model's own name is empty.
+    """
     # torch's counter knows no CPU kernel of fused attention and would leave attention out in silence; the plain
     # products of the math backend are counted everywhere, so a model counts the same on every device.
     counter = FlopCounterMode(display=False)
-    with _evaluating([model]), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+    with _evaluating([model]), _without_gradients(model), sdpa_kernel(SDPBackend.MATH), counter:
         model(**_move(inputs, _device(model)))
-    return int(counter.get_total_flops())
+    root = type(model).__name__
+    counts = {name: sum(by_kind.values()) for name, by_kind in counter.get_flop_counts().items()}
+    found = {name.removeprefix(f"{root}."): count for name, count in counts.items() if name not in ("Global", root)}
+    return {"": int(counter.get_total_flops()), **found}
 
 
 def parameters(model: nn.Module, layout: PrunableLayout, *, nonzero: bool = False) -> ParameterCount:
@@ -214,11 +251,11 @@ def machine(device: torch.device | str = "cpu") -> Machine:
     )
 
 
-def _seconds(model: nn.Module, inputs: Mapping[str, Tensor], calls: int) -> float:
-    """Time of so many passes; torch's clock waits for the accelerator before it reads."""
+def _seconds(call: Callable[..., object], model: nn.Module, inputs: Mapping[str, Tensor], calls: int) -> float:
+    """Time of so many calls; torch's clock waits for the accelerator before it reads."""
     start = timer()
     for _ in range(calls):
-        model(**inputs)
+        call(model, inputs)
     return timer() - start
 
 
@@ -242,6 +279,20 @@ def _evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module in training:  # one by one: train() would set a frozen part's children alike
             module.training = True
+
+
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """No parameter wants a gradient within: torch's counter would ask for the graph of one that a module reads."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 def _cpu_name() -> str:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from bplightning import measure
+from bplightning.equivalence import made_images, takes_images
 from bplightning.errors import UserError
 from bplightning.families import Family
-from bplightning.layout import AttentionGroup, Member, PrunableLayout
+from bplightning.groups import AttentionGroup, Member
+from bplightning.layout import PrunableLayout
 from bplightning.masking import Mask
 from bplightning.planning_estimate import estimates
 from bplightning.planning_inventory import alone, embeddings, not_pruned, obstacle, ties
@@ -61,8 +63,8 @@ def plan(
         task: The task's name, for the title.
         family: The row of the family table to read the model by; by default that of its ``model_type``.
         make_inputs: From rows and tokens to the model's keyword arguments, for counting FLOPs; by default random
-            tokens, as many for a decoder as for its encoder.
-        shapes: Rows and tokens at which FLOPs are counted; no more tokens than the model has positions.
+            tokens, as many for a decoder as for its encoder, or random images.
+        shapes: Rows and tokens at which FLOPs are counted, `measure.fitting` the model.
         end: The last step of training; by default that of a long run without warm-up.
 
     Returns:
@@ -90,8 +92,9 @@ def plan(
             problems = [_problem(layout, None, told)]
         else:
             shrinking = _shrinking(layout, masks)
-            make_inputs = make_inputs or (lambda rows, tokens: _random_tokens(model, rows, tokens))
-            flops = {shape: measure.flops(model, make_inputs(*shape)) for shape in _fitting(model, shapes)}
+            make_inputs = make_inputs or (lambda rows, tokens: _random_inputs(model, rows, tokens))
+            fitting = measure.fitting(model, shapes)
+            flops = {shape: measure.flops_by_module(model, make_inputs(*shape)) for shape in fitting}
             found = estimates(model, shrinking, parameters=counts, flops=flops, density=density)
     masked = sum(mask.total_weights for mask in masks)
     own = {id(parameter) for parameter in model.parameters()}
@@ -287,12 +290,9 @@ def _shrinking(layout: PrunableLayout, masks: Sequence[Mask]) -> list[Group]:
 # -- what FLOPs are counted with ---------------------------------------------------------------------------------------
 
 
-def _fitting(model: nn.Module, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return [(rows, min(tokens, positions or tokens)) for rows, tokens in shapes]
-
-
-def _random_tokens(model: nn.Module, rows: int, tokens: int) -> dict[str, Tensor]:
+def _random_inputs(model: nn.Module, rows: int, tokens: int) -> dict[str, Tensor]:
+    if takes_images(model):
+        return made_images(model, rows)
     config = model.config
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size, (rows, tokens), generator=generator)  # type: ignore[union-attr, arg-type]

@@ -1,6 +1,6 @@
 """What a compact model would weigh and work, computed from densities.
 
-Legend: `B` rows of a batch, `L` tokens of each row, in the encoder as in the decoder; `H` heads, `D` head size.
+Legend: `B` rows of a batch, `L` tokens of each row, in the encoder as in the decoder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from bplightning.layout import AttentionGroup
+from bplightning.groups import AttentionGroup
 from bplightning.measure import shape_name
 from bplightning.planning_schema import Estimate, Estimates
 from bplightning.report_schema import ParameterCount
@@ -27,7 +27,7 @@ def estimates(
     shrinking: Sequence[Group],
     *,
     parameters: ParameterCount,
-    flops: Mapping[tuple[int, int], int],
+    flops: Mapping[tuple[int, int], Mapping[str, int]],
     density: Mapping[str, float],
 ) -> Estimates:
     """The compact model where the schedule ends or, where that sets no density, at some densities.
@@ -36,14 +36,14 @@ def estimates(
         model: The dense model.
         shrinking: Its groups that can lose heads or units.
         parameters: How many parameters it has.
-        flops: `B` and `L` to its floating-point operations.
+        flops: `B` and `L` to its floating-point operations, by module.
         density: Fraction of weights kept at the schedule's end by role, ``"total"`` among them.
     """
     scheduled = density["total"] < ALMOST_ALL
     points = [density] if scheduled else [dict.fromkeys(density, example) for example in EXAMPLE_DENSITIES]
     return Estimates(
         density_from="schedule" if scheduled else "training",
-        dense_flops={shape_name(*shape): count for shape, count in flops.items()},
+        dense_flops={shape_name(*shape): counts[""] for shape, counts in flops.items()},
         at=[_estimate(model, shrinking, parameters, flops, point) for point in points],
     )
 
@@ -52,15 +52,15 @@ def _estimate(
     model: nn.Module,
     shrinking: Sequence[Group],
     parameters: ParameterCount,
-    flops: Mapping[tuple[int, int], int],
+    flops: Mapping[tuple[int, int], Mapping[str, int]],
     density: Mapping[str, float],
 ) -> Estimate:
     lost = {group: 1 - density.get(group.role, 1.0) for group in shrinking}
     weights = sum(share * _weights(model, group) for group, share in lost.items())
     biases = sum(share * _biases(model, group) for group, share in lost.items())
     left = {
-        shape: dense - round(sum(share * _flops(model, group, *shape) for group, share in lost.items()))
-        for shape, dense in flops.items()
+        shape: counts[""] - round(sum(share * _flops(counts, group) for group, share in lost.items()))
+        for shape, counts in flops.items()
     }
     return Estimate(
         density=density["total"],
@@ -70,7 +70,7 @@ def _estimate(
             all=parameters["all"] - round(weights + biases),
         ),
         flops={shape_name(*shape): count for shape, count in left.items()},
-        speedup={shape_name(*shape): flops[shape] / count for shape, count in left.items()},
+        speedup={shape_name(*shape): flops[shape][""] / count for shape, count in left.items()},
     )
 
 
@@ -79,17 +79,23 @@ def _weights(model: nn.Module, group: Group) -> int:
 
 
 def _biases(model: nn.Module, group: Group) -> int:
-    """Biases that go with heads or units: the output or down projection keeps its own."""
+    """Biases that go with heads or units: the output or down projection keeps its own.
+
+    Tables of position biases are left out: which of their columns go depends on all layers that look them up.
+    """
     biases = (member.bias_of(model) for member in group.members[:-1])
     return sum(bias.numel() for bias in biases if bias is not None)
 
 
-def _flops(model: nn.Module, group: Group, rows: int, tokens: int) -> int:
-    """Two operations a weight and token and, for attention, two a head's dimension and pair of tokens, twice.
+def _flops(counts: Mapping[str, int], group: Group) -> int:
+    """What `group` computes, all of which goes with its heads or units: its projections and, for attention, the mixing.
 
-    The two products are queries with keys, ``(L, D) x (D, L)``, and their softmax with the values, ``(L, L) x (L, D)``.
+    Counted, and not computed from sizes: layers may be shared and run several times (ALBERT), and projections may read
+    something else beside the tokens (DeBERTa's positions).
     """
-    linear = 2 * rows * tokens * _weights(model, group)
-    if not isinstance(group, AttentionGroup):
-        return linear
-    return linear + 4 * rows * tokens * tokens * group.heads * group.head_size
+    projections = {member.module for member in group.members}
+    total = sum(counts.get(name, 0) for name in projections)
+    if isinstance(group, AttentionGroup):
+        inside = sum(counts.get(name, 0) for name in projections if name.startswith(f"{group.module}."))
+        total += counts.get(group.module, 0) - inside
+    return total

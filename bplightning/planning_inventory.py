@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from bplightning.errors import UserError
-from bplightning.layout import AttentionGroup, PrunableLayout
+from bplightning.groups import AttentionGroup
+from bplightning.layout import PrunableLayout
 from bplightning.masking import Mask
 from bplightning.planning_schema import NotPruned, Tie
 from bplightning.resizing import Group, member_selections, size_of
@@ -105,6 +106,8 @@ def _shared_by(group: Group) -> str:
     if not isinstance(group, AttentionGroup):
         ups = "row of the up projection" if len(group.up) == 1 else f"rows of the {len(group.up)} up projections"
         return f"a unit's {ups} and its column of the down projection share one entry"
+    if group.position_query is not None or group.position_key is not None:
+        return "a head's query, key, value and output, and what projects positions for it, share one entry"
     if group.heads == group.kv_heads:
         return "a head's query, key, value and output share one entry"
     queries = group.heads // max(group.kv_heads, 1)

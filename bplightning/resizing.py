@@ -8,16 +8,16 @@ Legend: `B` batch, `L` tokens, `H` heads, `K` key/value heads, `D` head size, `F
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from bplightning.errors import UserError
-from bplightning.layout import AttentionGroup, FeedForwardGroup, Member, PrunableLayout
+from bplightning.groups import AttentionGroup, FeedForwardGroup, Member
+from bplightning.headless import behead
+from bplightning.layout import PrunableLayout
 
 Group = AttentionGroup | FeedForwardGroup
 
@@ -54,7 +54,8 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Sel
         kept: Group name to the indices of its heads (key/value heads where queries are grouped) or units that stay.
 
     Returns:
-        Every parameter of every member, and every bias that goes with its rows, each with its axes.
+        Every parameter of every member, every bias that goes with its rows, and every table of position biases, each
+        with its axes.
 
     Raises:
         UserError: A group that shrinks cannot be resized by itself.
@@ -72,10 +73,10 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Sel
     for group in layout.groups:
         indices = kept[group.name]
         *readers, writer = group.members
-        if writer.expert is not None or (isinstance(group, AttentionGroup) and group.position_bias is not None):
+        if writer.expert is not None:
             if len(indices) == size_of(group):
                 continue
-            what = "an expert of a stacked tensor" if writer.expert is not None else "a shared relative position bias"
+            what = "an expert of a stacked tensor"
             raise UserError(f"{group.name} cannot lose {kind_of(group)}: {what} cannot be sliced for one layer yet.")
         for member in readers:
             if isinstance(group, AttentionGroup):
@@ -84,6 +85,8 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Sel
             else:
                 keep(member, 0, indices)
         keep(writer, 1, writer_columns(group, indices))
+    for table, columns in _looked_up(layout, kept).items():
+        keep(table, 1, columns)
     # Members that share a parameter (fused qkv) are joined in the order they are stored in.
     return {
         key: {
@@ -115,11 +118,14 @@ def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor])
             new = new.clone()
         module._parameters[name] = nn.Parameter(new, requires_grad=old.requires_grad)
         _set_features(module)
+    columns = _looked_up(layout, kept)
     for group in layout.attention:
         _set_heads(model, group, len(kept[group.name]))
+        if group.position_bias is not None:
+            _set_position_columns(model, group, kept[group.name], columns[group.position_bias])
     if layout.family.resized is not None:
-        for group in layout.groups:
-            layout.family.resized(model, group, kept[group.name])
+        for each in layout.groups:
+            layout.family.resized(model, each, kept[each.name])
 
 
 def make_bias(model: nn.Module, member: Member) -> None:
@@ -127,6 +133,25 @@ def make_bias(model: nn.Module, member: Member) -> None:
     weight = member.weight(model)
     bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=weight.requires_grad)
     model.get_submodule(member.module).register_parameter(member.bias or "bias", bias)
+
+
+def _looked_up(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> dict[Member, Tensor]:
+    """Each table of position biases with its columns, ascending, that a head which stays looks up."""
+    used: dict[Member, set[int]] = {}
+    for group in layout.attention:
+        if group.position_bias is not None:
+            columns = (group.position_columns[head] for head in kept[group.name].tolist())
+            used.setdefault(group.position_bias, set()).update(columns)
+    return {table: torch.tensor(sorted(columns), dtype=torch.long, device="cpu") for table, columns in used.items()}
+
+
+def _set_position_columns(model: nn.Module, group: AttentionGroup, kept: Tensor, looked_up: Tensor) -> None:
+    """Tell a module that lost heads which columns the others look up, in a table that only `looked_up` stay of."""
+    module = model.get_submodule(group.module)
+    if len(kept) < group.heads or hasattr(module, "position_columns"):
+        before = torch.tensor(group.position_columns, dtype=torch.long, device="cpu")
+        # No buffer: transformers would fill that anew when it loads.
+        module.position_columns = torch.searchsorted(looked_up, before[kept.to(before.device)])
 
 
 def _queries_per_kv_head(group: AttentionGroup) -> int:
@@ -146,6 +171,8 @@ def _set_features(module: nn.Module) -> None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, Conv1D):
         module.nx, module.nf = weight.shape
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = weight.shape
 
 
 def _set_heads(model: nn.Module, group: AttentionGroup, kv_heads: int) -> None:
@@ -157,61 +184,5 @@ def _set_heads(model: nn.Module, group: AttentionGroup, kv_heads: int) -> None:
         for name in names:
             if hasattr(module, name):
                 setattr(module, name, count)
-    if kv_heads == 0 and not isinstance(module, Headless):
-        cls: Any = type(module)
-        module.__class__ = _headless_class(cls)
-        inner = f"{group.module}."
-        *readers, writer = (member.module.removeprefix(inner) for member in group.members)
-        module.reader_names = sorted(set(readers))  # type: ignore[assignment]
-        # DistilBERT's applies its output projection itself, for others the caller does.
-        module.writer_name = writer if group.output.module.startswith(inner) else None  # type: ignore[assignment]
-
-
-class Headless:
-    """Mixed into an attention class whose instance lost every head: it mixes nothing, its output is a constant.
-
-    transformers' own forward pass cannot reshape to zero heads. The output projection, of no columns, is still applied
-    (here or by the caller), which leaves its bias.
-    """
-
-    reader_names: list[str]
-    writer_name: str | None
-    config: Any
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """The constant, and attention weights ``(B, 0, L, L)`` where eager attention gives them.
-
-        Args:
-            hidden_states: ``(B, L, hidden size)``.
-            *args: Not looked at.
-            **kwargs: Not looked at.
-
-        Raises:
-            UserError: A key/value cache was given, which a layer without keys cannot advance.
-        """
-        if kwargs.get("past_key_values") is not None:
-            raise UserError(
-                f"{type(self).__name__} has no heads left and cannot advance a key/value cache yet: call the model "
-                "with use_cache=False, or keep one head in each decoder layer."
-            )
-        *batch, length, _ = hidden_states.shape
-        # The projections of no rows take part, so that no parameter is unused, which distributed training refuses.
-        output: Tensor = sum(getattr(self, name)(hidden_states) for name in self.reader_names)
-        if self.writer_name is not None:
-            output = getattr(self, self.writer_name)(output)
-        eager = self.config._attn_implementation == "eager"
-        return output, hidden_states.new_zeros(*batch, 0, length, length) if eager else None
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Pickle by the class it was made from: the class itself has no name in any module."""
-        return _new_headless, (type(self).__mro__[2],), self.__dict__
-
-
-@functools.cache
-def _headless_class(base: type) -> type:
-    # A subclass of the original: transformers finds the modules whose attention weights it records by class.
-    return type(f"Headless{base.__name__}", (Headless, base), {})
-
-
-def _new_headless(base: type) -> Any:
-    return object.__new__(_headless_class(base))
+    if kv_heads == 0:
+        behead(model, group)

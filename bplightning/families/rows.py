@@ -22,7 +22,10 @@ class AttentionNames:
         kind: ``"self"`` or ``"cross"``.
         fused: Whether query, key and value are rows of one projection, in this order.
         transposed: Whether weights are stored as ``(in, out)``, as `Conv1D` does.
-        position_bias: Relative position bias table, its name relative to the base model, or `None`.
+        position_key: Makes the keys of relative positions, where a projection of its own does; or `None`.
+        position_query: Makes the queries of relative positions, likewise.
+        position_bias: Relative position bias table, its name relative to the base model, ``{layer}`` in it the layer's
+            index; or `None`. Its columns are the heads.
     """
 
     module: str
@@ -33,6 +36,8 @@ class AttentionNames:
     kind: str = "self"
     fused: bool = False
     transposed: bool = False
+    position_key: str | None = None
+    position_query: str | None = None
     position_bias: str | None = None
 
 
@@ -41,11 +46,13 @@ class FeedForwardNames:
     """What a layer calls the parts of its feed-forward sub-layer, each name relative to the layer.
 
     Attributes:
-        up: The up projection; for a gated layer the one that goes through the activation, then the other. With
-            `experts`, the one parameter that holds both, stacked.
+        up: The up projection; for a gated layer the one that goes through the activation, then the other. A name that
+            the layer does not have is passed over, where a family has both kinds. With `experts`, the one parameter
+            that holds both, stacked; with `fused`, the one projection that holds both, in this order.
         down: The down projection; with `experts`, the parameter.
         activation: The activation, a module or a function.
         experts: The module that holds experts stacked in 3-D parameters, or `None`.
+        fused: Whether both up projections of a gated layer are rows of one.
         transposed: Whether weights are stored as ``(in, out)``, as `Conv1D` does.
     """
 
@@ -53,6 +60,7 @@ class FeedForwardNames:
     down: str
     activation: str
     experts: str | None = None
+    fused: bool = False
     transposed: bool = False
 
 
@@ -61,16 +69,20 @@ class Stack:
     """One stack of equal layers.
 
     Attributes:
-        layers: The `ModuleList`, its name relative to the base model.
+        layers: The `ModuleList`, its name relative to the base model; a ``*`` in it stands for all modules of a
+            `ModuleList`, the layers of which follow each other.
         attention: The attentions of a layer.
         feed_forward: The feed-forward sub-layer of a layer.
         name: ``"encoder"`` or ``"decoder"``.
+        heads: Configuration field that holds the number of attention heads of this stack, where the stacks differ; by
+            default the family's.
     """
 
     layers: str
     attention: tuple[AttentionNames, ...]
     feed_forward: FeedForwardNames
     name: str = "encoder"
+    heads: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class Family:
     Attributes:
         stacks: The stacks of layers that can be pruned.
         residual: Patterns of parameter names, relative to the base model (a head's as they are), to the axis that the
-            residual stream runs along; beside the members of the groups, whose axes are known.
+            residual stream runs along, or to several; beside the members of the groups, whose axes are known.
         heads: Configuration fields that may hold the number of attention heads, the first found counts.
         hidden_size: Configuration fields that may hold the width of the residual stream, likewise.
         resized: What slicing the projections leaves wrong, put right: called with the model, each group of its layout
@@ -89,7 +101,7 @@ class Family:
     """
 
     stacks: tuple[Stack, ...]
-    residual: Mapping[str, int] = field(default_factory=dict)
+    residual: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
     heads: tuple[str, ...] = ("num_attention_heads", "n_heads", "num_heads", "n_head")
     hidden_size: tuple[str, ...] = ("hidden_size", "dim", "d_model", "n_embd")
     resized: Callable[[nn.Module, Any, Tensor], None] | None = None

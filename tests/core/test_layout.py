@@ -9,23 +9,21 @@ from typing import Any
 import pytest
 import torch
 from hard_families import EVERY_ROW, make
-from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, padded_inputs, tiny
+from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, inputs_for, tiny
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from bplightning.errors import UserError
 from bplightning.families import FAMILIES
-from bplightning.layout import AttentionGroup, ParameterAxis, PrunableLayout
+from bplightning.groups import AttentionGroup, ParameterAxis
+from bplightning.layout import PrunableLayout
 
 HEAD_SIZE = HIDDEN // HEADS
 
 
 @torch.no_grad()
 def run(model: nn.Module, **kwargs: Any) -> Any:
-    inputs: dict[str, Tensor] = padded_inputs("right", batch=2)
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = padded_inputs("right", seed=1, batch=2, length=5)["input_ids"]
-    return model(**inputs, **kwargs)
+    return model(**inputs_for(model, "right", batch=2), **kwargs)
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -142,15 +140,18 @@ def test_a_unit_of_one_stacked_expert_is_its_rows_and_its_column() -> None:
     torch.testing.assert_close(results[2], results[0])
 
 
-@pytest.mark.parametrize("model_type", ["t5", "qwen2", "mixtral"])
+@pytest.mark.parametrize("model_type", ["modernbert", "mt5", "qwen2", "mixtral"])
 @torch.no_grad()
 def test_the_second_up_projection_of_a_gated_layer_is_the_one_beside_the_activation(model_type: str) -> None:
     model, layout = make(model_type)
     for group in layout.feed_forward[:2]:
         _, beside = group.up
-        beside.weight(model)[3] *= 2
+        rows = [part[3] for part in (beside.weight(model), beside.bias_of(model)) if part is not None]
+        for row in rows:
+            row *= 2
         expected = logits(model)
-        beside.weight(model)[3] /= 2
+        for row in rows:
+            row /= 2
         group.down.weight(model)[:, 3] *= 2
         torch.testing.assert_close(logits(model), expected)
 
@@ -243,14 +244,30 @@ def test_electra_embeddings_as_wide_as_the_stream_are_part_of_it() -> None:
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_groups_have_stable_names_with_and_without_a_head(model_type: str) -> None:
-    names = [f"encoder.{i}.self" for i in range(LAYERS)] + [f"encoder.{i}.feed_forward" for i in range(LAYERS)]
+    stacks = FAMILIES[model_type].stacks
+    names = [f"{stack.name}.{i}.{each.kind}" for stack in stacks for i in range(LAYERS) for each in stack.attention]
+    names += [f"{stack.name}.{i}.feed_forward" for stack in stacks for i in range(LAYERS)]
+    roles = {
+        ("encoder", "self"): "attention",
+        ("encoder", "feed_forward"): "feed_forward",
+        ("decoder", "self"): "decoder_attention",
+        ("decoder", "cross"): "cross_attention",
+        ("decoder", "feed_forward"): "decoder_feed_forward",
+    }
     for auto in (AutoModel, None):
         model = tiny(model_type) if auto is None else tiny(model_type, auto=auto)
         layout = PrunableLayout.of(model)
         assert [group.name for group in layout.groups] == names
-        assert {group.role for group in layout.groups} == {"attention", "feed_forward"}
-        assert layout.weights() == LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * UNITS)
-        assert all(isinstance(group, AttentionGroup) is (group.role == "attention") for group in layout.groups)
+        for group in layout.groups:
+            stack, _, kind = group.name.split(".")
+            assert group.role == roles[stack, kind]
+            assert isinstance(group, AttentionGroup) is (kind != "feed_forward")
+        in_layers = [
+            parameter.numel()
+            for name, parameter in model.named_parameters()
+            if parameter.ndim == 2 and any(part.isdigit() for part in name.split(".")) and "_bias" not in name
+        ]
+        assert layout.weights() == sum(in_layers)
 
 
 def _unknown(config: Callable[[], Any]) -> nn.Module:

@@ -11,15 +11,17 @@ import pytest
 import torch
 from hard_families import HARD_ROWS, make
 from rich.console import Console
-from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, tiny
+from tiny_families import HEADS, HIDDEN, LAYERS, ONE_OF_EACH_ROW, UNITS, tiny
 from torch import nn
 
 from bplightning import measure
 from bplightning.compaction import compact
+from bplightning.equivalence import made_images, takes_images
 from bplightning.errors import UserError
 from bplightning.families import FAMILIES
 from bplightning.granularity import granularity_by_role, make_masks
-from bplightning.layout import AttentionGroup, PrunableLayout
+from bplightning.groups import AttentionGroup
+from bplightning.layout import PrunableLayout
 from bplightning.masking import has_masks
 from bplightning.planning import plan
 from bplightning.planning_inventory import obstacle
@@ -31,8 +33,7 @@ from bplightning.strategy import Progress, PruningStrategy
 
 WHOLE = {"attention": "head", "feed_forward": "unit"}
 SHAPES = ((1, 16), (3, 16))
-ROWS = ["bert", "distilbert", *HARD_ROWS]
-"""One of each kind: the others of the table are read as BERT is."""
+ROWS = [*ONE_OF_EACH_ROW, *HARD_ROWS]
 
 
 class Ranked(PruningStrategy):
@@ -183,27 +184,24 @@ def test_entries_that_several_weights_share() -> None:
     assert "a key/value head and its 2 query heads share one entry" in said(grouped, "mask")[0]
     assert "rows of the 2 up projections" in said(grouped, "mask")[1]
     assert "4 of size 8 on 2 key/value" in drawn(grouped, 80)
+    assert "and what projects positions for it, share one" in said(planned("deberta-v2", Ranked(WHOLE)), "mask")[0]
     both = said(planned("t5", Ranked(WHOLE)), "mask")
     assert both[0].startswith("attention, decoder_attention, cross_attention: a head's query")
 
 
 def test_parameters_that_are_one() -> None:
-    (names,) = [tie["names"] for tie in planned("gpt2", Ranked(WHOLE))["tied"] if tie["how"] == "tensor"]
-    assert names == ["transformer.wte.weight", "lm_head.weight"]
+    (names,) = [tie["names"] for tie in planned("gemma", Ranked(WHOLE))["tied"] if tie["how"] == "tensor"]
+    assert names == ["model.embed_tokens.weight", "lm_head.weight"]
     fused, experts = (said(planned(each, Ranked(WHOLE)), "storage") for each in ("gpt2", "mixtral"))
     assert fused == ["transformer.h.*.attn.c_attn.weight: each stores 3 prunable weights in one parameter"]
     assert "model.layers.*.mlp.experts.gate_up_proj: each stores 6 prunable weights in one parameter" in experts
     assert len(said(planned("t5", Ranked(WHOLE)), "position_bias")) == 2
 
 
-@pytest.mark.parametrize(
-    ("model_type", "held"),
-    [("t5", "encoder.0.self cannot lose heads"), ("mixtral", "decoder.0.feed_forward.expert.0 cannot lose units")],
-)
-def test_what_compaction_cannot_shrink_stays_in_the_estimates(model_type: str, held: str) -> None:
-    made = planned(model_type, Ranked(WHOLE))
+def test_what_compaction_cannot_shrink_stays_in_the_estimates() -> None:
+    made = planned("mixtral", Ranked(WHOLE))
     obstacles = {group["name"]: group["obstacle"] for group in made["groups"] if group["obstacle"]}
-    assert held in next(iter(obstacles.values()))
+    assert "decoder.0.feed_forward.expert.0 cannot lose units" in next(iter(obstacles.values()))
     weights = sum(group["weights"] for group in made["groups"] if group["name"] in obstacles)
     half = made["estimates"]["at"][0]["parameters"]["encoder_linear"]
     assert half == weights + (made["model"]["parameters"]["encoder_linear"] - weights) / 2
@@ -214,20 +212,30 @@ def test_what_compaction_cannot_shrink_stays_in_the_estimates(model_type: str, h
 # -- the target --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", [each for each in ROWS if each != "gpt2"])  # compact, it cannot run
+@pytest.mark.parametrize("model_type", ROWS)
 def test_estimates_are_those_of_a_compact_model(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, layout = make(model_type)
     monkeypatch.setitem(FAMILIES, model_type, layout.family)
     half = plan(model, Ranked(WHOLE), shapes=SHAPES)["estimates"]["at"][0]
     assert half["density"] == 0.5
     smaller = compact(with_half_dead(model, layout))
-    assert half["parameters"] == measure.parameters(smaller, PrunableLayout.of(smaller))
-    for rows, tokens in SHAPES:
+    expected = measure.parameters(smaller, PrunableLayout.of(smaller))
+    # Nobody knows beforehand which columns of a table of position biases all its layers stop looking up.
+    expected["all"] += tables(model) - tables(smaller)
+    assert half["parameters"] == expected
+    for rows, tokens in measure.fitting(model, SHAPES):
         ids = torch.zeros(rows, tokens, dtype=torch.long)
-        inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model_type == "t5" else {})}
+        inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
+        if takes_images(model):
+            inputs = made_images(model, rows)
         dense, count = measure.flops(model, inputs), measure.flops(smaller, inputs)
         assert half["flops"][f"{rows}x{tokens}"] == count
         assert half["speedup"][f"{rows}x{tokens}"] == pytest.approx(dense / count)
+
+
+def tables(model: nn.Module) -> int:
+    shared = (parameter for name, parameter in model.named_parameters() if "relative_attention_bias" in name)
+    return sum(parameter.numel() for parameter in shared)
 
 
 @torch.no_grad()

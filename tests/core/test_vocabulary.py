@@ -44,7 +44,7 @@ from bplightning.tokenizer_trimming import require_same_tokens
 from bplightning.vocabulary import Corpus, TrimmedVocabulary, trim_vocabulary
 
 TESTS = Path(__file__).parent
-QA_START = TESTS.parents[1] / "tasks" / "qa_start"
+QA_START = TESTS.parents[1] / "tasks" / "embedded_start"
 
 _SYLLABLES = [consonant + vowel for consonant in "bdklmnrst" for vowel in "aeo"]
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tiny_decoders
+import tiny_encoder_decoders
+import tiny_encoders
 import torch
+from tiny_sizes import HEADS, HIDDEN, LAYERS, UNITS, VOCABULARY
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
 
-from bplightning.layout import AttentionGroup, PrunableLayout
-
-HIDDEN, HEADS, UNITS, LAYERS, VOCABULARY = 32, 4, 24, 3, 60
+from bplightning.equivalence import made_images, takes_images
+from bplightning.families import FAMILIES
+from bplightning.groups import AttentionGroup
+from bplightning.layout import PrunableLayout
 
 _SIZES = {
     "hidden_size": HIDDEN,
@@ -28,6 +33,29 @@ _DISTILBERT_SIZES = {
     "max_position_embeddings": 40,
     "pad_token_id": 1,
 }
+_CONFIGS = {
+    "distilbert": (AutoModelForQuestionAnswering, _DISTILBERT_SIZES),
+    **tiny_encoders.CONFIGS,
+    **tiny_encoder_decoders.CONFIGS,
+    **tiny_decoders.CONFIGS,
+}
+EAGER_ONLY = tiny_encoders.EAGER_ONLY
+"""Model types that know no other attention."""
+
+EAGER_IN_FLOAT32 = (*tiny_encoders.EAGER_IN_FLOAT32, *tiny_decoders.EAGER_IN_FLOAT32)
+"""Model types whose eager attention takes its softmax in float32, whatever the model's own precision: in float64 that
+rounds, and overflows where a row of padding sees nothing."""
+
+# The last one counts: the first in the table, and of Llama's kin the one with biases.
+_BY_ROW = {id(FAMILIES[model_type]): model_type for model_type in [*reversed(FAMILIES), "llama"]}
+ONE_OF_EACH_ROW = sorted(_BY_ROW.values())
+"""One of the model types that share a row: what is read and resized alike need be tried in full only once."""
+
+
+def auto_of(model_type: str) -> type:
+    """The Auto class of the tiny models of a type."""
+    model_type, _ = tiny_encoders.VARIANTS.get(model_type, (model_type, {}))
+    return _CONFIGS.get(model_type, (AutoModelForQuestionAnswering,))[0]
 
 
 def tiny(
@@ -36,14 +64,18 @@ def tiny(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
-    auto: type = AutoModelForQuestionAnswering,
+    auto: type | None = None,
     **config: object,
 ) -> PreTrainedModel:
     """A model whose parameters are all random, biases and norms included, in evaluation mode."""
-    sizes = _DISTILBERT_SIZES if model_type == "distilbert" else _SIZES
+    model_type, changes = tiny_encoders.VARIANTS.get(model_type, (model_type, {}))
+    usual, sizes = _CONFIGS.get(model_type, (AutoModelForQuestionAnswering, _SIZES))
+    config = changes | config
     torch.manual_seed(seed)
     made = AutoConfig.for_model(model_type, **(sizes | config))
-    model = auto.from_config(made, attn_implementation=attention)  # type: ignore[attr-defined]
+    if model_type in EAGER_ONLY:
+        attention = "eager"
+    model = (auto or usual).from_config(made, attn_implementation=attention)  # type: ignore[attr-defined]
     randomize(model)
     return model.to(dtype).eval()
 
@@ -52,6 +84,8 @@ def tiny(
 def randomize(model: nn.Module) -> None:
     """Weights of a size at which activations stay near one, biases and norms that are neither 0 nor 1."""
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:  # sines and cosines: no file holds them
+            continue
         if parameter.ndim == 1:
             parameter.uniform_(-0.5, 0.5)
             if "norm" in name.lower() and name.endswith("weight"):
@@ -72,13 +106,17 @@ def zero_randomly(model: nn.Module, granularity: str, *, seed: int, density: flo
         *readers, writer = group.members
         rows = readers[-1].weight(model).shape[0]
         if granularity in ("heads", "units"):
-            size = group.head_size if isinstance(group, AttentionGroup) else 1
-            kept = keep(rows // size).repeat_interleave(size)
+            attention = isinstance(group, AttentionGroup)
+            size = group.head_size if attention else 1
+            queries = group.heads // max(group.kv_heads, 1) if attention else 1  # to one key/value head
+            alone = keep(rows // size)
+            kept, kept_queries = alone.repeat_interleave(size), alone.repeat_interleave(size * queries)
             for reader in readers:
-                reader.weight(model)[~kept] = 0
+                alive = kept_queries if attention and reader is group.query else kept
+                reader.weight(model)[~alive] = 0
                 if granularity == "units" and reader.bias_of(model) is not None:
-                    reader.bias_of(model)[~kept] = 0  # type: ignore[index]
-            writer.weight(model)[:, ~kept] = 0
+                    reader.bias_of(model)[~alive] = 0  # type: ignore[index]
+            writer.weight(model)[:, ~kept_queries] = 0
             continue
         for member in group.members:
             weight = member.weight(model)
@@ -97,3 +135,20 @@ def padded_inputs(side: str, *, seed: int = 0, batch: int = 3, length: int = 11)
         attention_mask[row, slice(length - padding, None) if side == "right" else slice(0, padding)] = 0
     input_ids[attention_mask == 0] = 1
     return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def inputs_for(model: PreTrainedModel, side: str, **options: int) -> dict[str, Tensor]:
+    """`padded_inputs`, for a decoder beside an encoder other tokens, fewer and without padding; or images."""
+    if takes_images(model):
+        return made_images(model, options.get("batch", 3))
+    inputs = padded_inputs(side, **options)
+    if model.config.is_encoder_decoder:
+        generator = torch.Generator().manual_seed(1)
+        shape = len(inputs["input_ids"]), inputs["input_ids"].shape[1] - 3
+        inputs["decoder_input_ids"] = torch.randint(2, VOCABULARY, shape, generator=generator)
+    return inputs
+
+
+def tensors_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `model` says of `inputs`, but for caches."""
+    return {name: value for name, value in model(**inputs).items() if isinstance(value, Tensor)}
