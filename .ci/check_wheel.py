@@ -5,7 +5,12 @@ from __future__ import annotations
 import sys
 import zipfile
 
-NEEDED = ("bplightning/py.typed", "bplightning/strategies/hybrid.py", "bplightning/tasks/qa_default.yaml")
+NEEDED = (
+    "bplightning/py.typed",
+    "bplightning/strategies/hybrid.py",
+    "bplightning/tasks/qa_default.yaml",
+    "bplightning/tasks/summarization_start/config.json",
+)
 
 
 def main(path: str) -> None:
@@ -14,8 +19,8 @@ def main(path: str) -> None:
         names = wheel.namelist()
     extra = {name.split("/")[0] for name in names if ".dist-info/" not in name} - {"bplightning"}
     missing = [name for name in NEEDED if name not in names]
-    if not any(name.startswith("bplightning/tasks/qa_start/") for name in names):
-        missing.append("bplightning/tasks/qa_start/*")
+    if not any(name.startswith("bplightning/tasks/embedded_start/") for name in names):
+        missing.append("bplightning/tasks/embedded_start/*")
     if extra or missing:
         sys.exit(f"{path}: beside bplightning at the top level: {sorted(extra)}; missing: {missing}")
     print(f"{path}: {len(names)} files, all in bplightning, data included")

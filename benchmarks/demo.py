@@ -74,7 +74,7 @@ def magnitude(folder: Path, *, density: dict[str, float]) -> dict[str, float]:
     task.prepare_data()
     task.setup("validate")
     quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    return evaluate(quiet, task, model, prefix="magnitude")
+    return evaluate(quiet, task, model, prefix="magnitude")[0]
 
 
 if __name__ == "__main__":

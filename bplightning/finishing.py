@@ -32,7 +32,10 @@ from bplightning.task_file import save_task
 from bplightning.vocabulary import Corpus, trim_vocabulary
 
 FLOPS_SHAPE = (8, 128)
-"""Rows and tokens at which the report counts floating-point operations."""
+"""Rows and tokens at which the report counts floating-point operations, where the model can take so many."""
+
+GENERATED_TOKENS = 32
+"""Tokens that a task which generates is timed with."""
 
 
 def finish(
@@ -71,17 +74,20 @@ def finish(
     small: PreTrainedModel = compact(masked, plan)  # type: ignore[assignment]
     task.setup("validate")
     masked_compact = require_equal(masked, small, _first_batch(task, masked), what="the compact model")
-    tokens = Vocabulary(kept=_tokens(small), total=_tokens(small))
-    tokenizer = task.tokenizer
+    count = 0 if task.tokenizer is None else _tokens(small)
+    tokens = Vocabulary(kept=count, total=count)
+    processor = task.processor
     if vocabulary is not None:
-        trimmed = trim_vocabulary(small, tokenizer, Corpus(vocabulary))
-        small, tokenizer = trimmed.model, trimmed.tokenizer
+        if task.tokenizer is None:
+            raise UserError("the task has no text, and so no vocabulary to trim: leave --vocabulary out.")
+        trimmed = trim_vocabulary(small, task.tokenizer, Corpus(vocabulary))
+        small, processor = trimmed.model, trimmed.tokenizer
         tokens["kept"] = len(trimmed.kept)
     if dtype is not None:
         nn.Module.to(small, dtype)
     reloaded = None
     if trainer.is_global_zero:
-        reloaded = save_compact(small, out, tokenizer, complete=partial(save_task, task))
+        reloaded = save_compact(small, out, processor, complete=partial(save_task, task))
     trainer.strategy.barrier()
     small_task = task
     if vocabulary is not None:
@@ -90,7 +96,9 @@ def finish(
     models: dict[str, tuple[nn.Module, Task]] = {"masked": (masked, task), "compact": (small, small_task)}
     if dense is not None:
         models = {"dense": (load_saved(task.load_model, dense, what="the baseline"), task), **models}
-    metrics = {name: evaluate(trainer, of, model, prefix=name) for name, (model, of) in models.items()}
+    metrics, settings = {}, {}
+    for name, (model, of) in models.items():
+        metrics[name], settings[name] = evaluate(trainer, of, model, prefix=name)
     for model, _ in models.values():
         model.to(device)
     if not trainer.is_global_zero or reloaded is None:
@@ -99,8 +107,14 @@ def finish(
     # A masked model has the dense shapes, so it stands in for a dense one wherever only shapes count.
     reference = models["dense"][0] if dense is not None else masked
     rank_zero_info("Measuring dense and compact latency side by side.")
-    inputs = small_task.example_inputs(*FLOPS_SHAPE)  # its tokens are among the dense model's
-    latency = measure.latency({"dense": reference, "compact": small}, small_task.example_inputs)
+    shapes = measure.fitting(small, measure.DEFAULT_SHAPES)
+    (flops_shape,) = measure.fitting(small, [FLOPS_SHAPE])
+    inputs = small_task.example_inputs(*flops_shape)  # its tokens are among the dense model's
+    pair = {"dense": reference, "compact": small}
+    latency = measure.latency(pair, small_task.example_inputs, shapes)
+    if (generate := small_task.example_generation(GENERATED_TOKENS)) is not None:
+        for name, times in measure.latency(pair, small_task.example_inputs, shapes, call=generate).items():
+            latency[name] |= {f"{shape}+{GENERATED_TOKENS}": time for shape, time in times.items()}
     layout = module.layout
     assert layout is not None
     found = build_report(
@@ -108,6 +122,7 @@ def finish(
         strategy=name_of(type(module.strategy)),
         model=masked.config._name_or_path,
         metrics=metrics,
+        evaluation=settings["compact"],
         density_by_role=density_by_role,
         heads_by_layer=plan.heads,
         units_by_layer=plan.units,
@@ -123,7 +138,7 @@ def finish(
             "compact": measure.bytes_on_disk(out),
         },
         flops={"dense": measure.flops(reference, inputs), "compact": measure.flops(small, inputs)},
-        flops_shape=measure.shape_name(*FLOPS_SHAPE),
+        flops_shape=measure.shape_name(*flops_shape),
         latency_ms={name: measure.median_ms(times) for name, times in latency.items()},
         speedup=measure.speedup(latency["dense"], latency["compact"]),
         equivalence={"masked_compact": masked_compact.absolute, "compact_reloaded": reloaded.absolute},
@@ -191,7 +206,9 @@ def compact_run(
     )
 
 
-def evaluate(trainer: Trainer, task: Task, model: nn.Module, *, prefix: str) -> dict[str, float]:
+def evaluate(
+    trainer: Trainer, task: Task, model: nn.Module, *, prefix: str
+) -> tuple[dict[str, float], dict[str, Any] | None]:
     """The task's metrics of a model as it is, over the whole validation set.
 
     Args:
@@ -201,10 +218,12 @@ def evaluate(trainer: Trainer, task: Task, model: nn.Module, *, prefix: str) -> 
         prefix: What the metrics are logged under.
 
     Returns:
-        Metric name to value.
+        Metric name to value; and what they depend on beside the model, `None` where there was no batch.
     """
-    results = trainer.validate(frozen_module(task, model, prefix=prefix), datamodule=task, verbose=False)
-    return {name.removeprefix(f"{prefix}_"): value for result in results for name, value in result.items()}
+    module = frozen_module(task, model, prefix=prefix)
+    results = trainer.validate(module, datamodule=task, verbose=False)
+    values = {name.removeprefix(f"{prefix}_"): value for result in results for name, value in result.items()}
+    return values, task.evaluation_settings(module.metric) if hasattr(module, "metric") else None
 
 
 def _first_batch(task: Task, model: PreTrainedModel) -> dict[str, Tensor]:

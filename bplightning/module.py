@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from bplightning.checkpoint_files import require_same_weights
 from bplightning.checkpoints import warn_of_unpruned_choices
+from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
 from bplightning.guards import FiniteGuard, require_finite_parameters
 from bplightning.layout import PrunableLayout
@@ -35,6 +36,7 @@ class PruningModule(LightningModule):
             optimizer steps.
         weight_decay: Weight decay of the model's weights; biases and norms have none.
         adam_epsilon: AdamW's epsilon.
+        distillation: What to learn from a teacher beside the task; `None` for nothing.
     """
 
     model: PreTrainedModel
@@ -47,6 +49,7 @@ class PruningModule(LightningModule):
         warmup: float = 0.05,
         weight_decay: float = 0.0,
         adam_epsilon: float = 1e-8,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
         if learning_rate <= 0:
@@ -59,6 +62,8 @@ class PruningModule(LightningModule):
         self.warmup = warmup
         self.weight_decay = weight_decay
         self.adam_epsilon = adam_epsilon
+        self.distillation = distillation or Distillation()
+        self._teacher: list[Teacher] = []  # in a list, which hides it from `state_dict` and from DDP
         self.metric_prefix = "val"
         self.layout: PrunableLayout | None = None
         self.configured = False
@@ -84,6 +89,11 @@ class PruningModule(LightningModule):
 
     # -- training ------------------------------------------------------------------------------------------------------
 
+    def take_teacher(self) -> None:
+        """Read the teacher, if there is to be one, and check that it fits; `configure_model` comes before."""
+        if self.distillation.teacher is not None and not self._teacher:
+            self._teacher.append(Teacher(self.distillation, self.task, self.model))
+
     def progress(self, step: int | None = None) -> Progress:
         """Where training stands, in optimizer steps.
 
@@ -103,23 +113,36 @@ class PruningModule(LightningModule):
         """Whether the network is pruned as far as it is meant to be."""
         return self.strategy.target_reached(self.progress())
 
+    def on_fit_start(self) -> None:
+        self.take_teacher()
+        for teacher in self._teacher:
+            teacher.to(self.device)
+
+    def on_fit_end(self) -> None:
+        self._teacher.clear()
+
     def on_train_start(self) -> None:
         self.strategy.advance(self.progress())
         if not self.target_reached():
             warn_of_unpruned_choices(self.trainer)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        task_loss = self.task.loss(self(batch), batch)
+        options = {name: value for teacher in self._teacher for name, value in teacher.student_options.items()}
+        outputs = self.model(**self.task.model_inputs(batch), **options)
+        loss = task_loss = self.task.loss(outputs, batch)
+        values: dict[str, Any] = {"task_loss": task_loss.detach()}
+        for teacher in self._teacher:
+            loss, decided = teacher.loss(task_loss, outputs, batch)
+            values["teacher_loss"] = decided.detach()
         penalty = self.strategy.penalty()
-        loss = task_loss if penalty is None else task_loss + penalty
-        self._log_step(task_loss.detach(), penalty)
+        if penalty is not None:
+            loss = loss + penalty
+            values["penalty"] = penalty.detach()
+        self._log_step(values)
         return loss
 
-    def _log_step(self, task_loss: Tensor, penalty: Tensor | None) -> None:
+    def _log_step(self, values: dict[str, Any]) -> None:
         """Log on the device; density, which is counted over all scores, only in the steps that a logger writes."""
-        values: dict[str, Any] = {"task_loss": task_loss}
-        if penalty is not None:
-            values["penalty"] = penalty.detach()
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.trainer.global_step + 1) % every == 0:
             values |= {f"density/{role}": value for role, value in self.strategy.density().items()}
@@ -162,7 +185,7 @@ class PruningModule(LightningModule):
         freeze_masks(self.model)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.metric.update(self(batch), batch)
+        self.metric.update(self.task.evaluate_batch(self.model, batch), batch)
 
     def on_validation_epoch_end(self) -> None:
         unfreeze_masks(self.model)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from bplightning.checkpoint_files import read_checkpoint, require_same_weights
+from bplightning.distillation import BASELINE
 from bplightning.errors import UserError
 from bplightning.finishing import finish
 from bplightning.loading import load_saved
@@ -65,8 +66,14 @@ def fit(
     if baseline == "train" and baseline_trainer is None:
         raise UserError("baseline is 'train', but no baseline_trainer was given to train it with: give one.")
     dense = None if baseline in ("none", "train") else Path(baseline)
+    if module.distillation.teacher == BASELINE and baseline == "none":
+        raise UserError(
+            "the teacher is 'baseline', but there is none: give baseline 'train' or a folder, or another teacher."
+        )
     if dense is not None:
         _check_loads(task, dense)
+    if module.distillation.teacher not in (None, BASELINE):  # a useless one is refused before a baseline is trained
+        load_fitting(task, Path(module.distillation.teacher), what="teacher")
     run = _folder(trainer)
     if (run / "compact").exists():
         raise UserError(
@@ -92,6 +99,9 @@ def fit(
         else:
             with isolate_rng():  # the pruned run is the same with and without a baseline before it
                 dense = train_baseline(baseline_trainer(run / "baseline"), module, place)
+    if module.distillation.teacher == BASELINE:
+        assert dense is not None
+        module.distillation.teacher = str(dense)
     if checkpoint is None:
         _start_from(dense if start == "baseline" else None, module)
     trainer.fit(module, datamodule=task, **fit_arguments)
@@ -125,7 +135,7 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path) -> Pat
     if trainer.is_global_zero:
         part = folder.with_name(f".{folder.name}.part")  # moved into place when it is whole: a resumed run relies on it
         dense.model.save_pretrained(part)
-        module.task.tokenizer.save_pretrained(part)
+        module.task.processor.save_pretrained(part)
         save_task(module.task, part)
         part.rename(folder)
     trainer.strategy.barrier()
@@ -149,6 +159,8 @@ def load_fitting(task: Task, folder: Path, *, what: str) -> Any:
         UserError: It cannot be loaded, or has fewer tokens.
     """
     model = load_saved(task.load_model, folder, what=what)
+    if task.tokenizer is None:
+        return model
     rows, tokens = model.get_input_embeddings().weight.shape[0], len(task.tokenizer)
     if rows < tokens:
         raise UserError(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from bplightning.errors import UserError
 from bplightning.report_schema import (
@@ -63,6 +63,7 @@ def build_report(
     strategy: str,
     model: str,
     metrics: Mapping[str, Mapping[str, SupportsFloat] | None],
+    evaluation: Mapping[str, Any] | None,
     density_by_role: Mapping[str, SupportsFloat],
     heads_by_layer: Sequence[LayerKept],
     units_by_layer: Sequence[LayerKept],
@@ -90,6 +91,7 @@ def build_report(
         strategy: The pruning strategy's name.
         model: What the run started from, a hub name or a folder.
         metrics: ``dense``, ``masked``, ``compact`` to metric name to value.
+        evaluation: What the task says of how it measured them, as JSON; `None` where it measured nothing.
         density_by_role: Role to fraction of its weights kept.
         heads_by_layer: For each attention sub-layer its name, the indices of kept heads, and how many there were.
         units_by_layer: For each feed-forward sub-layer its name, the indices of kept units, and how many there were.
@@ -100,8 +102,9 @@ def build_report(
         bytes_on_disk: ``dense``, ``compact`` to the size of the weights' files, bytes.
         flops: ``dense``, ``compact`` to operations of one forward pass at `flops_shape`.
         flops_shape: Rows and tokens of that pass, ``"BxL"``.
-        latency_ms: ``dense``, ``compact`` to ``"BxL"`` to median milliseconds.
-        speedup: ``"BxL"`` to the median of paired dense/compact time ratios; `None` without a dense measurement.
+        latency_ms: ``dense``, ``compact`` to ``"BxL"``, or ``"BxL+N"`` where `N` tokens were generated, to median
+            milliseconds.
+        speedup: The same to the median of paired dense/compact time ratios; `None` without a dense measurement.
         equivalence: ``masked_compact``, ``compact_reloaded`` to the largest absolute logit difference.
         equivalence_relative: The same, divided by the largest absolute logit.
         world_size: Processes that trained.
@@ -131,6 +134,7 @@ def build_report(
             masked=_numbers(metrics.get("masked")),
             compact=_numbers(metrics.get("compact")),
         ),
+        evaluation=None if evaluation is None else dict(evaluation),
         density=Density(
             encoder_linear=masked["encoder_linear"] / full["encoder_linear"],
             all_parameters=masked["all"] / full["all"],

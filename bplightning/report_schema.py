@@ -12,8 +12,11 @@ from typing import Any, TypedDict, cast
 
 from bplightning.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
+
+ADDED: dict[int, dict[str, Any]] = {2: {"evaluation": None}}
+"""An older version that is still read, to the keys it lacks and what they are read as."""
 
 Numbers = dict[str, float | None]
 """Name to number; `None` where the number was not finite, which JSON cannot hold."""
@@ -143,6 +146,7 @@ class Report(TypedDict):
     strategy: str
     model: str
     metrics: Metrics
+    evaluation: dict[str, Any] | None
     density: Density
     heads: Heads
     units: Units
@@ -169,15 +173,18 @@ def validate_report(document: object, *, name: str = "report") -> Report:
         name: What to call it in messages.
 
     Returns:
-        The document itself.
+        The document itself, or of an older version a copy with the keys added that it lacks.
 
     Raises:
         UserError: Another schema version; or keys that are missing, unknown, or hold another type, each named.
     """
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version is not None and version != SCHEMA_VERSION:
+    if isinstance(document, dict) and version in ADDED:
+        document = {**document, **ADDED[version], "schema_version": SCHEMA_VERSION}
+    elif version is not None and version != SCHEMA_VERSION:
+        readable = ", ".join(map(str, [*ADDED, SCHEMA_VERSION]))
         raise UserError(
-            f"{name} has schema_version {version!r}, and this version of bplightning reads {SCHEMA_VERSION}: "
+            f"{name} has schema_version {version!r}, and this version of bplightning reads {readable}: "
             "read it with the version of bplightning that wrote it (its `versions.bplightning`), or run again."
         )
     problems = list(_problems(document, Report, ""))
@@ -190,7 +197,9 @@ def validate_report(document: object, *, name: str = "report") -> Report:
 
 
 def _problems(value: object, hint: Any, path: str) -> Iterator[str]:
-    """What is wrong with `value` against a type made of `TypedDict`, dict, list, optional, str, int and float."""
+    """What is wrong with `value` against a type made of `TypedDict`, dict, list, optional, str, int, float and any."""
+    if hint is Any:
+        return
     where = path or "the document"
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -107,12 +108,23 @@ def _caption(report: Report) -> str:
     kept = f"kept: {linear} of encoder linear weights, {every} of all parameters"
     roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in density["by_role"].items())
     compact, reloaded = (_cell(equivalence[name], "{:.1e}") for name in ("masked_compact", "compact_reloaded"))
+    measured = ", ".join(_settings(report["evaluation"] or {}))
     return (
         f"{kept}{'; by role: ' if roles else ''}{roles}\n"
+        f"{'evaluated with ' if measured else ''}{measured}{chr(10) if measured else ''}"
         f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}\n"
         f"latency: median; speed-up: median of paired ratios; device: {machine['device']}, "
         f"processor: {machine['cpu']}, CPU threads: {machine['threads']}"
     )
+
+
+def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Each by name; those within one stand for themselves."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value)
+        elif value not in (None, ""):
+            yield f"{name} {value!r}"
 
 
 def _cell(value: float | None, form: str, divisor: float = 1) -> str:

@@ -6,7 +6,7 @@ A task is a `LightningDataModule` that also knows its model, its loss and its me
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +14,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics import Metric
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import PushToHubMixin
 
 from bplightning.errors import UserError
+from bplightning.soft_labels import soft_label_loss
 
 
 class Task(LightningDataModule, ABC):
@@ -30,6 +32,7 @@ class Task(LightningDataModule, ABC):
     `saved_settings`; its ``--batch_size`` sets the attribute `eval_batch_size`, where the task has one.
 
     Attributes:
+        auto: The Auto class that reads the task's models, such as `AutoModelForQuestionAnswering`, where there is one.
         monitor: The metric that says which model is best, a key of what `build_metric().compute()` returns.
         monitor_mode: ``"max"`` or ``"min"``.
         embedded_recipe: YAML with the settings that suit the task's embedded data set; `fit` starts from it when the
@@ -38,15 +41,27 @@ class Task(LightningDataModule, ABC):
             values are written beside a compact model, and read from there by `predict`.
     """
 
+    auto: ClassVar[Any] = None
     monitor: ClassVar[str]
     monitor_mode: ClassVar[str] = "max"
     embedded_recipe: ClassVar[Path | None] = None
     saved_settings: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def supports(cls, config: PreTrainedConfig) -> bool:
+        """Whether a model of this configuration can have the task's head; by default what transformers has one for."""
+        return cls.auto is None or type(config) in cls.auto._model_mapping
+
     @property
-    @abstractmethod
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, saved beside the model."""
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer; `None` for a task without text."""
+        return None
+
+    @property
+    def processor(self) -> PushToHubMixin:
+        """What makes the model's inputs of raw data, saved beside the model: by default the tokenizer."""
+        assert self.tokenizer is not None, "a task without text has a processor of its own"
+        return self.tokenizer
 
     @abstractmethod
     def build_model(self) -> PreTrainedModel:
@@ -65,17 +80,49 @@ class Task(LightningDataModule, ABC):
         return outputs.loss
 
     @abstractmethod
-    def logits(self, outputs: Any) -> Tensor:
-        """One tensor that holds all the model decided, `B` first: what a teacher hands on."""
+    def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """What the model decided, for a teacher to hand on: distributions along the last axis, ``(..., K)``.
+
+        Args:
+            outputs: The model's, for example of a teacher.
+            batch: The batch they are of: what is padding is left out.
+        """
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+        """How far a model's decisions are from its teacher's, a scalar; by default by `soft_label_loss`.
+
+        Args:
+            student: What `logits` gave for the model.
+            teacher: What it gave for the teacher.
+            temperature: Both are divided by it before they are compared.
+        """
+        return soft_label_loss(student=student, teacher=teacher, temperature=temperature)
 
     @abstractmethod
     def build_metric(self) -> Metric:
         """A fresh metric for one pass over the validation set.
 
-        Its `update(outputs, batch)` takes the model's outputs and the batch, its `compute()` returns name to scalar
-        (per cent where the field reports per cent). States reduce across ranks, and examples that a distributed
+        Its `update(outputs, batch)` takes what `evaluate_batch` gave and the batch, its `compute()` returns name to
+        scalar (per cent where the field reports per cent). States reduce across ranks, and examples that a distributed
         sampler repeated count once.
         """
+
+    def evaluate_batch(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+        """What the metric is given of a validation batch; by default the model's outputs. A task may generate instead.
+
+        Args:
+            model: The model, in evaluation mode.
+            batch: A batch, on the model's device.
+        """
+        return model(**self.model_inputs(batch))
+
+    def evaluation_settings(self, metric: Metric) -> dict[str, Any]:
+        """What the metrics depend on beside the model, for the report, as JSON; by default nothing is said.
+
+        Args:
+            metric: The one that `build_metric` gave, after a pass over the validation set.
+        """
+        return {}
 
     # -- prediction ----------------------------------------------------------------------------------------------------
 
@@ -108,8 +155,18 @@ class Task(LightningDataModule, ABC):
         """
         raise NotImplementedError
 
+    # -- measuring time ------------------------------------------------------------------------------------------------
+
+    def example_generation(self, tokens: int) -> Callable[[nn.Module, Mapping[str, Tensor]], Any] | None:
+        """How a model generates from `example_inputs`, for measuring time; by default `None`, nothing is generated.
+
+        Args:
+            tokens: New tokens in each row, no fewer and no more.
+        """
+        return None
+
     def example_inputs(self, batch_size: int, length: int) -> dict[str, Tensor]:
-        """Inputs of one shape for measuring time and FLOPs: seeded random tokens, all of them attended.
+        """Inputs of one shape for measuring time and FLOPs: seeded random tokens, all attended, each row with its end.
 
         Args:
             batch_size: Rows of the batch.
@@ -119,5 +176,10 @@ class Task(LightningDataModule, ABC):
             ``input_ids`` and ``attention_mask``, both ``(batch_size, length)``.
         """
         generator = torch.Generator().manual_seed(0)
+        assert self.tokenizer is not None, "a task without text has example inputs of its own"
         input_ids = torch.randint(len(self.tokenizer), (batch_size, length), generator=generator)
+        end = getattr(self.tokenizer, "eos_token_id", None)
+        if end is not None:  # BART and T5 classify by it, and want as many in each row
+            input_ids[input_ids == end] = (end + 1) % len(self.tokenizer)
+            input_ids[:, -1] = end
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from bplightning.checkpoint_files import find_checkpoint
 from bplightning.checkpoints import LastCheckpoint, PrunedCheckpoint
 from bplightning.cli import TRAINING_VERBS
+from bplightning.distillation import Distillation
 from bplightning.earlier_runs import find_earlier
 from bplightning.errors import UserError
 from bplightning.interrupts import StopGracefully, resume_command
@@ -104,11 +105,13 @@ class PruningCLI(LightningCLI):
             help="What `fit` starts pruning from: `pretrained`, the task's model as it is, as in the papers, or "
             "`baseline`, the fine-tuned dense one where there is one. Other verbs ignore it.",
         )
+        parser.add_class_arguments(Distillation, "distillation")
         parser.add_lightning_class_args(PruningModule, "model")
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
         for key in PLUGINS:
             parser.link_arguments(key, f"model.{key}", apply_on="instantiate")
+        parser.link_arguments("distillation", "model.distillation", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args`; ``fit`` without a model or data of the user's own starts from the task's embedded recipe."""

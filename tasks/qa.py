@@ -22,16 +22,16 @@ from transformers import (
 from bplightning.errors import UserError
 from bplightning.task import Task
 
-from .span_model import SpanModel
+from .batching import collate, length_grouped_sampler
+from .pretrained import EMBEDDED_MODEL, Pretrained
 from .squad_answers import Spans, find_spans
 from .squad_data import from_records, read_file, read_hub
-from .squad_features import LABELS, POSITIONS, collate, length_grouped_sampler, tokenize
+from .squad_features import LABELS, POSITIONS, tokenize
 from .squad_metric import SquadMetric
 from .squad_predict import Inputs
 from .squad_v2 import SquadV2Metric
 
 Split = Literal["train", "validation"]
-EMBEDDED_MODEL = Path(__file__).parent / "qa_start"
 
 
 class QuestionAnswering(Task):
@@ -65,6 +65,7 @@ class QuestionAnswering(Task):
         UserError: If the data is given twice or by halves, given without a model, or a number is out of range.
     """
 
+    auto: ClassVar[Any] = AutoModelForQuestionAnswering
     monitor: ClassVar[str] = "f1"
     embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "qa_default.yaml"
     saved_settings: ClassVar[tuple[str, ...]] = (
@@ -135,7 +136,14 @@ class QuestionAnswering(Task):
         self.null_score_diff_threshold = null_score_diff_threshold
         self.num_workers = num_workers
         self.cache_dir = cache_dir
-        self._pretrained = SpanModel(self.model)
+        self._pretrained = Pretrained(
+            self.model,
+            AutoModelForQuestionAnswering,
+            head="question-answering head",
+            labels=LABELS,
+            default_length=384,  # of the published SQuAD settings
+            right_padding=True,  # windows' positions are counted from there
+        )
         self._splits: dict[Split, tuple[Dataset, Dataset]] = {}
         self._inputs: Inputs | None = None
 
@@ -158,9 +166,10 @@ class QuestionAnswering(Task):
         """Tokens, attention mask, and the gold span where there is one: what the model's `forward` takes."""
         return {name: batch[name] for name in self._pretrained.input_names if name in batch}
 
-    def logits(self, outputs: Any) -> Tensor:
-        """Start and end logits side by side, ``(B, 2L)``."""
-        return torch.cat([outputs.start_logits, outputs.end_logits], dim=-1)
+    def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """Where the answer starts and where it ends, ``(B, 2, L)``; never in padding."""
+        logits = torch.stack([outputs.start_logits, outputs.end_logits], dim=1)
+        return logits.masked_fill(batch["attention_mask"][:, None] == 0, -torch.inf)
 
     def build_metric(self) -> SquadMetric:
         """Exact match and F1 on the validation set, in per cent."""
@@ -208,7 +217,7 @@ class QuestionAnswering(Task):
 
     def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
         """Take questions to answer: ``question`` and ``context`` each, and maybe ``id``; other keys are left aside."""
-        length = self._pretrained.window_length(self.max_length)
+        length = self._pretrained.length(self.max_length)
         self._inputs = Inputs(records, places, tokenizer=self.tokenizer, max_length=length, stride=self.stride)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -245,11 +254,14 @@ class QuestionAnswering(Task):
             features.select_columns([name for name in columns if name in features.column_names]),
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=partial(collate, collator=DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=8)),
+            collate_fn=partial(collate, collator=self._collator()),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _collator(self) -> DataCollatorWithPadding:
+        return DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self._pretrained.pad_to_multiple_of)
 
     def _available(self) -> list[Split]:
         return ["validation"] if self.files["validation"] and not self.files["train"] else ["train", "validation"]
@@ -263,7 +275,7 @@ class QuestionAnswering(Task):
         """The examples of a split and their features; tokenized only where that is not on disk yet."""
         if split not in self._available():
             raise UserError("There is no training data, only validation_file was given: give train_file too.")
-        max_length = self._pretrained.window_length(self.max_length)
+        max_length = self._pretrained.length(self.max_length)
         examples = self._read(split)
         features = tokenize(
             examples,

@@ -11,9 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Dataset, Features, List, Value
 
 from bplightning.errors import UserError
+
+from . import table
+from .table import require_file
 
 COLUMNS = Features(
     {
@@ -39,47 +42,18 @@ def read_file(path: str | Path, *, cache_dir: str | None = None) -> Dataset:
         UserError: If the file is missing, of another format, without examples, or lacks a column.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"Data file {str(path)!r} does not exist (looked in {Path.cwd()}): give the path of a file.")
-    loader = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}.get(path.suffix.lower())
-    if loader is None:
-        raise UserError(
-            f"Data file {str(path)!r} ends in {path.suffix!r}: give .json (SQuAD's nested JSON or flat), .jsonl or "
-            ".parquet."
-        )
+    require_file(path)
     nested = _nested_articles(path) if path.suffix.lower() == ".json" else None
     if nested is not None:
         return from_records(flatten(nested), origin=str(path))
-    try:
-        dataset = load_dataset(loader, data_files=str(path), split="train", cache_dir=cache_dir)
-    except Exception as error:  # each loader has exceptions of its own, all of them mean that the file cannot be read
-        raise UserError(f"Data file {str(path)!r} cannot be read as {loader}: {error.__cause__ or error}.") from error
-    return normalise(dataset, origin=str(path))
+    return normalise(
+        table.read_file(path, cache_dir=cache_dir, endings=(".json", ".jsonl", ".parquet")), origin=str(path)
+    )
 
 
 def read_hub(name: str, *, config: str | None, split: str, cache_dir: str | None = None) -> Dataset:
-    """Read one split of a data set of the Hugging Face hub, or of a local folder in its layout.
-
-    Args:
-        name: Name on the hub, for example ``rajpurkar/squad``.
-        config: Configuration (subset) of the data set; `None` where it has one only.
-        split: ``"train"`` or ``"validation"``.
-        cache_dir: Folder for the download; `None` for the one of `datasets`.
-
-    Returns:
-        The examples, columns as `COLUMNS`.
-
-    Raises:
-        UserError: If the data set cannot be had, has no such split, is empty, or lacks a column.
-    """
-    try:
-        dataset = load_dataset(name, config, split=split, cache_dir=cache_dir)
-    except Exception as error:  # network, permission, spelling: datasets raises a dozen unrelated types
-        raise UserError(
-            f"Data set {name!r} (configuration {config!r}, split {split!r}) cannot be loaded: {error}. Check the name "
-            "and the network, or give files with train_file and validation_file."
-        ) from error
-    return normalise(dataset, origin=name)
+    """`table.read_hub`, columns as `COLUMNS`."""
+    return normalise(table.read_hub(name, config=config, split=split, cache_dir=cache_dir), origin=name)
 
 
 def from_records(records: Iterable[dict[str, Any]], *, origin: str) -> Dataset:
@@ -89,11 +63,7 @@ def from_records(records: Iterable[dict[str, Any]], *, origin: str) -> Dataset:
     >>> from_records([record], origin="here")[0]["answers"]
     {'text': ['b'], 'answer_start': [2]}
     """
-    try:
-        dataset = Dataset.from_list(list(records))
-    except (TypeError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"{origin!r} has examples of unlike types: {error}. Give a column one type.") from error
-    return normalise(dataset, origin=origin)
+    return normalise(table.from_records(records, origin=origin), origin=origin)
 
 
 def flatten(articles: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -127,10 +97,8 @@ def normalise(dataset: Dataset, *, origin: str) -> Dataset:
         The table with the columns of `COLUMNS`.
 
     Raises:
-        UserError: If it is empty, lacks a column or a value, has a column of another type, or names an id twice.
+        UserError: If it lacks a column or a value, has a column of another type, or names an id twice.
     """
-    if len(dataset) == 0:
-        raise UserError(f"{origin!r} holds no examples: give a data set with at least one.")
     missing = [name for name in COLUMNS if name not in dataset.column_names]
     if missing:
         raise UserError(f"{origin!r} lacks the columns {missing}; it has {dataset.column_names}. Rename or add them.")

@@ -7,26 +7,19 @@ Shapes: `C` context tokens of a window.
 
 from __future__ import annotations
 
-import inspect
-import json
-import os
 from bisect import bisect_left, bisect_right
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 from datasets import Dataset, Features, List, Value, concatenate_datasets
-from datasets import config as datasets_config
-from datasets.fingerprint import Hasher
-from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
-from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
+from transformers import PreTrainedTokenizerBase
 
 from bplightning.errors import UserError
 
 from . import squad_data
 from .squad_data import check_answers
+from .token_cache import tokenized, tokenizer_state
 
 INTEGER = Value("int32")
 # What batches hold beside the tokens. The second row is for finding answers, not for the model.
@@ -49,10 +42,6 @@ def tokenize(
 ) -> Dataset:
     """Cut examples into tokenized windows, behind a progress bar; a second call reads the result from disk.
 
-    The file on disk is named by what it depends on: the examples, the tokenizer, the other settings, this module and
-    the one that checks the answers. The tokenizer's own truncation and padding state is left out, since each use
-    changes it.
-
     Args:
         examples: Columns as `squad_data.COLUMNS`.
         tokenizer: A fast tokenizer.
@@ -71,32 +60,20 @@ def tokenize(
     """
     settings = {"max_length": max_length, "stride": stride, "may_lack_answers": may_lack_answers}
     types = _types(tokenizer)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    key = [
-        examples._fingerprint,
-        backend,
-        (tokenizer.cls_token_id, tokenizer.bos_token_id),
-        list(types),
-        settings,
-        [Path(file).read_text() for file in (__file__, squad_data.__file__)],
-        tokenizers.__version__,
-    ]
-    fingerprint = Hasher.hash(key)
-    folder = Path(cache_dir or datasets_config.HF_DATASETS_CACHE) / "bplightning-qa"
-    folder.mkdir(parents=True, exist_ok=True)
-    features = examples.map(
+    beginning = tokenizer.cls_token_id, tokenizer.bos_token_id
+    sources = [Path(file).read_text(encoding="utf-8") for file in (__file__, squad_data.__file__)]
+    return tokenized(
+        examples,
         _windows,
-        batched=True,
+        depends_on=[tokenizer_state(tokenizer), beginning, list(types), settings, sources],
+        index="feature_index",
+        cache_dir=cache_dir,
+        description=description,
         with_indices=True,
-        remove_columns=examples.column_names,
         batch_size=CHUNK,
         fn_kwargs=settings | {"tokenizer": tokenizer},
         features=types,
-        cache_file_name=str(folder / f"{fingerprint}.arrow"),
-        new_fingerprint=fingerprint,
-        desc=description,
     )
-    return features.add_column("feature_index", np.arange(len(features)))
 
 
 def tokenize_inputs(examples: Dataset, *, tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> Dataset:
@@ -221,41 +198,3 @@ def find_span(
         return None
     start, end = bisect_right(char_end_C, first), bisect_left(char_start_C, last) - 1
     return (start, end) if start <= end else None  # the other case: a tokenizer that drops the answer's characters
-
-
-def collate(rows: list[dict[str, Any]], *, collator: DataCollatorWithPadding) -> dict[str, Tensor]:
-    """A batch as a plain dictionary of tensors, tokens padded to the longest of them."""
-    return dict(collator(rows))
-
-
-def length_grouped_sampler(
-    lengths: list[int], *, batch_size: int, world_size: int, rank: int
-) -> DistributedLengthGroupedSampler:
-    """The order of training features: random, but features of one batch are of like length.
-
-    It is a `DistributedSampler` even in one process: Lightning then leaves it alone (it would shuffle any other sampler
-    anew when it wraps it for several ranks) and tells it the epoch. The order follows from seed and epoch alone.
-
-    Args:
-        lengths: Tokens of each feature.
-        batch_size: Features of a batch of one rank.
-        world_size: Number of ranks.
-        rank: This process's rank.
-    """
-    return DistributedLengthGroupedSampler(
-        batch_size=batch_size * world_size,
-        lengths=lengths,
-        num_replicas=world_size,
-        rank=rank,
-        seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),  # where Lightning's own distributed sampler finds it
-    )
-
-
-def accepted_inputs(forward: Any, names: list[str]) -> list[str]:
-    """Those of `names` that a model's `forward` takes (DistilBERT takes no ``token_type_ids``, for example).
-
-    >>> accepted_inputs(lambda input_ids, attention_mask: None, ["input_ids", "token_type_ids"])
-    ['input_ids']
-    """
-    parameters = inspect.signature(forward).parameters
-    return [name for name in names if name in parameters]

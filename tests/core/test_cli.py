@@ -66,7 +66,7 @@ class TinyTask(Task):
     def load_model(self, folder):
         return AutoModelForQuestionAnswering.from_pretrained(folder)
 
-    def logits(self, outputs):
+    def logits(self, outputs, batch):
         return torch.cat([outputs.start_logits, outputs.end_logits], -1)
 
     def build_metric(self):
@@ -241,7 +241,7 @@ def test_unknown_names_list_what_there_is(refused: Any, here: Path) -> None:
         message = refused("fit", "--task.model", "x", *args)
         assert re.search(r"no strategy is called 'hybird'; there are: .*dense, .*hybrid, .*soft-movement", message)
         assert "my_file.MyStrategy" in message
-    assert "no task is called 'qaa'; there are: qa;" in refused("fit", "--task", "qaa")
+    assert "no task is called 'qaa'; there are: classification, " in refused("fit", "--task", "qaa")
 
 
 @pytest.mark.parametrize(

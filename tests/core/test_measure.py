@@ -9,11 +9,32 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, BertForQuestionAnswering
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    DebertaV2Config,
+    DebertaV2Model,
+    ViTConfig,
+    ViTModel,
+)
 
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
-from bplightning.measure import Latency, bytes_on_disk, flops, latency, machine, median_ms, parameters, speedup
+from bplightning.measure import (
+    Latency,
+    bytes_on_disk,
+    fitting,
+    flops,
+    flops_by_module,
+    latency,
+    machine,
+    median_ms,
+    parameters,
+    speedup,
+)
 
 HIDDEN, LAYERS, UNITS = 64, 2, 96
 LINEAR = LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * UNITS)
@@ -51,6 +72,14 @@ def record(
         model.frozen.eval()
     times = latency(models, lambda b, n: {"x": torch.zeros(b, n)}, [(1, 2)], seconds=0, block_ms=0, **settings)  # type: ignore[arg-type]
     return log, models, times
+
+
+def test_what_is_timed_can_be_another_call_than_a_forward_pass() -> None:
+    model, called = nn.Linear(2, 2), []
+    times = latency({"dense": model}, tiny_inputs, [(1, 2)], call=lambda *given: called.append(given), seconds=0)
+    assert set(times["dense"]) == {"1x2"}
+    assert called[0][0] is model
+    assert set(called[0][1]) == {"input_ids", "attention_mask"}
 
 
 def test_models_are_timed_in_turns_whose_order_alternates() -> None:
@@ -102,6 +131,36 @@ def test_flops_count_every_product_attention_included(attention: str) -> None:
     mixing = LAYERS * 2 * (2 * rows * tokens * tokens * HIDDEN)  # queries by keys, weights by values
     assert flops(model, tiny_inputs(rows, tokens)) == products + mixing
     assert model.training
+
+
+def test_flops_are_counted_by_module_over_all_calls() -> None:
+    rows, tokens = 2, 16
+    counts = flops_by_module(BertForQuestionAnswering(tiny_config()), tiny_inputs(rows, tokens))
+    projection, mixing = 2 * rows * tokens * HIDDEN * HIDDEN, 4 * rows * tokens * tokens * HIDDEN
+    assert counts["bert.encoder.layer.1.attention.output.dense"] == projection
+    assert counts["bert.encoder.layer.1.attention.self"] == 3 * projection + mixing
+    assert counts[""] == counts["bert"] + counts["qa_outputs"]
+    config = {"embedding_size": 8, "num_hidden_layers": 5, "num_hidden_groups": 1}
+    shared = AlbertModel(AlbertConfig(**{**tiny_config().to_dict(), "model_type": "albert", **config}))
+    layer = "encoder.albert_layer_groups.0.albert_layers.0"
+    assert flops_by_module(shared, tiny_inputs(rows, tokens))[f"{layer}.attention.dense"] == 5 * projection
+
+
+def test_flops_of_a_module_that_reads_a_parameter() -> None:
+    """DeBERTa normalizes its table of positions."""
+    config = {"relative_attention": True, "norm_rel_ebd": "layer_norm", "model_type": "deberta-v2"}
+    model = DebertaV2Model(DebertaV2Config(**{**tiny_config().to_dict(), **config}))
+    model.encoder.layer.requires_grad_(False)
+    asking = [parameter.requires_grad for parameter in model.parameters()]
+    assert flops(model, tiny_inputs(2, 16)) > 2 * 2 * 16 * LINEAR
+    assert [parameter.requires_grad for parameter in model.parameters()] == asking
+
+
+def test_shapes_are_fitted_to_the_model() -> None:
+    shapes = [(1, 128), (8, 16)]
+    assert fitting(BertForQuestionAnswering(tiny_config()), shapes) == [(1, 64), (8, 16)]
+    image = ViTConfig(hidden_size=8, num_hidden_layers=0, num_attention_heads=1, image_size=(8, 12), patch_size=(4, 2))
+    assert fitting(ViTModel(image), shapes) == [(1, 13), (8, 13)]
 
 
 def test_parameters_by_both_denominators() -> None:

@@ -24,7 +24,9 @@ from bplightning.strategies.hybrid import Hybrid
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure real models, but briefly."""
     latency = measure.latency
-    monkeypatch.setattr(measure, "latency", lambda *args: latency(*args, seconds=0.0, block_ms=0.0, min_rounds=2))
+    monkeypatch.setattr(
+        measure, "latency", lambda *args, **call: latency(*args, **call, seconds=0.0, block_ms=0.0, min_rounds=2)
+    )
 
 
 def trainer(folder: Path, name: str = "tiny", **options: Any) -> Trainer:
@@ -53,6 +55,7 @@ def test_fit_leaves_a_compact_folder_and_a_report(tmp_path: Path, capsys: pytest
     assert report == json.loads(json.dumps(returned))
     assert report["metrics"]["dense"] is None
     assert report["metrics"]["masked"] == report["metrics"]["compact"]
+    assert report["evaluation"] == {"examples": 20}
     assert report["density"]["encoder_linear"] < 1
     assert report["parameters"]["compact"]["all"] < report["parameters"]["dense"]["all"]
     assert set(report["speedup"] or {}) == {"1x128", "8x128"}
@@ -132,7 +135,9 @@ def test_a_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_without_validation_there_is_a_report_without_scores(tmp_path: Path) -> None:
-    task = TinyTask(tmp_path, max_position_embeddings=128)
+    task = TinyTask(tmp_path)
     report = pipeline.fit(trainer(tmp_path, limit_val_batches=0), pruning(tmp_path, task), task)
     assert report is not None
+    assert [report["flops"]["shape"], *(report["speedup"] or {})] == ["8x40", "1x40", "8x40"]  # it has but 40 positions
     assert report["metrics"]["compact"] == {}
+    assert report["evaluation"] is None

@@ -24,6 +24,7 @@ FREE_NAMES = {
     "metrics.dense": "NAME",
     "metrics.masked": "NAME",
     "metrics.compact": "NAME",
+    "evaluation": "SETTING",
     "density.by_role": "ROLE",
     "latency_ms.dense": "BxL",
     "latency_ms.compact": "BxL",
@@ -43,6 +44,7 @@ def built(**changes: Any) -> Report:
             "masked": {"exact_match": 79.0, "f1": torch.tensor(87.25)},
             "compact": {"exact_match": 79.0, "f1": 87.5},
         },
+        "evaluation": {"examples": 500},
         "density_by_role": {"attention": 0.5, "feed_forward": torch.tensor(0.125)},
         "heads_by_layer": [
             ("encoder.0.self", [0, 1, 2, 3], 4),
@@ -77,6 +79,7 @@ def built(**changes: Any) -> Report:
 def without_baseline() -> Report:
     return built(
         metrics={"masked": {"f1": 87.5}, "compact": {"f1": 87.5}},
+        evaluation=None,
         bytes_on_disk={"compact": 176_000_000},
         flops={"compact": 5_000_000_000},
         latency_ms={"compact": {"8x128": 50.0}},
@@ -192,13 +195,23 @@ def test_validation_names_each_wrong_key() -> None:
 
 def test_another_schema_version_is_refused_before_its_keys() -> None:
     document: Any = {"schema_version": 99}
-    with pytest.raises(UserError, match="has schema_version 99, and this version of bplightning reads 2") as error:
+    with pytest.raises(UserError, match="has schema_version 99, and this version of bplightning reads 2, 3:") as error:
         validate_report(document)
     assert "missing" not in str(error.value)
     with pytest.raises(UserError, match="missing key schema_version"):
         validate_report({})
     with pytest.raises(UserError, match="the document is list, not an object"):
         validate_report([])
+
+
+def test_a_report_of_the_version_before_is_read_too(tmp_path: Path) -> None:
+    older: Any = dict(built(), schema_version=2)
+    del older["evaluation"]
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    assert load_report(tmp_path / "report.json") == built(date=older["date"], evaluation=None)
+    del older["seed"]
+    with pytest.raises(UserError, match="missing key seed"):
+        validate_report(older)
 
 
 def test_loading_says_which_file_is_wrong(tmp_path: Path) -> None:
@@ -211,7 +224,12 @@ def test_loading_says_which_file_is_wrong(tmp_path: Path) -> None:
 
 def test_the_document_explains_every_key_and_no_other() -> None:
     written = {path for report in (built(), without_baseline()) for path in leaves(report)}
-    written -= {"metrics.dense", "latency_ms.dense", "speedup"}  # null: explained beside what they hold otherwise
+    written -= {
+        "metrics.dense",
+        "evaluation",
+        "latency_ms.dense",
+        "speedup",
+    }  # null: explained beside what they hold otherwise
     explained = re.findall(r"^\| `([^`]+)` \| \w", DOCUMENT.read_text(), flags=re.MULTILINE)
     assert set(explained) == written
     assert len(explained) == len(set(explained))
@@ -228,6 +246,16 @@ def test_the_table_is_drawn_from_json_alone() -> None:
     assert rows["FLOPs 8x128 (GFLOP)"] == ["12.34", "5.00"]
     assert rows["latency 8x128 (ms)"] == ["120.00", "50.00"]
     assert rows["speed-up 8x128"] == ["1.00x", "2.44x"]
+
+
+def test_the_table_says_how_it_was_measured() -> None:
+    settings = {"examples": 500, "prefix": "", "generation": {"num_beams": 4, "min_length": None}}
+    times = {"dense": {"8x128+32": 900.0}, "compact": {"8x128+32": 300.0}}
+    text = drawn(built(evaluation=settings, latency_ms=times, speedup={"8x128+32": 3.0}))
+    assert re.search(r"evaluated with examples 500, num_beams 4 *\n", text)
+    assert cells(text)["latency 8x128+32 (ms)"] == ["900.00", "300.00"]
+    assert cells(text)["speed-up 8x128+32"] == ["1.00x", "3.00x"]
+    assert "evaluated" not in drawn(built(evaluation={}))
 
 
 def test_the_table_shows_vocabulary_and_precision_where_they_changed() -> None:

@@ -60,11 +60,14 @@ class TinyTask(Task):
     def load_model(self, folder: str | Path) -> PreTrainedModel:
         return AutoModelForQuestionAnswering.from_pretrained(folder)
 
-    def logits(self, outputs: Any) -> Tensor:
+    def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         return torch.cat([outputs.start_logits, outputs.end_logits], dim=-1)
 
     def build_metric(self) -> Accuracy:
         return Accuracy()
+
+    def evaluation_settings(self, metric: Any) -> dict[str, Any]:
+        return {"examples": int(metric.total)}
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(rows(96, seed=0), batch_size=8, shuffle=True)

@@ -98,15 +98,19 @@ def test_it_learns_which_questions_have_no_answer(
 
 def test_the_contract_on_one_batch(task: QuestionAnswering) -> None:
     model = task.build_model()
-    batch = next(iter(task.val_dataloader()))
+    *_, batch = task.val_dataloader()  # the shortest windows
+    batch["attention_mask"][0, -1] = 0
     inputs = task.model_inputs(batch)
     assert list(inputs) == ["input_ids", "token_type_ids", "attention_mask", "start_positions", "end_positions"]
     outputs = model(**inputs)
     assert math.isfinite(float(task.loss(outputs, batch).detach()))
     rows, length = batch["input_ids"].shape
-    logits = task.logits(outputs)
-    assert logits.shape == (rows, 2 * length)
-    assert torch.equal(logits[:, length:], outputs.end_logits)
+    logits = task.logits(outputs, batch)
+    assert logits.shape == (rows, 2, length)
+    padding = batch["attention_mask"] == 0
+    assert padding.any()
+    assert torch.equal(logits[:, 1][~padding], outputs.end_logits[~padding])
+    assert (logits[:, 1][padding] == -torch.inf).all()
     assert task.monitor in {"exact_match", "f1"}
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from bplightning.tasks import qa_generated
 from bplightning.tasks.qa_generated import ENDINGS, POOLS, RELATIONS, generate, generate_passages, name_pool
 
-START = Path(qa_generated.__file__).parent / "qa_start"
+START = Path(qa_generated.__file__).parent / "embedded_start"
 SOME = 400
 
 

@@ -77,7 +77,7 @@ def test_a_missing_file_and_an_unknown_ending_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.json' does not exist"):
         read_file(tmp_path / "none.json")
     (tmp_path / "a.csv").write_text("id\n1\n")
-    with pytest.raises(UserError, match=r"ends in '\.csv': give \.json .*\.parquet"):
+    with pytest.raises(UserError, match=r"ends in '\.csv': give one of \.json, .*\.parquet"):
         read_file(tmp_path / "a.csv")
 
 

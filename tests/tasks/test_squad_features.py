@@ -17,8 +17,9 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedToken
 
 from bplightning.errors import UserError
 from bplightning.tasks import squad_data, squad_features
+from bplightning.tasks.batching import collate, length_grouped_sampler
 from bplightning.tasks.squad_data import from_records
-from bplightning.tasks.squad_features import collate, find_span, length_grouped_sampler, tokenize, tokenize_inputs
+from bplightning.tasks.squad_features import find_span, tokenize, tokenize_inputs
 
 Examples = list[dict[str, Any]]
 

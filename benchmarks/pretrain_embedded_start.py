@@ -1,6 +1,6 @@
-"""Make the weights in ``tasks/qa_start``: a small BERT pretrained on generated passages, the default QA task's start.
+"""Make the weights in ``tasks/embedded_start``: a small BERT pretrained on generated passages, the default runs' start.
 
-    python benchmarks/pretrain_qa_start.py --output tasks/qa_start
+    python benchmarks/pretrain_embedded_start.py --output tasks/embedded_start
 
 Two self-supervised objectives; neither reads the answer of a question:
 

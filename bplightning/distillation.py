@@ -1,0 +1,186 @@
+"""Learning from a teacher: the pruned model copies what a fine-tuned one decides, beside the task's own loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from bplightning.errors import UserError
+from bplightning.loading import load_saved
+from bplightning.task import Task
+
+BASELINE = "baseline"
+"""The teacher's name that means the run's dense baseline."""
+
+
+class Distillation:
+    """What to learn from a teacher, and how much (Hinton et al. 2015, arXiv 1503.02531; as in arXiv 2109.04838, 4.1).
+
+    The loss is ``alpha_ce * task loss + alpha_teacher * T^2 * KL(teacher / T, student / T)``, and beside it the
+    strategy's penalty; with `alpha_hidden`, that much of the mean squared distance of hidden states too.
+
+    Args:
+        teacher: A fine-tuned model of the same task, folder or hub name, of any size or family with the same labels and
+            the same tokens; or `baseline`, the dense model of this run. Default: none, only the task's loss counts.
+        temperature: Both models' logits are divided by it before they are compared; above 0.
+        alpha_ce: Weight of the task's own loss, 0 or more.
+        alpha_teacher: Weight of the teacher's, 0 or more.
+        alpha_hidden: Weight of the distance of hidden states, 0 or more; layers are matched evenly from the top, and
+            both models must be of one width.
+    """
+
+    def __init__(
+        self,
+        teacher: str | None = None,
+        temperature: float = 2.0,
+        alpha_ce: float = 0.1,
+        alpha_teacher: float = 0.9,
+        alpha_hidden: float = 0.0,
+    ) -> None:
+        if not temperature > 0:
+            raise UserError(f"distillation's temperature is {temperature:g}; it must be above 0. The papers take 2.")
+        weights = {"alpha_ce": alpha_ce, "alpha_teacher": alpha_teacher, "alpha_hidden": alpha_hidden}
+        for name, value in weights.items():
+            if not value >= 0:
+                raise UserError(f"distillation's {name} is {value:g}; it must be 0 or more.")
+        if teacher is not None and not any(weights.values()):
+            raise UserError("distillation's weights are all 0, so nothing would be learned: give one above 0.")
+        self.teacher = teacher
+        self.temperature = temperature
+        self.alpha_ce = alpha_ce
+        self.alpha_teacher = alpha_teacher
+        self.alpha_hidden = alpha_hidden
+
+    def settings(self) -> dict[str, Any] | None:
+        """What the report says of it; `None` where there is no teacher."""
+        return None if self.teacher is None else {**vars(self), "teacher": Path(self.teacher).name}
+
+
+class Teacher:
+    """A teacher at work: frozen, in evaluation mode, part of no module, so that no checkpoint and no DDP holds it.
+
+    Args:
+        settings: What to learn from it; `settings.teacher` is a folder or hub name.
+        task: The task, which loads it and says how decisions are compared.
+        student: The model that learns.
+    """
+
+    def __init__(self, settings: Distillation, task: Task, student: PreTrainedModel) -> None:
+        assert settings.teacher is not None
+        self.settings = settings
+        self.task = task
+        self.model: PreTrainedModel = load_saved(task.load_model, settings.teacher, what="the teacher")
+        require_same_labels(self.model, student, name=settings.teacher)
+        require_same_tokens(self.model, task, name=settings.teacher)
+        widths = [model.config.hidden_size for model in (student, self.model)]
+        if settings.alpha_hidden and widths[0] != widths[1]:
+            raise UserError(
+                f"alpha_hidden is {settings.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
+                f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
+            )
+        self.model.requires_grad_(False).eval()
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device; on a GPU in half precision."""
+        half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        nn.Module.to(self.model, device, half if device.type == "cuda" else None)
+
+    @property
+    def student_options(self) -> dict[str, Any]:
+        """What the student's `forward` must be given beside its inputs."""
+        return {"output_hidden_states": True} if self.settings.alpha_hidden else {}
+
+    def loss(self, task_loss: Tensor, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The loss to train with, and the teacher's part in it before weighting, for the log.
+
+        Args:
+            task_loss: The task's own.
+            outputs: The student's.
+            batch: The batch that they are of.
+        """
+        with torch.no_grad():  # not inference mode: autograd saves what the student is compared with
+            given = self.model(**self.task.model_inputs(batch), **self.student_options)
+        decided = self.task.distillation_loss(
+            self.task.logits(outputs, batch),
+            self.task.logits(given, batch),
+            temperature=self.settings.temperature,
+        )
+        loss = self.settings.alpha_ce * task_loss + self.settings.alpha_teacher * decided
+        if self.settings.alpha_hidden:
+            loss = loss + self.settings.alpha_hidden * self._hidden_loss(outputs, given, batch)
+        return loss, decided
+
+    def _hidden_loss(self, outputs: Any, given: Any, batch: dict[str, Any]) -> Tensor:
+        """Mean squared distance of hidden states ``(B, L, hidden size)``, padding left out; layers matched evenly."""
+        states, wanted = _hidden_states(outputs), _hidden_states(given)
+        layers, of_teacher = len(states) - 1, len(wanted) - 1  # the first one is the embeddings'
+        mask = batch.get("attention_mask")
+        distances = []
+        for layer in range(1, layers + 1):
+            target = wanted[round(layer * of_teacher / layers)].to(states[layer].dtype)
+            square = (states[layer] - target).square().mean(-1)
+            kept = torch.ones_like(square) if mask is None or mask.shape != square.shape else mask
+            distances.append((square * kept).sum() / kept.sum())
+        return torch.stack(distances).mean()
+
+
+def require_same_labels(teacher: PreTrainedModel, student: PreTrainedModel, *, name: str) -> None:
+    """Refuse a teacher whose outputs mean something else.
+
+    Args:
+        teacher: The teacher.
+        student: The model that learns.
+        name: What the teacher is called, for the message.
+
+    Raises:
+        UserError: The labels differ in number, name or order.
+    """
+    of_teacher, own = (list((model.config.id2label or {}).values()) for model in (teacher, student))
+    named = all(not all(label.startswith("LABEL_") for label in labels) for labels in (of_teacher, own))
+    if len(of_teacher) == len(own) and (of_teacher == own or not named):  # unnamed labels can only be counted
+        return
+    rule = "its labels in another order" if sorted(of_teacher) == sorted(own) else "other labels"
+    raise UserError(
+        f"the teacher {name!r} has {rule} than the model: {of_teacher[:8]} and {own[:8]}. Take one that was fine-tuned "
+        "on the same data, or baseline."
+    )
+
+
+def require_same_tokens(teacher: PreTrainedModel, task: Task, *, name: str) -> None:
+    """Refuse a teacher that would read the task's tokens as others.
+
+    Args:
+        teacher: The teacher.
+        task: The task, whose tokenizer makes the inputs of both.
+        name: Folder or hub name of the teacher.
+
+    Raises:
+        UserError: It has fewer tokens, or its own tokenizer numbers them otherwise.
+    """
+    if task.tokenizer is None:
+        return
+    embeddings: Any = teacher.get_input_embeddings()
+    rows, tokens = embeddings.weight.shape[0], task.tokenizer.get_vocab()
+    remedy = "Take a teacher with the model's tokenizer."
+    if rows <= max(tokens.values()):
+        raise UserError(f"the teacher {name!r} has {rows} tokens, and the model's tokenizer {len(tokens)}. {remedy}")
+    folder = Path(name)
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "*vocab*", "*.model")):
+        return  # there is nothing to compare with, and transformers would make up an empty one
+    theirs = load_saved(AutoTokenizer.from_pretrained, name, what="the tokenizer of the teacher").get_vocab()
+    different = [token for token, number in tokens.items() if theirs.get(token) != number]
+    if different:
+        raise UserError(
+            f"the teacher {name!r} numbers {len(different)} of the tokenizer's {len(tokens)} tokens otherwise, for "
+            f"example {different[0]!r}. {remedy}"
+        )
+
+
+def _hidden_states(outputs: Any) -> tuple[Tensor, ...]:
+    """Hidden states of the embeddings and after each layer; of an encoder-decoder, the encoder's."""
+    states = getattr(outputs, "hidden_states", None)
+    return outputs.encoder_hidden_states if states is None else states

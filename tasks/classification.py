@@ -1,0 +1,327 @@
+"""Classification and regression of a text or a pair of texts, GLUE's tasks among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torchmetrics.functional import (
+    f1_score,
+    matthews_corrcoef,
+    mean_squared_error,
+    pearson_corrcoef,
+    spearman_corrcoef,
+)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from bplightning.errors import UserError
+
+from .class_labels import MULTI, REGRESSION, SINGLE, Labels, ProblemType, labels_of, labels_of_model
+from .pretrained import EMBEDDED_MODEL
+from .table import read_hub
+from .text_task import Columns, Split, TextTask
+
+GLUE_COLUMNS = {
+    "cola": ("sentence",),
+    "mnli": ("premise", "hypothesis"),
+    "mrpc": ("sentence1", "sentence2"),
+    "qnli": ("question", "sentence"),
+    "qqp": ("question1", "question2"),
+    "rte": ("sentence1", "sentence2"),
+    "sst2": ("sentence",),
+    "stsb": ("sentence1", "sentence2"),
+    "wnli": ("sentence1", "sentence2"),
+}
+"""GLUE's configurations to what they call text and pair."""
+
+
+class Classification(TextTask):
+    """Classification of a text or a pair of texts: one label or several of each, or a number (GLUE's tasks too).
+
+    The labels say which: whole numbers or names are classes, lists of them are several labels of one example, numbers
+    with a decimal point a regression; `problem_type` says it where they do not. With `--task.dataset nyu-mll/glue` the
+    columns follow from the configuration, and mnli is measured on both of its validation sets. With no argument it
+    uses its embedded data set and model.
+
+    Args:
+        model: Folder or Hugging Face hub name of the pretrained model; empty for the embedded one. Names that it has
+            for the same labels are kept, in their order.
+        dataset: Hub name of a data set; its splits "train" and "validation" are used. Give this or files.
+        dataset_config: Configuration (subset) of `dataset`, where it has several: sst2, mnli, qqp, ... of GLUE.
+        train_file: Training examples: JSON lines, CSV, TSV or Parquet. May be left out where nothing is trained.
+        validation_file: Validation examples, in the same formats.
+        columns: What the columns "text", "text_pair" (which may be missing) and "label" are called in the data, where
+            they have other names.
+        problem_type: What is to be learned, where it is not to follow from the labels: regression (of whole numbers
+            too, such as stars), single_label_classification, or multi_label_classification (of texts too, which then
+            name an example's labels with commas between them: a cell of a CSV file holds no list).
+        batch_size: Examples of a training batch, on each device.
+        eval_batch_size: Examples of a validation batch, on each device.
+        max_length: Tokens of an example, what is longer is cut. Default: 128, or what the model has positions for
+            where that is less.
+        num_workers: Processes that prepare batches, beside the main one; 0 for none.
+        cache_dir: Folder for downloads and tokenized data; empty for the one of `datasets`.
+
+    Raises:
+        UserError: If the data is given twice or by halves, given without a model, a configuration of GLUE is not to be
+            learned, or a number is out of range.
+    """
+
+    auto: ClassVar[Any] = AutoModelForSequenceClassification
+    head: ClassVar[str] = "sequence-classification head"
+    embedded_model: ClassVar[Path] = EMBEDDED_MODEL
+    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "classification_default.yaml"
+    inputs: ClassVar[Mapping[str, bool]] = {"text": False, "text_pair": True}
+    targets: ClassVar[Mapping[str, bool]] = {"label": False}
+
+    def __init__(
+        self,
+        model: str | None = None,
+        dataset: str | None = None,
+        dataset_config: str | None = None,
+        train_file: str | None = None,
+        validation_file: str | None = None,
+        columns: dict[str, str] | None = None,
+        problem_type: ProblemType | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        max_length: int | None = None,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            model=model,
+            dataset=dataset,
+            dataset_config=dataset_config,
+            train_file=train_file,
+            validation_file=validation_file,
+            columns=columns,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            max_length=max_length,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+        )
+        self.problem_type = problem_type
+        self.glue = glue_task(dataset, dataset_config)
+        if self.glue is not None:
+            self.columns = dict(zip(self.inputs, GLUE_COLUMNS[self.glue], strict=False)) | self.columns
+        self._matched: float = float("inf")  # examples of mnli's first validation set; the second one follows
+
+    @property
+    def monitor(self) -> str:  # type: ignore[override]
+        """GLUE's metric: accuracy, for CoLA Matthews' coefficient, for numbers Pearson's; F1 for several labels."""
+        if self.labels.kind == SINGLE:
+            return "matthews" if self.glue == "cola" else "accuracy"
+        return "pearson" if self.labels.kind == REGRESSION else "f1"
+
+    # -- model ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What can be predicted: the training data says it, or without any the model does."""
+        if "train" not in self.splits:
+            return labels_of_model(self.pretrained.config)
+        table, origin = self.table("train")
+        return labels_of(table, self.pretrained.config, origin=origin, problem_type=self.problem_type)
+
+    def build_model(self) -> PreTrainedModel:
+        """The pretrained model with a head for the labels, in float32; a head for as many others is trained on."""
+        fields = self.labels.config()
+        outputs = fields.get("num_labels", len(self.labels.names))
+        return self.pretrained.build(**fields, new_head=self.pretrained.config.num_labels != outputs)
+
+    def load_model(self, folder: str | Path) -> PreTrainedModel:
+        """The model of a saved folder, in the precision it was saved in.
+
+        Raises:
+            UserError: It is for other labels than the data has.
+        """
+        model = super().load_model(folder)
+        if str(folder) != self.model or self.dataset or self.files["validation"]:  # else there is no data but to answer
+            self._require_labels(model)
+        return model
+
+    def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """A distribution over the labels, ``(B, K)``; of several labels one for each, ``(B, K, 2)``: no and yes."""
+        logits: Tensor = outputs.logits
+        return torch.stack([torch.zeros_like(logits), logits], dim=-1) if self.labels.kind == MULTI else logits
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+        """As ever; of a regression, which knows no temperature, the mean squared difference."""
+        if self.labels.kind == REGRESSION:
+            return mse_loss(student.float(), teacher.float())
+        return super().distillation_loss(student, teacher, temperature=temperature)
+
+    def evaluate_batch(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+        """The model's outputs, refused where they stand for other labels than the data has."""
+        self._require_labels(model)
+        return super().evaluate_batch(model, batch)
+
+    def _require_labels(self, model: Any) -> None:
+        found = labels_of_model(model.config)
+        if not self.labels.fit(found):
+            raise UserError(
+                f"the model {model.config._name_or_path!r} is for other labels, or for the same in another order: it "
+                f"predicts {found}, and the data has {self.labels}. Give a model fine-tuned on data with these labels."
+            )
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    def generate(self, split: Split) -> list[dict[str, Any]]:
+        """Notes with a judgement, good or bad."""
+        from .classification_generated import generate  # here, since who brings data of their own does not need it
+
+        return generate(split)
+
+    def read(self, split: Split) -> tuple[Dataset, str]:
+        """The data as it is given; of GLUE's mnli both validation sets, one after the other."""
+        if self.glue != "mnli" or split == "train":
+            return super().read(split)
+        assert self.dataset is not None
+        matched, mismatched = (
+            read_hub(self.dataset, config="mnli", split=f"validation_{name}", cache_dir=self.cache_dir)
+            for name in ("matched", "mismatched")
+        )
+        self._matched = len(matched)
+        return concatenate_datasets([matched, mismatched]), f"{self.dataset} (validation)"
+
+    def check(self, examples: Dataset, *, origin: str) -> Dataset:
+        """Texts, and labels by name that are among those to be learned, none of them twice."""
+        checked = self.labels.check(super().check(examples, origin=origin), origin=origin)
+        if self.labels.kind == MULTI:
+            for row, names in enumerate(checked["label"][:]):
+                if len(set(names)) < len(names):
+                    raise UserError(
+                        f"example {row + 1} of {origin!r} has a label more than once, {names}: list those that apply "
+                        "(and not a zero or a one for each that there is)."
+                    )
+        return checked
+
+    def encode_settings(self) -> dict[str, Any]:
+        """The labels too."""
+        return super().encode_settings() | {"labels": self.labels.config()}
+
+    def encode(self, examples: Columns) -> Columns:
+        """Tokens of the text, or of both, and the label."""
+        texts = [examples[name] for name in self.inputs if name in examples]
+        encoded = dict(self.tokenizer(*texts, truncation=True, max_length=self.length))
+        if "label" in examples:
+            encoded["labels"] = [self.labels.encode(value) for value in examples["label"]]
+        return encoded
+
+    # -- measuring and prediction --------------------------------------------------------------------------------------
+
+    def example_values(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """Whether the example is of mnli's mismatched set, then the logits, then the target."""
+        mismatched = (batch["index"] >= self._matched)[:, None]
+        targets = batch["labels"] if self.labels.kind == MULTI else batch["labels"][:, None]
+        return torch.cat([mismatched.float(), outputs.logits.float(), targets.float()], dim=1)
+
+    def scores(self, rows: Tensor) -> dict[str, Any]:
+        """In per cent, but for ``mse``; those of mnli's mismatched set end in ``_mismatched``."""
+        matched, others = rows[rows[:, 0] == 0], rows[rows[:, 0] == 1]
+        found = scores_of(self.labels, matched[:, 1:]) if len(matched) else {}
+        if len(others):
+            found |= {f"{name}_mismatched": value for name, value in scores_of(self.labels, others[:, 1:]).items()}
+        return found
+
+    def predict_batch(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
+        """The examples' numbers and logits, and what the model's outputs stand for."""
+        config: Any = model.config
+        labels = labels_of_model(config)
+        return super().predict_batch(model, batch) | {"kind": labels.kind, "names": list(labels.names)}
+
+    def answers(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """``label`` and its probability ``score``; ``labels`` and ``scores`` of several; ``value`` of a regression."""
+        kind, names, logits = batch["kind"], batch["names"], batch["logits"].float()
+        if kind == REGRESSION:
+            return [{"value": value} for value in logits[:, 0].tolist()]
+        if kind == MULTI:
+            return [
+                {
+                    "labels": [name for name, score in zip(names, row, strict=True) if score > 0.5],
+                    "scores": dict(zip(names, row, strict=True)),
+                }
+                for row in logits.sigmoid().tolist()
+            ]
+        best, index = logits.softmax(dim=-1).max(dim=-1)
+        pairs = zip(index.tolist(), best.tolist(), strict=True)
+        return [{"label": names[place], "score": score} for place, score in pairs]
+
+
+def glue_task(dataset: str | None, config: str | None) -> str | None:
+    """Which of GLUE's tasks a data set is; `None` where it is not GLUE.
+
+    Args:
+        dataset: Name on the hub, or a local folder in its layout, called ``glue``.
+        config: Configuration of the data set.
+
+    Raises:
+        UserError: It is GLUE, and there is no such task, or none to be learned.
+
+    >>> glue_task("nyu-mll/glue", "sst2")
+    'sst2'
+    """
+    if Path(dataset or "").name != "glue":
+        return None
+    if config == "ax":
+        raise UserError("dataset_config is 'ax', which has no training data: train mnli, and use `predict` for ax.")
+    if config not in GLUE_COLUMNS:
+        raise UserError(
+            f"dataset_config is {config!r}, and {dataset!r} has several: give --task.dataset_config one of "
+            f"{', '.join(GLUE_COLUMNS)}."
+        )
+    return config
+
+
+def scores_of(labels: Labels, rows: Tensor) -> dict[str, Tensor]:
+    """The field's metrics of one set of examples, in per cent, but for ``mse``.
+
+    Args:
+        labels: What is predicted; `K` outputs.
+        rows: ``(N, K + 1)``, or ``(N, 2 K)`` for several labels an example: logits, then targets.
+
+    Returns:
+        Of classes ``accuracy``, ``f1`` (of the second class where there are two, as GLUE has it, else the mean over
+        classes) and ``matthews``; of several labels ``f1`` (micro), ``f1_macro`` and ``exact_match``; of a regression
+        ``pearson`` and ``spearman``, 0 where one side is constant, and ``mse``.
+
+    >>> rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 1.0], [3.0, 1.0, 1.0]])
+    >>> {name: round(value.item(), 1) for name, value in scores_of(Labels(SINGLE, ("bad", "good")), rows).items()}
+    {'accuracy': 66.7, 'f1': 66.7, 'matthews': 50.0}
+    """
+    if labels.kind == REGRESSION:
+        values, targets = rows.unbind(1)
+        # Rounding makes a constant answer vary a little, and a correlation with that is noise.
+        constant = any(side.max() - side.min() <= 1e-5 * side.abs().max() for side in (values, targets))
+        return {
+            "pearson": torch.tensor(0.0) if constant else 100 * pearson_corrcoef(values, targets),
+            "spearman": torch.tensor(0.0) if constant else 100 * spearman_corrcoef(values, targets),
+            "mse": mean_squared_error(values, targets),
+        }
+    count = len(labels.names)
+    if labels.kind == MULTI:
+        predicted, targets = (rows[:, :count] > 0).int(), rows[:, count:].int()
+        options: dict[str, Any] = {"task": "multilabel", "num_labels": count}
+        return {
+            "f1": 100 * f1_score(predicted, targets, average="micro", **options),
+            "f1_macro": 100 * f1_score(predicted, targets, average="macro", **options),
+            "exact_match": 100 * (predicted == targets).all(dim=1).double().mean(),
+        }
+    predicted, targets = rows[:, :count].argmax(dim=1), rows[:, count].long()
+    if count == 2:
+        f1 = f1_score((predicted == labels.positive).int(), (targets == labels.positive).int(), task="binary")
+    else:
+        f1 = f1_score(predicted, targets, task="multiclass", num_classes=count, average="macro")
+    return {
+        "accuracy": 100 * (predicted == targets).double().mean(),
+        "f1": 100 * f1,
+        "matthews": 100 * matthews_corrcoef(predicted, targets, task="multiclass", num_classes=count),
+    }

@@ -1,0 +1,217 @@
+"""Reading a table of examples: from a file, from the hub, or from records in memory."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Value, get_dataset_split_names, load_dataset
+from lightning.pytorch.utilities import rank_zero_info
+
+from bplightning.errors import UserError
+
+LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
+"""Ending of a file to the loader of `datasets` that reads it."""
+
+
+def read_file(path: str | Path, *, cache_dir: str | None = None, endings: Iterable[str] = tuple(LOADERS)) -> Dataset:
+    """Read a file.
+
+    Args:
+        path: JSON lines (``.jsonl``, ``.json``), a list of records (``.json``), ``.csv`` or ``.tsv`` with a first line
+            of column names, ``.parquet``, or ``.txt``, whose lines are a column ``text``. All that CSV and TSV hold are
+            texts: "NA", "1.0" and the empty one too.
+        cache_dir: Folder for the Arrow copy; `None` for the one of `datasets`.
+        endings: Which of `LOADERS` to take.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        UserError: If the file is missing, of another format, damaged, or without rows.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    require_file(path)
+    if ending not in endings:
+        raise UserError(f"Data file {str(path)!r} ends in {path.suffix!r}: give one of {', '.join(sorted(endings))}.")
+    loader = LOADERS[ending]
+    options: dict[str, Any] = {}
+    try:
+        if loader == "csv":
+            options = {"sep": "\t", "quoting": csv.QUOTE_NONE} if ending == ".tsv" else {}
+            texts = Features({name: Value("string") for name in _header(path, **options)})
+            options |= {"features": texts, "keep_default_na": False}
+        if loader == "text":
+            options = {"keep_linebreaks": True}  # a language model predicts them too
+        dataset = load_dataset(loader, data_files=str(path), split="train", cache_dir=cache_dir, **options)
+    except Exception as error:  # each loader has exceptions of its own, all of them mean that the file cannot be read
+        raise UserError(f"Data file {str(path)!r} cannot be read as {loader}: {error.__cause__ or error}.") from error
+    return require_rows(dataset, origin=str(path))
+
+
+def require_file(path: Path) -> None:
+    """Refuse a path where there is no file.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not path.is_file():
+        raise UserError(f"Data file {str(path)!r} does not exist (looked in {Path.cwd()}): give the path of a file.")
+
+
+def read_hub(name: str, *, config: str | None, split: str, cache_dir: str | None = None) -> Dataset:
+    """Read one split of a data set of the Hugging Face hub, or of a local folder in its layout.
+
+    Args:
+        name: Name on the hub, for example ``rajpurkar/squad``.
+        config: Configuration (subset) of the data set; `None` where it has one only.
+        split: For example ``"train"``.
+        cache_dir: Folder for the download; `None` for the one of `datasets`.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        UserError: If the data set cannot be had, has no such split, or is empty.
+    """
+    try:
+        dataset = load_dataset(name, config, split=split, cache_dir=cache_dir)
+    except Exception as error:  # network, permission, spelling: datasets raises a dozen unrelated types
+        raise UserError(
+            f"Data set {name!r} (configuration {config!r}, split {split!r}) cannot be loaded: {_line(error)}. "
+            "Check the name, the configuration (dataset_config) and the network, or give files with train_file and "
+            "validation_file."
+        ) from error
+    return require_rows(dataset, origin=name)
+
+
+def hub_splits(name: str, *, config: str | None) -> list[str]:
+    """Names of the splits of a data set of the hub, or of a local folder in its layout.
+
+    Raises:
+        UserError: If the data set cannot be had.
+    """
+    try:
+        return list(get_dataset_split_names(name, config))
+    except Exception as error:
+        raise UserError(
+            f"Data set {name!r} (configuration {config!r}) cannot be loaded: {_line(error)}. Check the name, the "
+            "configuration (dataset_config) and the network, or give files with train_file and validation_file."
+        ) from error
+
+
+def hub_split(name: str, *, config: str | None, split: str) -> str:
+    """What a split is called: "validation" may be "test", where there is no other.
+
+    Args:
+        name: Name on the hub, or a local folder.
+        config: Configuration (subset) of the data set.
+        split: ``"train"`` or ``"validation"``.
+    """
+    if split != "validation":
+        return split
+    found = hub_splits(name, config=config)
+    if "validation" in found or "test" not in found:
+        return split
+    rank_zero_info(f"{name} has no validation set ({', '.join(found)}): its test set is taken.")
+    return "test"
+
+
+def from_records(records: Iterable[dict[str, Any]], *, origin: str) -> Dataset:
+    """The table of examples given as dictionaries.
+
+    Raises:
+        UserError: If there is none, or a column has values of unlike types.
+    """
+    try:
+        dataset = Dataset.from_list(list(records))
+    except (TypeError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise UserError(f"{origin!r} has examples of unlike types: {error}. Give a column one type.") from error
+    return require_rows(dataset, origin=origin)
+
+
+def own_columns(table: Dataset, names: Mapping[str, bool], given: Mapping[str, str], *, origin: str) -> Dataset:
+    """The columns that a task wants, under the task's own names; others are dropped.
+
+    Args:
+        table: The data.
+        names: The task's own names, to whether the column may be missing.
+        given: Own name to what it is called in the data, where that differs.
+        origin: What to call the data in messages.
+
+    Raises:
+        UserError: A column is missing, or stands for two.
+    """
+    sought = {name: given.get(name, name) for name in names}
+    absent = {own: there for own, there in sought.items() if there not in table.column_names}
+    refused = [there for own, there in absent.items() if not names[own] or own in given]
+    if refused:
+        raise UserError(
+            f"{origin!r} lacks the columns {refused}; it has {table.column_names}. Say what they are called there, "
+            f"for example --task.columns.{next(iter(absent))}={table.column_names[0]}."
+        )
+    renamed = {there: own for own, there in sought.items() if own not in absent}
+    if len(renamed) < len(sought) - len(absent):
+        raise UserError(f"columns gives one column of {origin!r} twice: {dict(given)}. Give each its own.")
+    return table.select_columns(list(renamed)).rename_columns({a: b for a, b in renamed.items() if a != b})
+
+
+def require_texts(table: Dataset, names: Iterable[str], *, origin: str) -> Dataset:
+    """The table, in which those of the columns that are there must hold texts; an empty one is a text.
+
+    Args:
+        table: The data, columns under the task's own names.
+        names: The columns.
+        origin: What to call the data in messages.
+
+    Raises:
+        UserError: A column holds something else, or a text is missing.
+    """
+    for name in names:
+        if name not in table.column_names:
+            continue
+        column, feature = table.data.column(name), table.features[name]
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise UserError(
+                f"example {row + 1} of {origin!r} has no {name!r}: write one, which may be empty, or take it out."
+            )
+        if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+            raise UserError(
+                f"column {name!r} of {origin!r} must hold texts; its values are of type {column.type}: choose another "
+                f"column with --task.columns.{name}, or write them as texts."
+            )
+    return table
+
+
+def require_rows(dataset: Dataset, *, origin: str) -> Dataset:
+    """The table, which must have rows.
+
+    Raises:
+        UserError: It has none.
+    """
+    if len(dataset) == 0:
+        raise UserError(f"{origin!r} holds no examples: give a data set with at least one.")
+    return dataset
+
+
+def _header(path: Path, *, sep: str = ",", quoting: int = csv.QUOTE_MINIMAL) -> list[str]:
+    """The names in the first line of a CSV or TSV file."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.reader(lines, delimiter=sep, quoting=quoting)
+        names, first = next(rows, []), next(rows, None)
+    if len(set(names)) < len(names):
+        raise ValueError(f"its first line names a column twice: {names}")
+    if first is None:
+        raise ValueError("it has no row below the first line")
+    if len(first) > len(names):  # pandas would take the first cells for an index
+        raise ValueError(f"its first line names {len(names)} columns, and the row below has {len(first)} cells")
+    return names
+
+
+def _line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,209 @@
+"""Learning from a teacher: the loss, who may be one, and that no checkpoint holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from tiny_families import tiny
+from tiny_task import TinyTask, rows
+from torch.nn.functional import kl_div, log_softmax
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification, BertTokenizer
+
+from bplightning import pipeline
+from bplightning.distillation import Distillation, Teacher, require_same_labels
+from bplightning.errors import UserError
+from bplightning.module import PruningModule
+from bplightning.soft_labels import soft_label_loss
+from bplightning.strategies.hybrid import Hybrid
+from bplightning.strategy import PruningStrategy
+
+
+def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(callbacks=list(callbacks), **(settings | options))
+
+
+def save_teacher(folder: Path, **config: Any) -> str:
+    """A teacher of another seed, and of another size where `config` says so, saved as a folder."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    tiny("bert", seed=7, **(sizes | config)).save_pretrained(folder / "teacher")
+    return str(folder / "teacher")
+
+
+class Losses(Callback):
+    def __init__(self) -> None:
+        self.teacher: list[float] = []
+        self.state: dict[str, Any] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+        self.teacher.append(float(trainer.callback_metrics["teacher_loss"]))
+        self.state = module.state_dict()
+        assert not any(parameter.grad is not None for parameter in module._teacher[0].model.parameters())
+        assert not module._teacher[0].model.training
+
+
+def test_soft_label_loss_is_that_of_the_papers() -> None:
+    student, teacher = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
+    own, wanted = (log_softmax(logits / 4, dim=-1) for logits in (student, teacher))
+    expected = 16 * kl_div(own, wanted, log_target=True, reduction="batchmean")
+    torch.testing.assert_close(soft_label_loss(student=student, teacher=teacher, temperature=4.0), expected)
+
+
+def test_what_both_rule_out_makes_no_nan() -> None:
+    student = torch.tensor([[0.5, 1.0, -torch.inf]], requires_grad=True)
+    loss = soft_label_loss(student=student, teacher=torch.tensor([[1.0, 1.0, -torch.inf]]), temperature=1.0)
+    loss.backward()
+    two = soft_label_loss(student=student[:, :2], teacher=torch.ones(1, 2), temperature=1.0)
+    torch.testing.assert_close(loss, two)
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("alpha_hidden", [0.0, 0.5])
+def test_the_loss_is_the_weighted_sum(tmp_path: Path, alpha_hidden: float) -> None:
+    task = TinyTask(tmp_path)
+    student = task.build_model()
+    settings = Distillation(save_teacher(tmp_path), 3.0, 0.25, 0.5, alpha_hidden)
+    teacher = Teacher(settings, task, student)
+    batch = next(iter(DataLoader(rows(4, seed=3), batch_size=4)))
+    outputs = student(**batch, output_hidden_states=True)
+    loss, decided = teacher.loss(outputs.loss, outputs, batch)
+    given = teacher.model(**batch, output_hidden_states=True)
+    pairs = [(outputs.start_logits, given.start_logits), (outputs.end_logits, given.end_logits)]
+    logits = [torch.cat(side, dim=-1) for side in zip(*pairs, strict=True)]  # as the tiny task has them
+    torch.testing.assert_close(decided, soft_label_loss(student=logits[0], teacher=logits[1], temperature=3.0))
+    distance = torch.stack(
+        [(a - b).square().mean() for a, b in zip(outputs.hidden_states[1:], given.hidden_states[1:], strict=True)]
+    ).mean()
+    torch.testing.assert_close(loss, 0.25 * outputs.loss + 0.5 * decided + alpha_hidden * distance)
+
+
+def test_a_student_of_fewer_layers_is_matched_evenly(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+    student = task.build_model()
+    settings = Distillation(
+        save_teacher(tmp_path, num_hidden_layers=4), alpha_ce=0.0, alpha_teacher=0.0, alpha_hidden=1
+    )
+    teacher = Teacher(settings, task, student)
+    batch = next(iter(DataLoader(rows(4, seed=3), batch_size=4)))
+    outputs = student(**batch, output_hidden_states=True)
+    given = teacher.model(**batch, output_hidden_states=True).hidden_states
+    loss, _ = teacher.loss(outputs.loss, outputs, batch)
+    own = outputs.hidden_states
+    expected = ((own[1] - given[2]).square().mean() + (own[2] - given[4]).square().mean()) / 2
+    torch.testing.assert_close(loss, expected)
+
+
+def test_padding_is_no_part_of_the_distance(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+    student = task.build_model()
+    teacher = Teacher(Distillation(save_teacher(tmp_path), 2.0, 0.0, 0.0, 1.0), task, student)
+    batch = next(iter(DataLoader(rows(4, seed=3), batch_size=4)))
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    batch["attention_mask"][:, 8:] = 0
+    losses = []
+    for value in (6, 9):  # whatever stands in the padding
+        batch["input_ids"][:, 8:] = value
+        outputs = student(**batch, output_hidden_states=True)
+        losses.append(teacher.loss(outputs.loss, outputs, batch)[0])
+    torch.testing.assert_close(*losses)
+
+
+def test_the_student_comes_to_decide_as_its_teacher_which_nothing_holds(tmp_path: Path) -> None:
+    watch = Losses()
+    distillation = Distillation(save_teacher(tmp_path, num_hidden_layers=3), alpha_ce=0.0, alpha_teacher=1.0)
+    module = PruningModule(TinyTask(tmp_path), PruningStrategy(), learning_rate=3e-3, distillation=distillation)
+    trainer(tmp_path, watch, max_epochs=12).fit(module, datamodule=module.task)
+    assert sum(watch.teacher[-5:]) < 0.5 * sum(watch.teacher[:5])
+    keys = set(watch.state)
+    assert keys == {f"model.{name}" for name in module.task.build_model().state_dict()}
+    assert module._teacher == []  # and after training it takes no memory
+
+
+def test_without_a_teacher_the_loss_is_the_tasks(tmp_path: Path) -> None:
+    module = PruningModule(TinyTask(tmp_path), PruningStrategy())
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module, datamodule=module.task)
+    assert "teacher_loss" not in run.callback_metrics
+    assert Distillation().settings() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "temperature is 0; it must be above 0"),
+        ({"alpha_ce": -1.0}, "alpha_ce is -1; it must be 0 or more"),
+        ({"teacher": "x", "alpha_ce": 0.0, "alpha_teacher": 0.0}, "weights are all 0"),
+    ],
+)
+def test_impossible_settings_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Distillation(**options)
+
+
+def test_other_labels_and_another_order_are_refused() -> None:
+    def labelled(*names: str) -> Any:
+        options = {"num_labels": len(names), "id2label": dict(enumerate(names))}
+        return tiny("bert", auto=AutoModelForSequenceClassification, **options)
+
+    require_same_labels(labelled("bad", "good"), labelled("bad", "good"), name="t")
+    require_same_labels(labelled("LABEL_0", "LABEL_1"), labelled("bad", "good"), name="t")
+    with pytest.raises(UserError, match=r"'t' has its labels in another order than the model: .'good', 'bad'."):
+        require_same_labels(labelled("good", "bad"), labelled("bad", "good"), name="t")
+    with pytest.raises(UserError, match=r"'t' has other labels than the model: .*'so so'"):
+        require_same_labels(labelled("bad", "so so", "good"), labelled("bad", "good"), name="t")
+    with pytest.raises(UserError, match="other labels"):
+        require_same_labels(labelled("LABEL_0", "LABEL_1", "LABEL_2"), labelled("bad", "good"), name="t")
+
+
+def test_a_teacher_of_other_tokens_or_width_is_refused(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+    student = task.build_model()
+    with pytest.raises(UserError, match="has 30 tokens, and the model's tokenizer 60"):
+        Teacher(Distillation(save_teacher(tmp_path / "few", vocab_size=30)), task, student)
+    teacher = save_teacher(tmp_path)
+    words = task.tokenizer.get_vocab()
+    swapped = [*sorted(words, key=lambda word: words[word])]
+    swapped[10], swapped[11] = swapped[11], swapped[10]
+    (tmp_path / "swapped.txt").write_text("\n".join(swapped))
+    BertTokenizer(str(tmp_path / "swapped.txt")).save_pretrained(teacher)
+    with pytest.raises(UserError, match="numbers 2 of the tokenizer's 60 tokens otherwise, for example 'w"):
+        Teacher(Distillation(teacher), task, student)
+    wide = save_teacher(tmp_path / "wide", hidden_size=32)
+    with pytest.raises(UserError, match="have 32 numbers and the model's 64: take a teacher of the same width"):
+        Teacher(Distillation(wide, alpha_hidden=1.0), task, student)
+
+
+def test_the_runs_own_baseline_may_be_the_teacher(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+
+    def module() -> PruningModule:
+        return PruningModule(task, Hybrid(final_warmup=2), learning_rate=1e-3, distillation=Distillation("baseline"))
+
+    with pytest.raises(UserError, match="the teacher is 'baseline', but there is none: give baseline 'train'"):
+        pipeline.fit(trainer(tmp_path), module(), task)
+    watch = Losses()
+    pipeline.fit(
+        trainer(tmp_path / "run", watch, max_steps=3),
+        module(),
+        task,
+        baseline="train",
+        start="baseline",
+        baseline_trainer=lambda folder: trainer(folder, max_steps=3),
+    )
+    assert watch.teacher[0] == pytest.approx(0, abs=0.1)  # the student starts as its teacher, but for dropout
+    assert watch.teacher[-1] > 0
