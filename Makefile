@@ -1,17 +1,20 @@
-# make demo | test | lint | types: each sets up .venv first, unless it is up to date.
+# make demo | test | matrix | lint | types: each sets up .venv first, unless it is up to date.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types setup clean
+.PHONY: demo test matrix lint types setup clean
 
 demo: setup
 	$(BIN)/python cli.py fit --strategy hybrid
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+matrix: setup
+	$(BIN)/python -m pytest tests/matrix.py $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

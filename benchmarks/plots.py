@@ -8,40 +8,60 @@ Needs `pip install -e ".[plots]"`.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")  # no window
 import matplotlib.pyplot as plt
-from tables import RESULTS, ROOT, SQUAD_ROWS
+from tables import RESULTS, ROOT, SQUAD_ROWS, sst2_rows
 
 IMAGES = ROOT / "docs" / "images"
 
 
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    squad_minilm(IMAGES / "squad_minilm.png")
+    draw(
+        IMAGES / "squad_minilm.png",
+        [RESULTS / "squad_minilm" / f"{name}.json" for name in SQUAD_ROWS],
+        score=lambda report: report["metrics"]["compact"]["f1"],
+        axis="F1 (per cent)",
+        title="MiniLM, split of SQuAD v1.1, two epochs: per cent of weights kept",
+    )
+    draw(
+        IMAGES / "sst2_minilm.png",
+        [RESULTS / "sst2_minilm" / f"{name}.json" for name in sst2_rows()],
+        score=lambda report: report["held_out"]["accuracy"],
+        axis="accuracy on 5,000 held-out sentences (per cent)",
+        title="MiniLM, SST-2, 20,000 sentences, three epochs: per cent of weights kept",
+    )
 
 
-def squad_minilm(path: Path) -> None:
-    """F1 against speed-up, a point a row, as the papers draw it."""
+def draw(path: Path, rows: list[Path], *, score: Callable[[dict[str, Any]], float], axis: str, title: str) -> None:
+    """A score against speed-up, a point a row, as the papers draw it.
+
+    Args:
+        path: The picture.
+        rows: Reports of the runs; those not there are left out.
+        score: From a report to the score.
+        axis: What the score is.
+        title: What is shown.
+    """
     figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
-    for name in SQUAD_ROWS:
-        row = RESULTS / "squad_minilm" / f"{name}.json"
+    for row in rows:
         if not row.exists():
             continue
         report = json.loads(row.read_text())
-        f1 = report["metrics"]["compact"]["f1"]
-        speedup = 1.0 if name == "dense" else report["speedup"]["8x128"]
-        density = 100 * report["density"]["encoder_linear"]
-        kind = name.rpartition("-")[0] if name.split("-")[-1].isdigit() else name
-        axes.scatter(speedup, f1, s=60, color=COLOURS[kind], zorder=3)
-        label = f"{name}, {density:.0f} %"
-        axes.annotate(label, (speedup, f1), xytext=(8, -4), textcoords="offset points", fontsize=9)
+        height, strategy = score(report), report["strategy"]
+        speedup = 1.0 if strategy == "dense" else report["speedup"]["8x128"]
+        axes.scatter(speedup, height, s=60, color=COLOURS[strategy], zorder=3)
+        label = f"{strategy}, {100 * report['density']['encoder_linear']:.0f} %"
+        axes.annotate(label, (speedup, height), xytext=(8, -4), textcoords="offset points", fontsize=9)
     axes.set_xlabel("speed-up at 8 x 128 tokens, compact against dense (times)")
-    axes.set_ylabel("F1 (per cent)")
-    axes.set_title("MiniLM, split of SQuAD v1.1, two epochs: per cent of weights kept", fontsize=11)
+    axes.set_ylabel(axis)
+    axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.3)
     axes.margins(x=0.08, y=0.12)
     axes.set_xlim(right=axes.get_xlim()[1] + 0.25 * (axes.get_xlim()[1] - axes.get_xlim()[0]))  # room for words

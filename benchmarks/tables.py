@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from bplightning.families import FAMILIES
+from bplightning.plugins import STRATEGIES, TASKS, available, load
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -20,8 +26,11 @@ SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80", "soft-movement-80", "soft-movem
 def main() -> None:
     tables = {
         "demo": demo(),
+        "families": families(),
         "squad_minilm": squad_minilm(),
         "squad_minilm_smaller": squad_minilm_smaller(),
+        "scitldr": scitldr(),
+        "sst2_minilm": sst2_minilm(),
         "training_step": training_step(),
     }
     for path in (ROOT / "README.md", ROOT / "docs" / "results.md"):
@@ -30,6 +39,25 @@ def main() -> None:
             block = "\n".join([f"<!-- {name} -->", "", *lines, "", "<!-- end -->"])
             text = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
         path.write_text(text)
+
+
+def families() -> list[str]:
+    """What can be combined, from the registered plugins, the family table and transformers' own heads."""
+    tasks: dict[str, Any] = {name: load(TASKS, name) for name in available(TASKS)}
+    rows: dict[tuple[bool, ...], list[str]] = {}
+    for family in FAMILIES:
+        heads = tuple(task.supports(CONFIG_MAPPING[family]()) for task in tasks.values())
+        rows.setdefault(heads, []).append(f"`{family}`")
+    return [
+        f"| model type | {' | '.join(f'`{name}`' for name in tasks)} |",
+        "|---" * (1 + len(tasks)) + "|",
+        *(
+            f"| {', '.join(names)} | {' | '.join('yes' if has else '' for has in heads)} |"
+            for heads, names in rows.items()
+        ),
+        "",
+        f"Each of them with every strategy: {', '.join(f'`{name}`' for name in available(STRATEGIES))}.",
+    ]
 
 
 def demo() -> list[str]:
@@ -55,25 +83,31 @@ def demo() -> list[str]:
     ]
 
 
-def squad_minilm() -> list[str]:
-    reports = {name: RESULTS / "squad_minilm" / f"{name}.json" for name in SQUAD_ROWS}
+def comparison(benchmark: str, names: Iterable[str], scores: dict[str, Callable[[dict[str, Any]], float]]) -> list[str]:
+    """A row a run: its scores, what is left of the model, what that gives.
+
+    Args:
+        benchmark: Folder of the rows in benchmarks/results.
+        names: The rows.
+        scores: Heading of a column to the score, from a run's report.
+    """
     lines = [
-        "| | F1 | exact match | encoder linear weights: non-zero | in the compact model | heads | units | file | "
+        f"| | {' | '.join(scores)} | encoder linear weights: non-zero | in the compact model | heads | units | file | "
         "speed-up 1x128 | speed-up 8x128 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---" * (8 + len(scores)) + "|",
     ]
     last = None
-    for name, path in reports.items():
+    for name in names:
+        path = RESULTS / benchmark / f"{name}.json"
         if not path.exists():
             lines.append(f"| {name} | not run yet |")
             continue
         last = report = json.loads(path.read_text())
-        metrics, weights = report["metrics"]["compact"], report["parameters"]
+        weights = report["parameters"]
         share = weights["compact"]["encoder_linear"] / weights["dense"]["encoder_linear"]
         speeds = [f"{report['speedup'][shape]:.2f}x" if name != "dense" else "1x" for shape in ("1x128", "8x128")]
         cells = [
-            f"{metrics['f1']:.1f}",
-            f"{metrics['exact_match']:.1f}",
+            *(f"{value(report):.1f}" for value in scores.values()),
             percent(report["density"]["encoder_linear"]),
             percent(share),
             f"{report['heads']['kept']} of {report['heads']['total']}",
@@ -83,6 +117,24 @@ def squad_minilm() -> list[str]:
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines if last is None else [*lines, "", f"{provenance(last)}."]
+
+
+def squad_minilm() -> list[str]:
+    scores = {"F1": lambda report: report["metrics"]["compact"]["f1"]}
+    scores["exact match"] = lambda report: report["metrics"]["compact"]["exact_match"]
+    return comparison("squad_minilm", SQUAD_ROWS, scores)
+
+
+def sst2_minilm() -> list[str]:
+    scores = {"accuracy, 872 sentences": lambda report: report["metrics"]["compact"]["accuracy"]}
+    scores["5,000 held out"] = lambda report: report["held_out"]["accuracy"]
+    return comparison("sst2_minilm", sst2_rows(), scores)
+
+
+def sst2_rows() -> list[str]:
+    """The rows there are, by strategy, the densest first."""
+    found = {path.stem: json.loads(path.read_text()) for path in (RESULTS / "sst2_minilm").glob("*.json")}
+    return sorted(found, key=lambda name: (found[name]["strategy"], -found[name]["density"]["encoder_linear"]))
 
 
 def squad_minilm_smaller() -> list[str]:
@@ -107,6 +159,36 @@ def squad_minilm_smaller() -> list[str]:
             report.get("dtype", "float32"),
             megabytes(report, "compact"),
             *(f"{report['speedup'][shape]:.2f}x" for shape in ("1x128", "8x128")),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines if last is None else [*lines, "", f"{provenance(last)}."]
+
+
+def scitldr() -> list[str]:
+    lines = [
+        "| | ROUGE-2 | encoder and decoder linear weights: non-zero | heads: encoder, decoder, cross | file "
+        "| speed-up 8x128 | the same, and 32 tokens generated with cache | summaries equal to the masked model's |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    last = None
+    for name in ("bart-dense", "bart-hybrid-2", "t5-dense", "t5-hybrid-2"):
+        path = RESULTS / "scitldr" / f"{name}.json"
+        if not path.exists():
+            lines.append(f"| {name} | not run yet |")
+            continue
+        last = report = json.loads(path.read_text())
+        heads = [
+            sum(layer["kept"] for layer in report["heads"]["by_layer"] if re.fullmatch(kind, layer["name"]))
+            for kind in (r"encoder\..*", r"decoder\..*\.self", r"decoder\..*\.cross")
+        ]
+        dense, same = "dense" in name, report.get("same_summaries")
+        cells = [
+            f"{report['metrics']['compact']['rouge2']:.1f}",
+            percent(report["density"]["encoder_linear"]),
+            ", ".join(map(str, heads)),
+            megabytes(report, "compact"),
+            *("1x" if dense else f"{report['speedup'][shape]:.2f}x" for shape in ("8x128", "8x128+32")),
+            "" if dense or not same else f"{same['same']} of {same['documents']}",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines if last is None else [*lines, "", f"{provenance(last)}."]
