@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import ClassLabel, Dataset, concatenate_datasets
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torchmetrics.functional import (
@@ -191,6 +192,16 @@ class Classification(TextTask):
         )
         self._matched = len(matched)
         return concatenate_datasets([matched, mismatched]), f"{self.dataset} (validation)"
+
+    def table(self, split: Split) -> tuple[Dataset, str]:
+        """The examples that have a label: SNLI, for example, has some with -1, which stands for none."""
+        if split not in self._tables:
+            table, origin = super().table(split)
+            labelled = [row for row, value in enumerate(table["label"][:]) if value != -1]
+            if isinstance(table.features["label"], ClassLabel) and 0 < len(labelled) < len(table):
+                rank_zero_info(f"{len(table) - len(labelled)} of {origin}'s {len(table)} examples have no label.")
+                self._tables[split] = table.select(labelled), origin
+        return self._tables[split]
 
     def check(self, examples: Dataset, *, origin: str) -> Dataset:
         """Texts, and labels by name that are among those to be learned, none of them twice."""

@@ -16,6 +16,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     BaseImageProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -26,9 +27,11 @@ from bplightning.task import Task
 from .class_labels import SINGLE, Labels, labels_of, labels_of_model
 from .classification import scores_of
 from .example_metric import ExampleMetric
-from .table import read_hub, require_rows
+from .pretrained import build, read
+from .table import hub_split, own_columns, read_hub, require_rows
 
 Split = Literal["train", "validation"]
+EMBEDDED_MODEL = str(Path(__file__).parent / "image_start")
 
 
 class ImageClassification(Task):
@@ -39,11 +42,12 @@ class ImageClassification(Task):
 
     Args:
         model: Folder or Hugging Face hub name of the pretrained model; empty for the embedded one.
-        dataset: Hub name of a data set with the columns "image" and "label"; its splits "train" and "validation" are
-            used. Give this or folders.
+        dataset: Hub name of a data set; its splits "train" and "validation" are used, or "test" where it has no
+            "validation". Give this or folders.
         dataset_config: Configuration (subset) of `dataset`, where it has several.
         train_folder: Training images: one subfolder a label. May be left out where nothing is trained.
         validation_folder: Validation images, likewise.
+        columns: What the columns "image" and "label" are called in the data, where they have other names.
         batch_size: Images of a training batch, on each device.
         eval_batch_size: Images of a validation batch, on each device.
         num_workers: Processes that read and prepare images, beside the main one; 0 for none.
@@ -64,6 +68,7 @@ class ImageClassification(Task):
         dataset_config: str | None = None,
         train_folder: str | None = None,
         validation_folder: str | None = None,
+        columns: dict[str, str] | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 64,
         num_workers: int = 0,
@@ -87,10 +92,11 @@ class ImageClassification(Task):
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value < 1:
                 raise UserError(f"{name}={value}: it must be at least 1.")
-        self.model = model or str(Path(__file__).parent / "image_start")
+        self.model = model or EMBEDDED_MODEL
         self.dataset = dataset
         self.dataset_config = dataset_config
         self.folders = {"train": train_folder, "validation": validation_folder}
+        self.columns = dict(columns or {})
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -109,24 +115,34 @@ class ImageClassification(Task):
     @cached_property
     def labels(self) -> Labels:
         """What can be predicted: the training data says it, or without any the model does."""
-        config = AutoConfig.from_pretrained(self.model)
         if self.folders["validation"] and not self.folders["train"]:
-            return labels_of_model(config)
-        return labels_of(self._table("train"), config, origin="the training images")
+            return labels_of_model(self._config)
+        return labels_of(self._table("train"), self._config, origin="the training images")
 
     def build_model(self) -> PreTrainedModel:
         """The pretrained model with a head for the labels, in float32; the embedded one is random."""
-        labels = self.labels.config()
-        if not any(Path(self.model).glob("*.safetensors")) and (Path(self.model) / "config.json").is_file():
-            return AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(self.model, **labels))
-        options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True, **labels}
-        return load_saved(
-            lambda name: AutoModelForImageClassification.from_pretrained(name, **options), self.model, what="the model"
-        )
+        new_head = self._config.num_labels != len(self.labels.names)
+        seed = 0 if self.model == EMBEDDED_MODEL else None
+        return build(self.model, self.auto, seed=seed, new_head=new_head, **self.labels.config())
 
     def load_model(self, folder: str | Path) -> PreTrainedModel:
-        """The model of a saved folder, in the precision it was saved in."""
-        return AutoModelForImageClassification.from_pretrained(folder)
+        """The model of a saved folder, in the precision it was saved in.
+
+        Raises:
+            UserError: It is for other labels than the data has.
+        """
+        model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(folder)
+        names = labels_of_model(model.config).names
+        if str(folder) != self.model and names != self.labels.names:
+            raise UserError(
+                f"the model {str(folder)!r} is for the labels {list(names)}, and the data has "
+                f"{list(self.labels.names)}: give a model of the same labels in the same order."
+            )
+        return model
+
+    @cached_property
+    def _config(self) -> PreTrainedConfig:
+        return read(AutoConfig, self.model)
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Pixels, and labels where there are any."""
@@ -178,7 +194,8 @@ class ImageClassification(Task):
     def _table(self, split: Split) -> Dataset:
         """The images of a split as they are given, ``image`` and ``label``."""
         if self.dataset:
-            rows = read_hub(self.dataset, config=self.dataset_config, split=split, cache_dir=self.cache_dir)
+            name = hub_split(self.dataset, config=self.dataset_config, split=split)
+            rows = read_hub(self.dataset, config=self.dataset_config, split=name, cache_dir=self.cache_dir)
             origin = self.dataset
         elif folder := self.folders[split]:
             rows, origin = read_folder(folder, cache_dir=self.cache_dir), folder
@@ -188,10 +205,7 @@ class ImageClassification(Task):
             from .image_generated import generate  # here, since who brings data of their own does not need it
 
             rows, origin = generate(split), "embedded"
-        missing = [name for name in ("image", "label") if name not in rows.column_names]
-        if missing:
-            raise UserError(f"{origin!r} lacks the columns {missing}; it has {rows.column_names}: rename them.")
-        return rows.select_columns(["image", "label"])
+        return own_columns(rows, {"image": False, "label": False}, self.columns, origin=origin)
 
     def _split(self, split: Split) -> Dataset:
         """The images of a split, labels by name."""

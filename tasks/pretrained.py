@@ -56,7 +56,7 @@ class Pretrained:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer; one without a padding token, as of a language model, pads with its last token."""
-        tokenizer = self._read(AutoTokenizer, **({"padding_side": "right"} if self.right_padding else {}))
+        tokenizer = read(AutoTokenizer, self.name, **({"padding_side": "right"} if self.right_padding else {}))
         if not tokenizer.is_fast:
             raise UserError(
                 f"The tokenizer of {self.name!r} ({type(tokenizer).__name__}) is not a fast one, and only those "
@@ -82,27 +82,7 @@ class Pretrained:
             UserError: There is no such model, it has no such head, or its weights are damaged.
         """
         self.input_names  # noqa: B018  a model without such a head is refused here, with a remedy
-        if self.seed is not None and not _has_weights(Path(self.name)):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                model = self.auto.from_config(self._read(AutoConfig, **config), dtype=torch.float32)
-        else:
-            model, found = self._read(
-                self.auto,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=new_head,
-                **config,
-            )
-            body = f"{model.base_model_prefix}."
-            damaged = sorted(key for key, *_ in found["mismatched_keys"] if key.startswith(body))
-            if damaged:
-                raise UserError(
-                    f"the model {self.name!r} cannot be loaded: {damaged[0]!r} and {len(damaged) - 1} more of its "
-                    "weights are of other shapes than its config.json says: give a folder that holds both as "
-                    "`save_pretrained` writes them."
-                )
-        return self.padded_alike(model)
+        return self.padded_alike(build(self.name, self.auto, seed=self.seed, new_head=new_head, **config))
 
     def padded_alike(self, model: PreTrainedModel) -> PreTrainedModel:
         """The same model, told what the tokenizer pads with: language models' classifiers look for the last token."""
@@ -160,10 +140,41 @@ class Pretrained:
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration."""
-        return self._read(AutoConfig)
+        return read(AutoConfig, self.name)
 
-    def _read(self, kind: Any, **arguments: Any) -> Any:
-        return load_saved(partial(kind.from_pretrained, **arguments), self.name, what="the model")
+
+def build(name: str, auto: Any, *, seed: int | None, new_head: bool, **config: Any) -> PreTrainedModel:
+    """A pretrained model with a head, fresh, in float32.
+
+    Args:
+        name: Folder or Hugging Face hub name.
+        auto: The Auto class that puts the head on.
+        seed: Of the weights, where the folder holds none; `None` refuses such a folder.
+        new_head: Whether a head of other shapes is left aside for a new one.
+        **config: Fields of its configuration to set.
+
+    Raises:
+        UserError: There is no such model, or its weights are damaged.
+    """
+    if seed is not None and not _has_weights(Path(name)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return auto.from_config(read(AutoConfig, name, **config), dtype=torch.float32)  # type: ignore[no-any-return]
+    options = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": new_head}
+    model, found = read(auto, name, **options, **config)
+    body = f"{model.base_model_prefix}."
+    damaged = sorted(key for key, *_ in found["mismatched_keys"] if key.startswith(body))
+    if damaged:
+        raise UserError(
+            f"the model {name!r} cannot be loaded: {damaged[0]!r} and {len(damaged) - 1} more of its weights are of "
+            "other shapes than its config.json says: give a folder that holds both as `save_pretrained` writes them."
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def read(kind: Any, name: str, **arguments: Any) -> Any:
+    """What `kind.from_pretrained` gives; that it cannot be had is said in one line."""
+    return load_saved(partial(kind.from_pretrained, **arguments), name, what="the model")
 
 
 def accepted_inputs(forward: Any, names: list[str]) -> list[str]:

@@ -408,4 +408,4 @@ def _with_length(encoded: Columns) -> Columns:
 def _sources(cls: type) -> list[str]:
     """The files that a task's class and those it derives from are written in, this one included."""
     files = (inspect.getsourcefile(base) for base in cls.__mro__ if issubclass(base, TextTask))
-    return sorted({file for file in files if file is not None})
+    return sorted({file for file in files if file is not None and Path(file).is_file()})  # none of one typed in

@@ -62,7 +62,13 @@ class TokenClassification(TextTask):
         if "train" not in self.splits:
             return _labels_of(self.pretrained.config)
         table, origin = self.table("train")
-        return labels_of(words_and_tags(table, origin=origin), self.pretrained.config, origin=origin)
+        labels = labels_of(words_and_tags(table, origin=origin), self.pretrained.config, origin=origin)
+        if all(name.isdigit() for name in labels.names):
+            rank_zero_warn(
+                f"the tags of {origin!r} are numbers without names, so nothing says where a span begins: each word is "
+                "scored for itself, those outside of any span too. Give names such as B-PER."
+            )
+        return labels
 
     def build_model(self) -> PreTrainedModel:
         """The pretrained model with an output for each tag, in float32."""

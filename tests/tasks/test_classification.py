@@ -351,3 +351,12 @@ def test_a_label_that_training_does_not_know(bert_folder: str, tmp_path: Path) -
     message = r"example 4 of '.*validation\.jsonl' has the label 'tall', which the training data or the model does not"
     with pytest.raises(UserError, match=message):
         task.prepare_data()
+
+
+def test_examples_without_a_label_are_left_out(bert_folder: str, tmp_path: Path) -> None:
+    table = declared(rows((0, -1, 1, 0, 1, -1)), ["yes", "no"])  # as in SNLI
+    folder = hub_folder(tmp_path / "snli", {"plain": {"train": table, "test": table}})
+    cache = str(tmp_path / "cache")
+    task = Classification(model=bert_folder, dataset=folder, dataset_config="plain", cache_dir=cache)
+    assert task.examples("train")["label"][:] == ["yes", "no", "yes", "no"]
+    assert task.examples("validation")["text"][:] == [TEXTS[row] for row in (0, 2, 3, 4)]  # of the test set

@@ -105,6 +105,22 @@ def test_a_compact_model_answers_from_files(task: ImageClassification, tmp_path:
         predict(folder, [{"image": "none.png"}])
 
 
+def test_a_model_of_other_labels_is_refused(task: ImageClassification, tmp_path: Path) -> None:
+    model = task.build_model()
+    model.config.id2label = {0: "light", 1: "dark"}
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match=r"is for the labels \['light', 'dark'\], and the data has \['dark', 'light'\]"):
+        task.load_model(tmp_path / "other")
+
+
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        save_images(tmp_path / split, 2)
+    task = make(tmp_path, columns={"image": "img"})
+    with pytest.raises(UserError, match=r"lacks the columns \['img'\]; it has \['image', 'label'\]"):
+        task.setup("fit")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
