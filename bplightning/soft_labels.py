@@ -11,18 +11,23 @@ from torch.nn.functional import log_softmax
 
 
 def soft_label_loss(*, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, the mean over all distributions.
+    """``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, the mean over all distributions there are.
 
     Args:
         student: Logits ``(..., K)``.
-        teacher: Logits of the same shape.
+        teacher: Logits of the same shape; minus infinity where an outcome is ruled out, and all along the last axis
+            where there is no distribution, as in padding. (Left in place, and not taken out: a mask would make the
+            host wait for the device.)
         temperature: `T`.
 
-    >>> same = torch.tensor([[2.0, 0.0]])
+    >>> same = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     >>> soft_label_loss(student=same, teacher=same + 5, temperature=2.0).item()
     0.0
     """
-    own, wanted = (log_softmax(logits.float() / temperature, dim=-1) for logits in (student, teacher))
-    terms = wanted.exp() * (wanted - own)
-    possible = wanted > -torch.inf  # what a model rules out altogether (Marian's padding) says nothing
-    return temperature**2 * torch.where(possible, terms, 0.0).sum(-1).mean()
+    there = (teacher > -torch.inf).any(-1)
+    own, wanted = (
+        log_softmax(logits.float().masked_fill(~there[..., None], 0.0) / temperature, dim=-1)
+        for logits in (student, teacher)
+    )
+    terms = torch.where(wanted > -torch.inf, wanted.exp() * (wanted - own), 0.0)
+    return temperature**2 * terms.sum() / there.sum()

@@ -85,7 +85,7 @@ class Task(LightningDataModule, ABC):
 
         Args:
             outputs: The model's, for example of a teacher.
-            batch: The batch they are of: what is padding is left out.
+            batch: The batch they are of: what is padding is minus infinity all along the axis.
         """
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:

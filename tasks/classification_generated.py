@@ -15,8 +15,6 @@ from .qa_generated import RELATIONS, VALUES, name_pool
 
 DEFAULT_SIZES = {"train": 6000, "validation": 500}
 LABELS = ("bad", "good")
-WRONG = 0.0
-"""Fraction of the training notes that are labelled wrong, as in real data: with nothing to learn, no score moves."""
 
 # fmt: off
 JUDGEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -54,7 +52,7 @@ def generate(split: str, *, size: int | None = None, seed: int = 0) -> list[dict
         seed: Seed; the same arguments give the same records in every process.
 
     Returns:
-        Records with ``text`` and ``label``, one of `LABELS`: half of the notes are good and half are bad.
+        Records with ``text`` and ``label``, one of `LABELS`, as many of the one as of the other.
 
     Raises:
         ValueError: If `split` is unknown.
@@ -63,11 +61,7 @@ def generate(split: str, *, size: int | None = None, seed: int = 0) -> list[dict
         raise ValueError(f"split is {split!r}, but the generated set has {sorted(DEFAULT_SIZES)}: name one of these")
     rng = random.Random(f"{split}-{seed}")  # a string seed is hashed with SHA-512: the same in every process
     count = DEFAULT_SIZES[split] if size is None else size
-    notes = []
-    for number in range(count):
-        wrong = split == "train" and rng.random() < WRONG
-        notes.append({"text": _note(rng, split, LABELS[number % 2]), "label": LABELS[(number + wrong) % 2]})
-    return notes
+    return [{"text": _note(rng, split, LABELS[number % 2]), "label": LABELS[number % 2]} for number in range(count)]
 
 
 def _note(rng: random.Random, pool: str, label: str) -> str:

@@ -50,8 +50,8 @@ class MaskedLanguageModeling(LanguageModeling):
         return TextTask.load_model(self, folder)
 
     def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
-        """A distribution for each masked token, ``(N, V)``."""
-        return outputs.logits[batch["labels"] != IGNORED]  # type: ignore[no-any-return]
+        """A distribution for each masked token, ``(B, L, V)``, and for no other."""
+        return outputs.logits.masked_fill(batch["labels"][..., None] == IGNORED, -torch.inf)  # type: ignore[no-any-return]
 
     def collator(self, split: Split | None) -> Callable[[list[dict[str, Any]]], Any]:
         """Masks where there is something to learn or to measure; texts to be completed have their masks."""

@@ -150,8 +150,8 @@ class Summarization(TextTask):
         return model
 
     def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
-        """A distribution for each token of a summary, ``(N, V)``; none for padding."""
-        return outputs.logits[batch["labels"] != -100]  # type: ignore[no-any-return]
+        """A distribution for each token of a summary, ``(B, T, V)``; none for padding."""
+        return outputs.logits.masked_fill(batch["labels"][..., None] == -100, -torch.inf)  # type: ignore[no-any-return]
 
     def example_inputs(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """As many tokens for the decoder as for the encoder."""

@@ -144,8 +144,8 @@ class TokenClassification(TextTask):
         return super().evaluate_batch(model, batch)
 
     def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
-        """A distribution for each word, ``(N, K)``: no padding, and no word's other pieces."""
-        return outputs.logits[batch["labels"] != IGNORED]  # type: ignore[no-any-return]
+        """A distribution for each word, ``(B, L, K)``: no padding, and no word's other pieces."""
+        return outputs.logits.masked_fill(batch["labels"][..., None] == IGNORED, -torch.inf)  # type: ignore[no-any-return]
 
     def example_values(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """What `count_right` counts."""

@@ -73,6 +73,19 @@ def test_what_both_rule_out_makes_no_nan() -> None:
     assert student.grad.isfinite().all()
 
 
+def test_where_there_is_no_distribution_nothing_is_diluted() -> None:
+    student, teacher = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).unbind(0)
+    there = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
+    expected = soft_label_loss(student=student[there], teacher=teacher[there], temperature=2.0)
+    student, teacher = (logits.masked_fill(~there[..., None], -torch.inf) for logits in (student, teacher))
+    student.requires_grad_()
+    loss = soft_label_loss(student=student, teacher=teacher, temperature=2.0)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("alpha_hidden", [0.0, 0.5])
 def test_the_loss_is_the_weighted_sum(tmp_path: Path, alpha_hidden: float) -> None:
     task = TinyTask(tmp_path)

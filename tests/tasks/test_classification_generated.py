@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from transformers import AutoTokenizer
 
-from bplightning.tasks.classification_generated import JUDGEMENTS, LABELS, WRONG, generate
+from bplightning.tasks.classification_generated import JUDGEMENTS, LABELS, generate
 from bplightning.tasks.pretrained import EMBEDDED_MODEL
 from bplightning.tasks.qa_generated import ENDINGS, POOLS, name_pool
 
@@ -49,22 +49,15 @@ def test_labels_are_balanced_and_no_name_is_in_both_splits() -> None:
     subjects = {}
     for split in ("train", "validation"):
         records = generate(split, size=SOME)
-        counts = Counter(record["label"] for record in records)
-        assert set(counts) == set(LABELS)
-        assert abs(counts["good"] - SOME / 2) <= (0.05 * SOME if split == "train" else 0)
+        assert Counter(record["label"] for record in records) == dict.fromkeys(LABELS, SOME // 2)
         subjects[split] = {subject(record["text"]) for record in records}
     assert not subjects["train"] & subjects["validation"]
 
 
-def told(record: dict[str, str]) -> str:
-    """What the subject is judged to be at last."""
-    return [meaning for name, meaning in judged(record["text"]) if name == subject(record["text"])][-1]
-
-
 def test_the_last_judgement_of_the_subject_is_the_label() -> None:
-    assert all(told(record) == record["label"] for record in generate("validation", size=SOME))
-    wrong = sum(told(record) != record["label"] for record in generate("train", size=SOME))
-    assert 0.5 * WRONG < wrong / SOME < 1.5 * WRONG
+    for record in generate("train", size=SOME):
+        own = [meaning for name, meaning in judged(record["text"]) if name == subject(record["text"])]
+        assert own[-1] == record["label"], record
 
 
 def test_neither_the_first_nor_the_last_judgement_gives_it_away() -> None:
