@@ -11,10 +11,10 @@ demo: setup
 	$(BIN)/python cli.py fit --strategy hybrid
 
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope $(PYTEST_ARGS)
 
 matrix: setup
-	$(BIN)/python -m pytest tests/matrix.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto tests/matrix.py $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

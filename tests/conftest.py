@@ -1,4 +1,4 @@
-"""What every test runs under: no network, one thread, its own random seed."""
+"""What every test runs under: no network, one thread a process, its own random seed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 # Before anything imports the hub's client, which reads them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Tiny models gain nothing from more threads, and the processes that run the tests share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
