@@ -1,5 +1,7 @@
 """Masks: a binary grid -> broadcast over a weight, with exact gradients; the strategy says what the grid keeps.
 
+Real-valued gates go the same way: what a gate is of the scores, a strategy says too.
+
 Legend: `O` out features, `I` in features, `R`, `C` grid rows and columns, ``r = O / R`` and ``c = I / C`` the tile.
 
 One class covers element, block, row, column, unit and head: the shape of the grid says which. A mask leaves the module
@@ -50,6 +52,9 @@ class Mask(nn.Module):
     Attributes:
         kept: The binary grid ``(R, C)`` of this moment; all of it at first.
         scores: ``(R, C)``, or `None`.
+        gate: What weights are multiplied by in place of `kept`, where that is not binary: from the scores, and uniform
+            random numbers in [0, 1) or `None`, to the gate, each ``(R, C)``. Gradients reach the scores through it.
+        noise: The random numbers of the batch that is trained on (`draw`), ``(R, C)``; `None` at other times.
 
     Example:
         A 2 x 2 grid over a 4 x 4 weight keeps or drops tiles of 2 x 2:
@@ -79,6 +84,8 @@ class Mask(nn.Module):
         self.total_weights = total_weights
         self.pattern = pattern
         self.scores = nn.Parameter(torch.zeros(grid)) if scores else None
+        self.gate: Callable[[Tensor, Tensor | None], Tensor] | None = None
+        self.noise: Tensor | None = None
         self.register_buffer("kept", torch.ones(grid, dtype=torch.bool))
 
     @property
@@ -94,6 +101,14 @@ class Mask(nn.Module):
             kept_RC: Binary grid ``(R, C)``; no gradient passes through it (straight-through).
         """
         self.kept.copy_(kept_RC)
+
+    def draw(self) -> None:
+        """Gates are random from now on: until the next draw, or `settle`, all that is read is of the same one."""
+        self.noise = torch.rand_like(cast(Tensor, self.scores))
+
+    def settle(self) -> None:
+        """Gates are those of evaluation from now on."""
+        self.noise = None
 
     def kept_weights(self) -> Tensor:
         """Weights kept in all covered members, a 0-d tensor on the device."""
@@ -120,7 +135,11 @@ class Mask(nn.Module):
 
     def apply_to(self, weight_OI: Tensor, cover: Cover) -> Tensor:
         """The masked weight ``(O, I)`` of one covered member."""
-        return masked_weight(weight_OI, self.kept, self.scores, transposed=cover.transposed)
+        grid, scores = self.kept, cast(Tensor, self.scores)
+        if self.gate is not None:  # the sum over a tile is the exact gradient of its gate, as a product's is
+            scores = self.gate(scores, self.noise)
+            grid = scores.detach()
+        return masked_weight(weight_OI, grid, scores, transposed=cover.transposed)
 
 
 def masked_weight(weight_OI: Tensor, grid_RC: Tensor, scores_RC: Tensor | None, *, transposed: bool = False) -> Tensor:
@@ -131,8 +150,8 @@ def masked_weight(weight_OI: Tensor, grid_RC: Tensor, scores_RC: Tensor | None, 
 
     Args:
         weight_OI: The unmasked weight.
-        grid_RC: Binary grid; `R` divides `O` and `C` divides `I` (the other way round with `transposed`).
-        scores_RC: Scores that receive the gradient, or `None`.
+        grid_RC: Binary grid, or a gate; `R` divides `O` and `C` divides `I` (the other way round with `transposed`).
+        scores_RC: Scores that receive the gradient, or `None`; for a gate the gate itself.
         transposed: Whether the grid's rows run along the weight's columns.
 
     Returns:
@@ -202,8 +221,9 @@ def has_masks(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def remove_masks(model: nn.Module) -> None:
-    """Write every mask of `model` into its weight as zeros, and take the masks away."""
+    """Write every mask of `model` into its weight, as zeros or as evaluation's gates, and take the masks away."""
     unfreeze_masks(model)
+    _settle(model)
     for module in _carriers(model):
         for parameter in module.__dict__["_carried_masks"]:
             module._parameters[parameter].copy_(getattr(module, parameter))  # type: ignore[union-attr]
@@ -216,6 +236,7 @@ def remove_masks(model: nn.Module) -> None:
 def freeze_masks(model: nn.Module) -> None:
     """Compute masked weights once, of this moment, not per forward; for evaluation: with gradients they stay live."""
     unfreeze_masks(model)
+    _settle(model)
     for module in _carriers(model):
         carried = module.__dict__["_carried_masks"]
         module.__dict__["_frozen_weights"] = {parameter: getattr(module, parameter) for parameter in carried}
@@ -225,6 +246,13 @@ def unfreeze_masks(model: nn.Module) -> None:
     """Compute masked weights per forward again."""
     for module in model.modules():
         module.__dict__.pop("_frozen_weights", None)
+
+
+def _settle(model: nn.Module) -> None:
+    for module in _carriers(model):
+        for covers in module.__dict__["_carried_masks"].values():
+            for _, mask in covers:
+                mask.settle()
 
 
 def _carriers(model: nn.Module) -> list[nn.Module]:

@@ -31,6 +31,9 @@ from bplightning.report_schema import Machine, ParameterCount
 DEFAULT_SHAPES = ((1, 128), (8, 128))
 """`B` and `L` of the shapes a report measures: one request, and a small batch."""
 
+FLOPS_SHAPE = (8, 128)
+"""Rows and tokens at which the report counts floating-point operations, where the model can take so many."""
+
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 """Patterns of the files that hold weights; the first that matches counts."""
 

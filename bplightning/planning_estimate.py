@@ -59,7 +59,7 @@ def _estimate(
     weights = sum(share * _weights(model, group) for group, share in lost.items())
     biases = sum(share * _biases(model, group) for group, share in lost.items())
     left = {
-        shape: counts[""] - round(sum(share * _flops(counts, group) for group, share in lost.items()))
+        shape: counts[""] - round(sum(share * flops_of_group(counts, group) for group, share in lost.items()))
         for shape, counts in flops.items()
     }
     return Estimate(
@@ -87,7 +87,7 @@ def _biases(model: nn.Module, group: Group) -> int:
     return sum(bias.numel() for bias in biases if bias is not None)
 
 
-def _flops(counts: Mapping[str, int], group: Group) -> int:
+def flops_of_group(counts: Mapping[str, int], group: Group) -> int:
     """What `group` computes, all of which goes with its heads or units: its projections and, for attention, the mixing.
 
     Counted, and not computed from sizes: layers may be shared and run several times (ALBERT), and projections may read

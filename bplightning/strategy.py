@@ -106,6 +106,22 @@ class PruningStrategy(nn.Module):
         """What to log beside density by role, name to scalar, for example ``{"score_threshold": 0.07}``."""
         return {}
 
+    def snap(self) -> dict[str, Any] | None:
+        """What the last correction of the masks did, of a strategy that is steered to a target; by default `None`.
+
+        Returns:
+            ``kind`` of target, ``target``, the value asked for, ``before`` and ``after``, the values before and after
+            the correction, and ``changed``, how many entries of all grids it changed.
+        """
+        return None
+
+    def put_masks(self, *, before_snap: bool) -> None:
+        """Set the masks to those before the correction that `snap` tells of, or to those after it.
+
+        Args:
+            before_snap: Which of both.
+        """
+
     # -- what all strategies share -------------------------------------------------------------------------------------
 
     def add_mask(self, name: str, mask: Mask, layout: PrunableLayout) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from bplightning.errors import UserError
 from bplightning.granularity import FALLBACKS, check_roles
 from bplightning.layout import PrunableLayout
 from bplightning.scheduled import ScheduledStrategy
-from bplightning.strategies.steering import Steering
+from bplightning.strategies.guide import Guide
+from bplightning.strategies.size_targets import Left, size_target
+from bplightning.strategies.snap import Snap
+from bplightning.strategies.steering import FARTHEST, Steering
 from bplightning.strategy import Progress
 
 SCORE_LEARNING_RATE = 1e-2
@@ -49,11 +53,14 @@ class SoftMovement(ScheduledStrategy):
         target_density: Fraction of the prunable weights to keep, in (0, 1): the penalty is steered there, from
             `regularization` on, masks stand still from the end of the schedule. Default: none, what stays follows from
             `regularization`.
+        target_flops_speedup: The same for how many times fewer floating-point operations the compact model is to need
+            than the dense one (8 rows of 128 tokens, as the report counts them), above 1; in place of `target_density`.
+        guide: Folder of a former compact model of the same dense model: what touches a head that it kept is always
+            kept, and takes no part in the penalty. Default: none.
     """
 
     score_threshold: Tensor
     penalty_weight: Tensor
-    density_before_snap: Tensor
 
     def __init__(
         self,
@@ -67,8 +74,11 @@ class SoftMovement(ScheduledStrategy):
         freeze_masks: bool = False,
         role_weights: dict[str, float] | None = None,
         target_density: float | None = None,
+        target_flops_speedup: float | None = None,
+        guide: str | None = None,
     ) -> None:
-        super().__init__(granularity, initial_warmup, final_warmup, freeze_masks or target_density is not None)
+        target = size_target(target_density, target_flops_speedup)
+        super().__init__(granularity, initial_warmup, final_warmup, freeze_masks or target is not None)
         for name, value in (("initial", initial_score_threshold), ("final", final_score_threshold)):
             if not 0 <= value < 0.5 or (name == "final" and value == 0):
                 raise UserError(
@@ -79,12 +89,12 @@ class SoftMovement(ScheduledStrategy):
             raise UserError(
                 f"regularization is {regularization:g}; it must be 0 or more. The papers take 5 to 30 for blocks."
             )
-        if target_density is not None and not 0 < target_density < 1:
-            raise UserError(f"target_density is {target_density:g}; it is the fraction kept and must be in (0, 1).")
-        if target_density is not None and regularization == 0:
+        if target is not None and regularization == 0:
             raise UserError("regularization is 0, from which no penalty can be steered: give one above 0.")
         self.regularization = regularization
         self.target_density = target_density
+        self.target = target
+        self.guide = Guide(guide)
         self.thresholds = initial_score_threshold, final_score_threshold
         self.score_learning_rate = score_learning_rate
         self.role_weights = dict(role_weights or {})
@@ -93,15 +103,19 @@ class SoftMovement(ScheduledStrategy):
         self.register_buffer("score_threshold", torch.tensor(initial_score_threshold))
         self.register_buffer("penalty_weight", torch.tensor(0.0))
         self.steering: Steering | None = None
-        if target_density is not None:
-            self.register_buffer("density_before_snap", torch.tensor(1.0))
+        self.last_move: Snap | None = None
 
     def attach(self, layout: PrunableLayout) -> None:
         super().attach(layout)
-        if self.target_density is not None:
+        self.guide.attach(layout, self.all_masks)
+        if self.target is not None:
             device = self.all_masks[0].kept.device
+            self.target.attach(layout, self.all_masks)
+            smallest = float(self.left()(torch.tensor(FARTHEST, device=device)))
+            self.target.require_reachable(smallest, guided=self.guide.folder is not None)
             cut, weight = logit(self.thresholds[1]), self.regularization
-            self.steering = Steering(self.target_density, self.kept_above, final_cut=cut, weight=weight).to(device)
+            self.steering = Steering(self.target.share, self.left, final_cut=cut, weight=weight).to(device)
+            self.last_move = Snap(self.all_masks)
 
     def advance(self, progress: Progress) -> None:
         start, end = self.window(progress)
@@ -115,28 +129,85 @@ class SoftMovement(ScheduledStrategy):
         threshold = initial + (final - initial) * amount
         self.score_threshold.fill_(threshold)
         self.penalty_weight.fill_(self.regularization * threshold / final)
+        cut: float | Tensor = logit(threshold)
         if self.steering is not None:
             self.penalty_weight.copy_(self.steering.weight() * (amount > 0))
-            if steps_after == 0:  # what steering left to do
-                self.density_before_snap.copy_(self.kept_above(torch.full_like(self.score_threshold, logit(final))))
-                self.score_threshold.copy_(self.steering.cut.sigmoid())
-        for mask in self.all_masks:
-            assert mask.scores is not None
-            mask.set_grid(mask.scores.sigmoid() > self.score_threshold)
+            cut = self.steering.cut_to_make(logit(threshold))
+            self.score_threshold.copy_(cut.sigmoid())
+        grids = self.grids_above(cut)
+        if self.last_move is not None and steps_after == 0:
+            self.last_move.record([mask.kept for mask in self.all_masks], grids)
+        self.set_grids(grids)
 
-    @torch.no_grad()
-    def kept_above(self, cut: Tensor) -> Tensor:
-        """Fraction of all weights whose scores are above a cut, a 0-d tensor."""
-        kept = [(mask.scores > cut).sum() * mask.weights_per_entry for mask in self.all_masks]  # type: ignore[operator]
-        return torch.stack(kept).sum() / sum(mask.total_weights for mask in self.all_masks)
+    def scores(self) -> list[Tensor]:
+        """The scores ``(R, C)`` of each mask; infinite for what the guide protects."""
+        return self.guide.protect([cast(Tensor, mask.scores) for mask in self.all_masks], math.inf)
+
+    def grids_above(self, cut: float | Tensor) -> list[Tensor]:
+        """The grid ``(R, C)`` of each mask with a cut on scores."""
+        return [scores_RC > cut for scores_RC in self.scores()]
+
+    def set_grids(self, grids: Sequence[Tensor]) -> None:
+        """Keep these tiles from now on."""
+        for mask, grid_RC in zip(self.all_masks, grids, strict=True):
+            mask.set_grid(grid_RC)
 
     def penalty(self) -> Tensor | None:
+        sigmoids = self.guide.protect([cast(Tensor, mask.scores).sigmoid() for mask in self.all_masks], 0.0)
         means: dict[str, list[Tensor]] = {}
-        for mask in self.all_masks:
-            assert mask.scores is not None
-            means.setdefault(mask.role, []).append(mask.scores.sigmoid().mean())
+        for mask, sigmoid_RC, free in zip(self.all_masks, sigmoids, self.guide.free(self.all_masks), strict=True):
+            if free > 0:
+                means.setdefault(mask.role, []).append(sigmoid_RC.sum() / free)
         shares = [self.role_weight(role) * torch.stack(values).mean() for role, values in means.items()]
-        return self.penalty_weight * torch.stack(shares).mean()
+        return self.penalty_weight * torch.stack(shares).mean() if shares else None
+
+    # -- the target ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def left(self) -> Left:
+        """What is left of the network with any cut on the scores of this moment."""
+        assert self.target is not None
+        return self.target.left(self.all_masks, self.scores())
+
+    @torch.no_grad()
+    def reached(self) -> float:
+        """The target's value that the masks of this moment give; waits for the device."""
+        assert self.target is not None
+        grids = [mask.kept.float() for mask in self.all_masks]
+        half = torch.tensor(0.5, device=grids[0].device)
+        return self.target.value_of(float(self.target.left(self.all_masks, grids)(half)))
+
+    def put_masks(self, *, before_snap: bool) -> None:
+        """Set the masks to those before the snap, or to those after it, as often as one likes; see `snap`.
+
+        Args:
+            before_snap: Which of both.
+        """
+        if self.last_move is not None and bool(self.last_move.done):
+            self.set_grids(self.last_move.grids(before=before_snap))
+
+    def snap(self) -> dict[str, Any] | None:
+        """What was done at the end of the schedule to land on the target where steering left a little; for reports.
+
+        Waits for the device; leaves the masks as they are after the snap.
+
+        Returns:
+            ``kind`` of target (``"density"`` or ``"flops_speedup"``), ``target``, its value, ``before`` and ``after``,
+            the values the masks give before and after the snap, and ``changed``, how many entries of all grids it
+            changed. `None` without a target, and before the schedule's end.
+        """
+        if self.target is None or self.last_move is None or not bool(self.last_move.done):
+            return None
+        values = {}
+        for when in ("before", "after"):
+            self.put_masks(before_snap=when == "before")
+            values[when] = self.reached()
+        return {
+            "kind": self.target.kind,
+            "target": self.target.value,
+            **values,
+            "changed": self.last_move.changed(),
+        }
 
     def role_weight(self, role: str) -> float:
         """Factor of a role's share of the penalty."""
@@ -160,4 +231,4 @@ class SoftMovement(ScheduledStrategy):
 
 def logit(probability: float) -> float:
     """The score whose sigmoid is `probability`."""
-    return math.log(probability / (1 - probability))
+    return math.log(probability / (1 - probability)) if probability > 0 else -math.inf

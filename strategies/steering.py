@@ -6,6 +6,10 @@ weight when it comes too slowly and lowering it when it comes too fast. The weig
 "the cut is where it should be": its logarithm ascends by the violation (dual ascent), and the violation itself is added
 (the quadratic term of an augmented Lagrangian; Hestenes 1969; for pruning Wang et al. 2020, arXiv 1910.04732, and Xia
 et al. 2022, arXiv 2204.00408, who constrain the expected size instead).
+
+A penalty cannot pull scores up again, so what it pushed too far stays there. What is then left between the two is
+closed from the other side: in the last part of the schedule the cut that is made goes over, little by little, from the
+threshold to the cut that meets the target, as where the top scores are kept (movement pruning, arXiv 2005.07683).
 """
 
 from __future__ import annotations
@@ -28,17 +32,26 @@ MEMORY = 0.15
 RANGE = math.log(1e4)
 """How far the weight may go from where it starts, as a logarithm."""
 
+CLOSING = 0.8, 0.95
+"""Parts of the schedule at which the cut that is made begins to leave the threshold, and is the one that is met."""
+
+LOOKS = 200
+"""How often the cut is looked for in a schedule that has at least so many steps: far more often than it turns."""
+
 FARTHEST = 16.0
 """Scores beyond this are cut or kept in any case."""
+
+HALVINGS, ALL_HALVINGS = 20, 60
+"""Of the interval in which the cut is looked for: on the way, to 3e-5; at the end, to the last bit."""
 
 
 class Steering(nn.Module):
     """The weight of a penalty on scores, steered.
 
     Args:
-        target: What `fraction` is to be at the end, in (0, 1).
-        fraction: From a cut on scores, a 0-d tensor, to what would be left with it, a 0-d tensor too; falls with the
-            cut.
+        target: What `look` is to show at the end, in (0, 1).
+        look: Gives, from the scores of this moment, a function from a cut on scores, a 0-d tensor, to what would be
+            left with it, a 0-d tensor too; that falls with the cut.
         final_cut: Where the cut must be at the end of the schedule, below 0.
         weight: The weight at the beginning.
     """
@@ -49,12 +62,15 @@ class Steering(nn.Module):
     cut: Tensor
     first_cut: Tensor
 
-    def __init__(self, target: float, fraction: Callable[[Tensor], Tensor], *, final_cut: float, weight: float) -> None:
+    def __init__(
+        self, target: float, look: Callable[[], Callable[[Tensor], Tensor]], *, final_cut: float, weight: float
+    ) -> None:
         super().__init__()
         self.target = target
-        self.fraction = fraction
+        self.look = look
         self.final_cut = final_cut
         self.first_weight = weight
+        self.part = 0.0  # of the schedule; each call of `advance` says it anew
         self.register_buffer("step", torch.tensor(-1))
         self.register_buffer("violation", torch.tensor(0.0))
         self.register_buffer("lasting", torch.tensor(0.0))
@@ -63,22 +79,27 @@ class Steering(nn.Module):
 
     @torch.no_grad()
     def advance(self, *, step: int, start: int, end: int) -> None:
-        """Look where the cut is; called again with the same step it changes nothing.
+        """Look where the cut is, in every so many steps; called again with the same step it changes nothing.
 
         Args:
             step: Optimizer steps taken.
-            start: First step of the schedule.
-            end: Its last step.
+            start: First step of the schedule; before it there is nothing to look for.
+            end: Its last step, of which the cut is exact.
         """
-        self.cut.copy_(self.meeting_cut())
-        if step <= start:  # scores move before there is a penalty; the way begins where they are then
+        self.part = (step - start) / (end - start)
+        stride = max(1, (end - start) // LOOKS)
+        if step < start or ((step - start) % stride and step != end):
+            return
+        self.cut.copy_(self.meeting_cut(ALL_HALVINGS if step == end else HALVINGS))
+        if step == start:  # scores move before there is a penalty; the way begins where they are then
             self.first_cut.copy_(self.cut)
-        way = min(max((step - start) / (ARRIVAL * (end - start)), 0.0), 1.0)
+        way = min(self.part / ARRIVAL, 1.0)
         wanted = self.first_cut + (self.final_cut - self.first_cut) * way
         violation = (self.cut - wanted) / abs(self.final_cut)
         new = (self.step < step).to(violation.dtype)
         self.violation.copy_(violation)
-        self.lasting.add_(new * violation / (MEMORY * (end - start))).clamp_(-RANGE / STIFFNESS, RANGE / STIFFNESS)
+        self.lasting.add_(new * violation * stride / (MEMORY * (end - start)))
+        self.lasting.clamp_(-RANGE / STIFFNESS, RANGE / STIFFNESS)
         self.step.fill_(step)
 
     def weight(self) -> Tensor:
@@ -86,11 +107,23 @@ class Steering(nn.Module):
         logarithm = STIFFNESS * (self.violation + self.lasting)
         return self.first_weight * logarithm.clamp(-RANGE, RANGE).exp()
 
-    def meeting_cut(self) -> Tensor:
+    def cut_to_make(self, scheduled: float) -> Tensor:
+        """Where to cut at this moment, a 0-d tensor.
+
+        Args:
+            scheduled: Where the schedule has the cut.
+        """
+        begin, end = CLOSING
+        over = min(max((self.part - begin) / (end - begin), 0.0), 1.0)
+        cut = torch.full_like(self.cut, scheduled)
+        return cut if over == 0 else torch.lerp(cut, self.cut, over)
+
+    def meeting_cut(self, halvings: int = ALL_HALVINGS) -> Tensor:
         """The cut that would meet the target now, found by halving an interval, on the device."""
+        left = self.look()
         low, high = (torch.full_like(self.cut, side * FARTHEST) for side in (-1, 1))
-        for _ in range(30):
+        for _ in range(halvings):
             middle = (low + high) / 2
-            too_much = self.fraction(middle) > self.target
+            too_much = left(middle) > self.target
             low, high = torch.where(too_much, middle, low), torch.where(too_much, high, middle)
         return high
