@@ -21,6 +21,7 @@ from bplightning.layout import PrunableLayout
 from bplightning.loading import QUANT_METHOD, record_widths
 from bplightning.masking import has_masks
 from bplightning.resizing import Group, kind_of, make_bias, member_selections, resize, size_of, writer_columns
+from bplightning.simplification import is_blended
 
 PLAN_VERSION = 1
 """Raised by one whenever a field of the plan is renamed, removed, added or changes its meaning."""
@@ -65,9 +66,9 @@ class CompactionPlan:
             model: A transformers model without masks.
 
         Raises:
-            UserError: The architecture is not known, or the model still carries masks.
+            UserError: The architecture is not known, or the model still carries masks or is not wholly simplified.
         """
-        _refuse_masks(model)
+        _refuse_unfinished(model)
         layout = PrunableLayout.of(model)
         return _plan(layout, _find_dead(layout))
 
@@ -132,10 +133,10 @@ def compact(model: nn.Module, plan: CompactionPlan | None = None) -> nn.Module:
         The compact model, of the same class; its plan is its attribute ``compaction_plan``.
 
     Raises:
-        UserError: The architecture is not known; the model still carries masks or is quantized; the plan was made for
-            other sizes, or removes what is not dead in this model.
+        UserError: The architecture is not known; the model still carries masks, is not wholly simplified or is
+            quantized; the plan was made for other sizes, or removes what is not dead in this model.
     """
-    _refuse_masks(model)
+    _refuse_unfinished(model)
     _refuse_quantized(model)
     layout = PrunableLayout.of(model)
     dead = _find_dead(layout)
@@ -279,9 +280,14 @@ def _check_applies(plan: CompactionPlan, layout: PrunableLayout, dead: Mapping[s
             )
 
 
-def _refuse_masks(model: nn.Module) -> None:
+def _refuse_unfinished(model: nn.Module) -> None:
     if has_masks(model):
         raise UserError("the model still carries masks: harden the strategy first, so that its weights hold the zeros.")
+    if is_blended(model):
+        raise UserError(
+            "the model is not wholly simplified yet, for its training ended before the end of simplification's "
+            "schedule: go on to that, or take a checkpoint from after it."
+        )
 
 
 def _refuse_quantized(model: nn.Module) -> None:

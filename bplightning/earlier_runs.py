@@ -12,19 +12,21 @@ import yaml
 from bplightning.checkpoint_files import SHOWN, find_checkpoint
 from bplightning.errors import UserError
 
-OF_WEIGHTS = ("task", "strategy", "model", "start")
+OF_WEIGHTS = ("task", "strategy", "model", "start", "simplification")
 """Sections of a configuration that say what a checkpoint's weights are."""
 
-OF_TRAINING = ("baseline", "seed_everything", "trainer")
+OF_TRAINING = ("baseline", "seed_everything", "trainer", "distillation", "refill")
 """Sections that say, beside these, how training goes on."""
 
+LENGTH = ("max_steps", "max_epochs", "max_time", "min_steps", "min_epochs")
+"""What of the trainer says how long it trains."""
+
 FREE = (
-    *("max_steps", "max_epochs", "max_time", "min_steps", "min_epochs"),
     *("accelerator", "devices", "num_nodes", "strategy", "plugins", "default_root_dir"),
     *("logger", "callbacks", "profiler", "detect_anomaly", "log_every_n_steps", "num_sanity_val_steps"),
     *("enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
 )
-"""What of the trainer may be another when a run goes on: it gets longer, moves, or is watched in another way."""
+"""What of the trainer may be another when a run goes on: it moves, or is watched in another way."""
 
 
 def find_earlier(runs: Iterable[Path], which: str, config: Mapping[str, Any], *, training: bool) -> Path:
@@ -69,6 +71,19 @@ def find_earlier(runs: Iterable[Path], which: str, config: Mapping[str, Any], *,
     )
 
 
+def find_same(runs: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
+    """The newest run with just the settings of this one, finished or not; `None` if there is none.
+
+    Args:
+        runs: Folders, those among them with ``config.yaml``.
+        config: This run's configuration.
+    """
+    there = [run for run in runs if (run / "config.yaml").is_file()]
+    there.sort(key=lambda run: (run / "config.yaml").stat().st_mtime_ns, reverse=True)
+    same = (run for run in there if not _differences(_read(run / "config.yaml"), config, training=True, longer=False))
+    return next(same, None)
+
+
 def _read(config: Path) -> dict[str, Any]:
     """A run's configuration; empty where it has none that can be read."""
     try:
@@ -78,13 +93,23 @@ def _read(config: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, training: bool) -> list[str]:
+def _differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], *, training: bool, longer: bool = True
+) -> list[str]:
+    """What differs, in words.
+
+    Args:
+        theirs: An earlier run's configuration.
+        ours: This run's.
+        training: Whether training is to go on.
+        longer: Whether it may then be longer than it was meant to be.
+    """
     if not theirs:
         return ["it has no config.yaml that can be read"]
     sections = (*OF_WEIGHTS, *OF_TRAINING) if training else OF_WEIGHTS
+    free = {f"trainer.{name}" for name in ((*FREE, *LENGTH) if longer else FREE)}
     there, here = (
-        _flat({name: config[name] for name in sections if name in config}, free={f"trainer.{name}" for name in FREE})
-        for config in (theirs, ours)
+        _flat({name: config[name] for name in sections if name in config}, free=free) for config in (theirs, ours)
     )
     return [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"

@@ -31,10 +31,12 @@ class StopGracefully(Callback):
     Args:
         resume: The command that goes on with the run once `--ckpt_path` and a checkpoint are put behind it; by default
             only the checkpoint is named.
+        whole: Whether that command goes on as it is, with nothing put behind it.
     """
 
-    def __init__(self, resume: str | None = None) -> None:
+    def __init__(self, resume: str | None = None, *, whole: bool = False) -> None:
         self.resume = resume
+        self.whole = whole
         self._received: int | None = None
 
     # Lightning sets its own handlers just before the first of these hooks, and puts back what was there afterwards.
@@ -62,7 +64,7 @@ class StopGracefully(Callback):
         saved = last_saved(trainer) if trainer.global_step and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
 
         def stop(signum: int, _: Any) -> None:
-            remedy = f" {self._remedy(saved)}" if saved is not None else ""
+            remedy = f" {self._remedy(saved)}" if saved is not None or self.whole else ""
             self._say(f"Stopped by {signal.Signals(signum).name}.{remedy}")
             raise Interrupted(signum)
 
@@ -107,6 +109,8 @@ class StopGracefully(Callback):
         raise Interrupted(signum)
 
     def _remedy(self, saved: Path | None) -> str:
+        if self.whole:
+            return f"To go on: {self.resume}"
         if saved is None:
             return "There is no checkpoint to go on from: start anew."
         if self.resume is None:

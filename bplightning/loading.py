@@ -2,9 +2,9 @@
 
 A compact folder is an ordinary transformers folder. The widths stand in the configuration's own field ``compaction``,
 by group name (stack, layer and role), never by module path; where attentions share a table of position biases (T5), the
-columns of it that the heads of each look up, too. ``quantization_config`` only names us: that is the slot by
-which transformers lets a third party change modules before weights load. After loading nothing of a quantizer is left
-on the model.
+columns of it that the heads of each look up, too; and whether the layers have NoNorm. ``quantization_config`` names us,
+no more: that is the slot by which transformers lets a third party change modules before weights load. After loading
+nothing of a quantizer is left on the model.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from bplightning.equivalence import LogitDifference, made_inputs, require_equal
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
+from bplightning.no_norm import has_no_norm, use_no_norm
 from bplightning.resizing import kind_of, make_bias, resize, size_of
 
 QUANT_METHOD = "bplightning"
@@ -36,8 +37,8 @@ QUANT_METHOD = "bplightning"
 CONFIG_FIELD = "compaction"
 """The configuration's field that holds the widths."""
 
-CONFIG_VERSION = 2
-"""Raised by one whenever that field changes its form. Version 1 had no ``columns``."""
+CONFIG_VERSION = 3
+"""Raised by one whenever that field changes its form. Version 1 had no ``columns``, version 2 no ``no_norm``."""
 
 PLAN_FILE = "compaction_plan.json"
 """The plan, beside the weights."""
@@ -132,7 +133,7 @@ def load_saved(load: Callable[[Any], Any], folder: str | Path, *, what: str) -> 
 def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequence[str]) -> None:
     """Write the widths of a compact model into its configuration, so that `save_pretrained` saves them.
 
-    A model that lost nothing is left an ordinary one, which loads without us.
+    A model that lost nothing, and has no NoNorm, is left an ordinary one, which loads without us.
 
     Args:
         model: The compact model.
@@ -146,16 +147,18 @@ def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequen
     columns = {
         group.name: list(group.position_columns) for group in layout.attention if group.position_bias is not None
     }
-    if before is None and not new_biases and widths == {group.name: size_of(group) for group in dense.groups}:
+    no_norm = has_no_norm(model)
+    ordinary = before is None and not new_biases and not no_norm
+    if ordinary and widths == {group.name: size_of(group) for group in dense.groups}:
         return
     biases = sorted({*(before["biases"] if before else ()), *new_biases})
-    field = {"version": CONFIG_VERSION, "widths": widths, "columns": columns, "biases": biases}
+    field = {"version": CONFIG_VERSION, "widths": widths, "columns": columns, "biases": biases, "no_norm": no_norm}
     setattr(config, CONFIG_FIELD, field)
     config.quantization_config = {"quant_method": QUANT_METHOD}
 
 
 def apply_widths(model: nn.Module) -> None:
-    """Shrink a model as `from_pretrained` has built it to the widths in its configuration, checked first.
+    """Make a model as `from_pretrained` has built it what its configuration says it was, which is checked first.
 
     Raises:
         UserError: The field is missing, or does not fit the model.
@@ -164,7 +167,7 @@ def apply_widths(model: nn.Module) -> None:
     sizes = {group.name: group for group in layout.groups}
     field = getattr(model.config, CONFIG_FIELD, None)
     version = field.get("version") if isinstance(field, dict) else field
-    if not isinstance(field, dict) or version not in (1, CONFIG_VERSION):
+    if not isinstance(field, dict) or version not in range(1, CONFIG_VERSION + 1):
         raise _broken(f"has version {version!r} where this bplightning reads versions 1 to {CONFIG_VERSION}")
     widths, biases, columns = field.get("widths"), field.get("biases"), field.get("columns")
     # A model may be one stack of a family that has two (a T5 encoder): what is said of the other is left aside.
@@ -182,6 +185,9 @@ def apply_widths(model: nn.Module) -> None:
         isinstance(name, str) and (name in sizes or _stack(name) not in stacks) for name in biases
     ):
         raise _broken(f"must list groups with a bias of their own, got {biases!r}")
+    no_norm = False if version in (1, 2) else field.get("no_norm")
+    if type(no_norm) is not bool:
+        raise _broken(f"must say true or false of no_norm, got {no_norm!r}")
     # Which ones of the dense model's were kept matters only for the columns: all else is loaded in the kept sizes.
     # On the CPU: transformers calls this where new tensors are of the meta device.
     kept = {name: torch.arange(width, device="cpu") for name, width in widths.items()}
@@ -190,6 +196,8 @@ def apply_widths(model: nn.Module) -> None:
     resize(model, layout, kept | _columns(layout, widths, columns))
     for name in sizes.keys() & biases:
         make_bias(model, sizes[name].members[-1])
+    if no_norm:
+        use_no_norm(layout)
 
 
 def register() -> None:

@@ -19,8 +19,10 @@ from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
 from bplightning.guards import FiniteGuard, require_finite_parameters
 from bplightning.layout import PrunableLayout
+from bplightning.loading import record_widths
 from bplightning.masking import freeze_masks, unfreeze_masks
 from bplightning.resuming import Resuming
+from bplightning.simplification import Simplification, Simplifier
 from bplightning.strategy import Progress, PruningStrategy
 from bplightning.task import Task
 
@@ -37,6 +39,7 @@ class PruningModule(LightningModule):
         weight_decay: Weight decay of the model's weights; biases and norms have none.
         adam_epsilon: AdamW's epsilon.
         distillation: What to learn from a teacher beside the task; `None` for nothing.
+        simplification: What of the network becomes simpler while it trains; `None` for nothing.
     """
 
     model: PreTrainedModel
@@ -50,6 +53,7 @@ class PruningModule(LightningModule):
         weight_decay: float = 0.0,
         adam_epsilon: float = 1e-8,
         distillation: Distillation | None = None,
+        simplification: Simplification | None = None,
     ) -> None:
         super().__init__()
         if learning_rate <= 0:
@@ -63,6 +67,8 @@ class PruningModule(LightningModule):
         self.weight_decay = weight_decay
         self.adam_epsilon = adam_epsilon
         self.distillation = distillation or Distillation()
+        self.simplification = simplification or Simplification()
+        self.simplifier: Simplifier | None = None
         self._teacher: list[Teacher] = []  # in a list, which hides it from `state_dict` and from DDP
         self.metric_prefix = "val"
         self.layout: PrunableLayout | None = None
@@ -83,6 +89,8 @@ class PruningModule(LightningModule):
         self.model.train()  # `from_pretrained` leaves it in evaluation mode, and Lightning keeps what it finds
         self.layout = PrunableLayout.of(self.model)
         self.strategy.attach(self.layout)
+        if self.simplification.settings() is not None:
+            self.simplifier = Simplifier(self.simplification, self.layout)
 
     def forward(self, batch: dict[str, Any]) -> Any:
         return self.model(**self.task.model_inputs(batch))
@@ -110,8 +118,10 @@ class PruningModule(LightningModule):
         return Progress(step=step, total_steps=int(total), warmup_steps=warmup)
 
     def target_reached(self) -> bool:
-        """Whether the network is pruned as far as it is meant to be."""
-        return self.strategy.target_reached(self.progress())
+        """Whether the network is pruned, and simplified, as far as it is meant to be."""
+        progress = self.progress()
+        simple = self.simplifier is None or self.simplifier.target_reached(progress)
+        return simple and self.strategy.target_reached(progress)
 
     def on_fit_start(self) -> None:
         self.take_teacher()
@@ -122,7 +132,7 @@ class PruningModule(LightningModule):
         self._teacher.clear()
 
     def on_train_start(self) -> None:
-        self.strategy.advance(self.progress())
+        self._advance(self.progress())
         if not self.target_reached():
             warn_of_unpruned_choices(self.trainer)
 
@@ -147,13 +157,20 @@ class PruningModule(LightningModule):
         if every and (self.trainer.global_step + 1) % every == 0:
             values |= {f"density/{role}": value for role, value in self.strategy.density().items()}
         values |= self.strategy.metrics()
+        if self.simplifier is not None:
+            values["simplified"] = self.simplifier.amount
         self.log_dict(values, prog_bar=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Advance at once, so that validation and checkpoints between two steps have the masks of their own step."""
         super().optimizer_step(*args, **kwargs)
         self.strategy.after_optimizer_step()
-        self.strategy.advance(self.progress(self.trainer.global_step + 1))
+        self._advance(self.progress(self.trainer.global_step + 1))
+
+    def _advance(self, progress: Progress) -> None:
+        self.strategy.advance(progress)
+        if self.simplifier is not None:
+            self.simplifier.advance(progress)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         progress = self.progress()
@@ -218,9 +235,11 @@ class PruningModule(LightningModule):
     # -- after training ------------------------------------------------------------------------------------------------
 
     def harden(self) -> PreTrainedModel:
-        """Write the masks into the weights as zeros, take them away, and return the model."""
+        """Write the masks into the weights as zeros, take them away, and return the model, simplified for good."""
         assert self.layout is not None
         self.strategy.harden(self.layout)
+        if self.simplifier is not None and self.simplifier.harden():
+            record_widths(self.model, dense=self.layout, new_biases=())  # for `save_pretrained`, whatever is saved
         return self.model
 
 

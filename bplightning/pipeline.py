@@ -11,14 +11,17 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
+from transformers import PreTrainedModel
 
-from bplightning.checkpoint_files import read_checkpoint, require_same_weights
+from bplightning.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
 from bplightning.distillation import BASELINE
 from bplightning.errors import UserError
 from bplightning.finishing import finish
 from bplightning.loading import load_saved
 from bplightning.module import PruningModule
-from bplightning.report_schema import Report
+from bplightning.refill import Refill, folder_of
+from bplightning.refill import refill as fine_tune
+from bplightning.report import Report, load_report
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
 from bplightning.task_file import save_task
@@ -34,13 +37,15 @@ def fit(
     *,
     baseline: str = "none",
     start: str = "pretrained",
-    baseline_trainer: Callable[[Path], Trainer] | None = None,
+    refill: Refill | None = None,
+    stage_trainer: Callable[[Path, int | None], Trainer] | None = None,
+    resume: bool = False,
     **fit_arguments: Any,
 ) -> Report | None:
-    """Train and prune, then compact, evaluate and report.
+    """Train and prune, then compact, refill, evaluate and report.
 
-    The run's folder, the logger's or else the trainer's root, gets ``compact/``, ``report.json`` and, with a baseline
-    trained here, ``baseline/``.
+    The run's folder, the logger's or else the trainer's root, gets ``compact/``, ``report.json``, with a baseline
+    trained here ``baseline/``, and with a refill ``refill/``.
 
     Args:
         trainer: Lightning's trainer.
@@ -50,7 +55,12 @@ def fit(
             the folder of a saved one.
         start: What pruning starts from: ``pretrained``, the task's model as it is, or ``baseline``, the fine-tuned one
             where there is one.
-        baseline_trainer: From a folder to the trainer that trains the baseline there; needed for ``train``.
+        refill: How to fine-tune the compact model; by default it is left as it is.
+        stage_trainer: From a folder and a number of epochs, `None` for the trainer's own, to the trainer that trains
+            there; needed for a baseline of ``train`` and for a refill.
+        resume: Whether to go on from what the trainer's folder holds of a run with the same settings: finished stages
+            are not repeated, the one that was interrupted goes on from its last checkpoint. Where the whole run is
+            finished, its report is read.
         **fit_arguments: Passed on to `Trainer.fit`, for example `ckpt_path`. A run that goes on from a checkpoint takes
             the baseline that the interrupted run had trained.
 
@@ -63,8 +73,11 @@ def fit(
     """
     if start not in ("pretrained", "baseline"):
         raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
-    if baseline == "train" and baseline_trainer is None:
-        raise UserError("baseline is 'train', but no baseline_trainer was given to train it with: give one.")
+    if refill is not None and not refill.max_epochs:
+        refill = None
+    for what, wanted in (("baseline is 'train'", baseline == "train"), ("there is to be a refill", refill is not None)):
+        if wanted and stage_trainer is None:
+            raise UserError(f"{what}, but no stage_trainer was given to train it with: give one.")
     dense = None if baseline in ("none", "train") else Path(baseline)
     if module.distillation.teacher == BASELINE and baseline == "none":
         raise UserError(
@@ -74,15 +87,22 @@ def fit(
         _check_loads(task, dense)
     if module.distillation.teacher not in (None, BASELINE):  # a useless one is refused before a baseline is trained
         load_fitting(task, Path(module.distillation.teacher), what="teacher")
-    run = _folder(trainer)
-    if (run / "compact").exists():
+    run = folder_of(trainer)
+    if resume and (run / "report.json").is_file():
+        rank_zero_info(f"The run {str(run)!r} has ended, nothing is left to do: its report.json is there.")
+        return load_report(run / "report.json")
+    if resume and fit_arguments.get("ckpt_path") is None:
+        fit_arguments["ckpt_path"] = find_checkpoint(run / "checkpoints")
+    if not resume and (run / "compact").exists():
         raise UserError(
             f"{str(run / 'compact')!r} is there already: choose another trainer.default_root_dir, or a logger that "
             "numbers its runs."
         )
     _check_writable(run)
     checkpoint, place = _file_of(fit_arguments.get("ckpt_path")), run / "baseline" / "model"
-    if checkpoint is not None and baseline == "train":
+    if baseline == "train" and resume and place.is_dir():
+        dense = place
+    elif baseline == "train" and checkpoint is not None:
         earlier = checkpoint.absolute().parents[1] / "baseline" / "model"
         dense = earlier if earlier.is_dir() else None
     if checkpoint is not None:  # a useless one is refused before a baseline is trained
@@ -91,33 +111,51 @@ def fit(
         with isolate_rng():
             module.configure_model()
         require_same_weights(saved, module, path=checkpoint, training=True)
-    if baseline_trainer is not None and baseline == "train":
+    if stage_trainer is not None and baseline == "train":
         for logger in trainer.loggers:
             _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
         if dense is not None:
             _copy_whole(dense, place)
         else:
             with isolate_rng():  # the pruned run is the same with and without a baseline before it
-                dense = train_baseline(baseline_trainer(run / "baseline"), module, place)
+                dense = train_baseline(stage_trainer(run / "baseline", None), module, place, resume=resume)
     if module.distillation.teacher == BASELINE:
         assert dense is not None
         module.distillation.teacher = str(dense)
     if checkpoint is None:
         _start_from(dense if start == "baseline" else None, module)
-    trainer.fit(module, datamodule=task, **fit_arguments)
+    with isolate_rng():  # a refill is the same whether this process has pruned or found that done
+        trainer.fit(module, datamodule=task, **fit_arguments)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
-    run = _folder(trainer)
-    return finish(trainer, module, task, out=run / "compact", report=run / "report.json", dense=dense)
+    run, fill = folder_of(trainer), None
+    if refill is not None and stage_trainer is not None:
+
+        def fill(small: PreTrainedModel) -> PreTrainedModel:
+            filling = stage_trainer(run / "refill", refill.max_epochs)
+            return fine_tune(filling, module, small, refill, resume=resume)
+
+    return finish(
+        trainer,
+        module,
+        task,
+        out=run / "compact",
+        report=run / "report.json",
+        dense=dense,
+        refill=refill,
+        fill=fill,
+        resume=resume,
+    )
 
 
-def train_baseline(trainer: Trainer, module: PruningModule, folder: Path) -> Path:
+def train_baseline(trainer: Trainer, module: PruningModule, folder: Path, *, resume: bool = False) -> Path:
     """Fine-tune the task's model with the settings of `module` but no pruning, and save it.
 
     Args:
         trainer: A trainer of its own.
         module: The module whose task and settings to take.
         folder: Where to save.
+        resume: Whether to go on from a checkpoint that the trainer's folder may hold.
 
     Returns:
         The folder that the first rank saved to.
@@ -131,20 +169,17 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path) -> Pat
         weight_decay=module.weight_decay,
         adam_epsilon=module.adam_epsilon,
     )
-    trainer.fit(dense, datamodule=module.task)
+    checkpoints = folder_of(trainer) / "checkpoints"
+    trainer.fit(dense, datamodule=module.task, ckpt_path=find_checkpoint(checkpoints) if resume else None)
     if trainer.is_global_zero:
         part = folder.with_name(f".{folder.name}.part")  # moved into place when it is whole: a resumed run relies on it
         dense.model.save_pretrained(part)
         module.task.processor.save_pretrained(part)
         save_task(module.task, part)
         part.rename(folder)
+        shutil.rmtree(checkpoints, ignore_errors=True)  # three times the model's size, and of no use any more
     trainer.strategy.barrier()
     return Path(trainer.strategy.broadcast(str(folder)))
-
-
-def _folder(trainer: Trainer) -> Path:
-    """The run's folder: the logger's, or else the trainer's root."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def load_fitting(task: Task, folder: Path, *, what: str) -> Any:

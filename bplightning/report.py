@@ -32,7 +32,9 @@ from bplightning.report_schema import (
     Numbers,
     ParameterCount,
     Parameters,
+    Refilled,
     Report,
+    Snap,
     UnitLayer,
     Units,
     Vocabulary,
@@ -83,6 +85,10 @@ def build_report(
     versions: Mapping[str, str],
     machine: Machine,
     date: str,
+    distillation: Mapping[str, Any] | None = None,
+    simplification: Mapping[str, Any] | None = None,
+    refill: Refilled | None = None,
+    snap: Snap | None = None,
 ) -> Report:
     """The report from measured values alone; what is absent from a mapping over models counts as not measured.
 
@@ -113,6 +119,10 @@ def build_report(
         versions: Package to version, see `versions`.
         machine: See `bplightning.measure.machine`.
         date: ISO 8601 in UTC, see `now`.
+        distillation: The teacher and what was learned from it; `None` without one.
+        simplification: What of the network became simpler; `None` where nothing did.
+        refill: How the compact model was fine-tuned; `None` where it was not.
+        snap: What the last correction of the masks did; `None` where nothing was steered.
 
     Returns:
         The document, ready for `save_report` and `render`.
@@ -135,6 +145,10 @@ def build_report(
             compact=_numbers(metrics.get("compact")),
         ),
         evaluation=None if evaluation is None else dict(evaluation),
+        distillation=None if distillation is None else dict(distillation),
+        simplification=None if simplification is None else dict(simplification),
+        refill=refill,
+        snap=snap,
         density=Density(
             encoder_linear=masked["encoder_linear"] / full["encoder_linear"],
             all_parameters=masked["all"] / full["all"],
@@ -175,8 +189,11 @@ def save_report(report: Report, path: str | Path) -> None:
         path: The file, usually ``report.json``; its folder exists.
     """
     validate_report(report)
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    path = Path(path)
+    write_whole(Path(path), json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file; a reader finds the whole of it or the file that was there before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")

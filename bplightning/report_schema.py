@@ -12,10 +12,11 @@ from typing import Any, TypedDict, cast
 
 from bplightning.errors import UserError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
 
-ADDED: dict[int, dict[str, Any]] = {2: {"evaluation": None}}
+_STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
+ADDED: dict[int, dict[str, Any]] = {2: {"evaluation": None, **_STAGES}, 3: _STAGES}
 """An older version that is still read, to the keys it lacks and what they are read as."""
 
 Numbers = dict[str, float | None]
@@ -128,6 +129,28 @@ class Equivalence(LogitDifference):
     relative: LogitDifference
 
 
+class Refilled(TypedDict):
+    """How the compact model was fine-tuned."""
+
+    max_epochs: int
+    learning_rate: float
+    hold_masks: bool
+    heads: str
+    heads_removed: int
+    logit_difference: float | None
+
+
+class Snap(TypedDict):
+    """What the last correction of the masks did to meet a target that the penalty had been steered to."""
+
+    kind: str
+    target: float
+    before: float
+    after: float
+    changed: int
+    metrics_before: Numbers | None
+
+
 class Machine(TypedDict):
     """Where latency was measured; no host name."""
 
@@ -147,6 +170,10 @@ class Report(TypedDict):
     model: str
     metrics: Metrics
     evaluation: dict[str, Any] | None
+    distillation: dict[str, Any] | None
+    simplification: dict[str, Any] | None
+    refill: Refilled | None
+    snap: Snap | None
     density: Density
     heads: Heads
     units: Units
@@ -223,7 +250,7 @@ def _problems(value: object, hint: Any, path: str) -> Iterator[str]:
             return
         for index, each in enumerate(value):
             yield from _problems(each, arguments[0], f"{path}[{index}]")
-    elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else hint):
+    elif isinstance(value, bool) != (hint is bool) or not isinstance(value, (int, float) if hint is float else hint):
         yield f"{where} is {_kind(value)}, not {hint.__name__}"
 
 

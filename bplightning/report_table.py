@@ -111,11 +111,29 @@ def _caption(report: Report) -> str:
     measured = ", ".join(_settings(report["evaluation"] or {}))
     return (
         f"{kept}{'; by role: ' if roles else ''}{roles}\n"
+        f"{''.join(f'{line}{chr(10)}' for line in _stages(report))}"
         f"{'evaluated with ' if measured else ''}{measured}{chr(10) if measured else ''}"
         f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}\n"
         f"latency: median; speed-up: median of paired ratios; device: {machine['device']}, "
         f"processor: {machine['cpu']}, CPU threads: {machine['threads']}"
     )
+
+
+def _stages(report: Report) -> Iterator[str]:
+    """What was done beside pruning."""
+    teacher, refill, snap = report["distillation"], report["refill"], report["snap"]
+    if teacher is not None:
+        yield f"teacher: {teacher['teacher']}"
+    if report["simplification"] is not None:
+        yield f"simplified: {', '.join(name for name, value in report['simplification'].items() if value is True)}"
+    if snap is not None:
+        kind, values = snap["kind"].replace("_", " "), (snap["target"], snap["before"], snap["after"])
+        target, before, after = (f"{value:.4g}" for value in values)
+        yield f"target {kind} {target}: steered to {before}, then snapped to {after} ({snap['changed']} entries)"
+    if refill is not None:
+        held = ", zeros held" if refill["hold_masks"] else ""
+        removed = f", {refill['heads_removed']} more heads removed before" if refill["heads"] == "any" else ""
+        yield f"compact: refilled for {refill['max_epochs']} epochs{held}{removed}"
 
 
 def _settings(settings: Mapping[str, Any]) -> Iterator[str]:

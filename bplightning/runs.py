@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from bplightning.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
 from bplightning.errors import UserError
 from bplightning.module import PruningModule
+from bplightning.refill import Refill
 from bplightning.task import Task
 from bplightning.training_cli import PruningCLI
 
@@ -87,6 +88,12 @@ def baseline_of(run: Path) -> Path | None:
         if (folder / "config.json").is_file():
             return folder
     return None
+
+
+def refill_of(run: Path) -> Refill | None:
+    """How a run refills its compact model; `None` where it does not."""
+    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("refill")
+    return Refill(**settings) if settings and settings["max_epochs"] else None
 
 
 def checkpoint_of(run: Path, checkpoint: str | Path | None = None) -> Path:

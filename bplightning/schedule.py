@@ -29,7 +29,7 @@ def cubic(*, step: int, start: int, end: int, initial: float, final: float) -> f
 
 
 def pruning_window(
-    *, total_steps: int, warmup_steps: int, initial_warmup: float, final_warmup: float
+    *, total_steps: int, warmup_steps: int, initial_warmup: float, final_warmup: float, section: str = "strategy"
 ) -> tuple[int, int]:
     """First and last optimizer step of the pruning schedule.
 
@@ -38,6 +38,7 @@ def pruning_window(
         warmup_steps: Optimizer steps of the learning-rate warm-up, ``W``.
         initial_warmup: Length of the part before pruning, as a multiple of ``W``.
         final_warmup: Length of the part after it, as a multiple of ``W``.
+        section: What of the configuration the two are of, for the message.
 
     Raises:
         UserError: Nothing is left between the two.
@@ -51,7 +52,7 @@ def pruning_window(
         raise UserError(
             f"the pruning schedule has no step left: of {total_steps} optimizer steps, initial_warmup "
             f"{initial_warmup:g} and final_warmup {final_warmup:g} times the warm-up of {warmup_steps} steps leave "
-            f"{end - start}. Train longer, or make model.warmup, strategy.initial_warmup or strategy.final_warmup "
+            f"{end - start}. Train longer, or make model.warmup, {section}.initial_warmup or {section}.final_warmup "
             "smaller."
         )
     return start, end

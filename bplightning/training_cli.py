@@ -15,8 +15,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -24,14 +23,17 @@ from bplightning.checkpoint_files import find_checkpoint
 from bplightning.checkpoints import LastCheckpoint, PrunedCheckpoint
 from bplightning.cli import TRAINING_VERBS
 from bplightning.distillation import Distillation
-from bplightning.earlier_runs import find_earlier
+from bplightning.earlier_runs import find_earlier, find_same
 from bplightning.errors import UserError
+from bplightning.growing_log import GrowingCSVLogger
 from bplightning.interrupts import StopGracefully, resume_command
 from bplightning.invocation import program
 from bplightning.module import PruningModule, frozen_module
 from bplightning.parser import PluginArgument, PluginParser
 from bplightning.plugins import STRATEGIES, TASKS, load, name_of
 from bplightning.progress import ProgressLines
+from bplightning.refill import Refill
+from bplightning.simplification import Simplification
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
 
@@ -105,13 +107,24 @@ class PruningCLI(LightningCLI):
             help="What `fit` starts pruning from: `pretrained`, the task's model as it is, as in the papers, or "
             "`baseline`, the fine-tuned dense one where there is one. Other verbs ignore it.",
         )
+        parser.add_argument(
+            "--resume",
+            type=bool,
+            default=False,
+            help="Whether `fit` goes on with the newest run of these same settings that has not ended, in its own "
+            "folder: what is finished of its stages is not repeated. Without such a run it begins one, so that one "
+            "command begins a run and goes on with it. Other verbs ignore it.",
+        )
         parser.add_class_arguments(Distillation, "distillation")
+        parser.add_class_arguments(Simplification, "simplification")
+        parser.add_class_arguments(Refill, "refill", instantiate=True)
         parser.add_lightning_class_args(PruningModule, "model")
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
         for key in PLUGINS:
             parser.link_arguments(key, f"model.{key}", apply_on="instantiate")
         parser.link_arguments("distillation", "model.distillation", apply_on="instantiate")
+        parser.link_arguments("simplification", "model.simplification", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args`; ``fit`` without a model or data of the user's own starts from the task's embedded recipe."""
@@ -149,12 +162,14 @@ class PruningCLI(LightningCLI):
             if settings.logger in (None, True):
                 kwargs["logger"] = False
         else:
+            self._unfinished = self._find_unfinished() if self.config.fit.resume else None
             if settings.logger in (None, True):
-                kwargs["logger"] = CSVLogger(self._family.parent, name=self._family.name)
-            self.save_config_kwargs = {"overwrite": self.config.fit.ckpt_path is not None}  # in its own folder
+                version = None if self._unfinished is None else self._unfinished.name
+                kwargs["logger"] = GrowingCSVLogger(self._family.parent, name=self._family.name, version=version)
+            again = self.config.fit.ckpt_path is not None or self._unfinished is not None
+            self.save_config_kwargs = {"overwrite": again}  # in its own folder
             self.config.fit.ckpt_path = None  # the saved configuration repeats the run from its start
-        resume = resume_command(program(), sys.argv[1:])
-        kwargs["callbacks"] = [*self._callbacks(settings), StopGracefully(resume)]
+        kwargs["callbacks"] = [*self._callbacks(settings), self._stop_gracefully()]
         if self._keeps_checkpoints(settings):
             task: Task = self._get(self.config_init, "task")
             kwargs["callbacks"] += [PrunedCheckpoint(f"val_{task.monitor}", task.monitor_mode), LastCheckpoint()]  # type: ignore[arg-type]
@@ -166,20 +181,55 @@ class PruningCLI(LightningCLI):
                 f"--trainer.accelerator is {settings.accelerator!r}, and 'auto' takes what this machine has."
             ) from error
 
-    def baseline_trainer(self, folder: Path) -> Trainer:
-        """A trainer of the same settings for the dense baseline, with objects of its own.
+    def stage_trainer(self, folder: Path, max_epochs: int | None = None) -> Trainer:
+        """A trainer of the same settings for a stage before or after the pruning, with objects of its own.
 
         Args:
-            folder: Where it writes its metrics. It keeps no checkpoints: the baseline's model is saved at the end.
+            folder: Where it writes its metrics, and what it can go on from.
+            max_epochs: How long it trains, where that is not as long as the pruning.
         """
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfigCallback):  # now: by its configuration a run that is stopped is found
+                callback.setup(self.trainer, self.model, "fit")
         settings = self.parser.instantiate(self.config)[self.subcommand].trainer
         callbacks = [item for item in self._callbacks(settings) if not isinstance(item, Checkpoint)]
+        keeps = settings.enable_checkpointing is not False and not settings.barebones
         overrides: dict[str, Any] = {
-            "logger": CSVLogger(folder, name="", version=""),
-            "callbacks": [*callbacks, StopGracefully()],
-            "enable_checkpointing": False,
+            "logger": GrowingCSVLogger(folder, name="", version=""),
+            "callbacks": [*callbacks, self._stop_gracefully(stage=True), *([LastCheckpoint()] if keeps else [])],
+            "enable_checkpointing": keeps,
         }
+        if max_epochs is not None:
+            overrides |= {"max_epochs": max_epochs, "max_steps": -1, "min_epochs": None, "min_steps": None}
         return Trainer(**{**settings, **overrides})
+
+    def _stop_gracefully(self, *, stage: bool = False) -> StopGracefully:
+        """What says, when the run is stopped, how to go on.
+
+        Args:
+            stage: Whether it is for a stage before or after the pruning, whose checkpoints only `--resume` finds.
+        """
+        command = resume_command(program(), sys.argv[1:])
+        if self.subcommand == "fit" and (stage or self.config.fit.resume):
+            return StopGracefully(command if self.config.fit.resume else f"{command} --resume true", whole=True)
+        return StopGracefully(command)
+
+    def _find_unfinished(self) -> Path | None:
+        """The folder of the newest run of these settings, for `--resume`."""
+        settings = self._get(self.config_init, "trainer")
+        if settings.logger not in (None, True):
+            raise UserError(
+                "--resume finds runs in folders that bplightning numbers itself, and --trainer.logger is given: leave "
+                "one of them out, or go on with --ckpt_path."
+            )
+        if self.config.fit.ckpt_path is not None:
+            raise UserError("--resume finds its checkpoints itself, and --ckpt_path is given: leave one of them out.")
+        return find_same(self._runs(), self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """The configuration as `config.yaml` holds it."""
+        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        return dict(yaml.safe_load(text))
 
     @property
     def _family(self) -> Path:
@@ -213,7 +263,8 @@ class PruningCLI(LightningCLI):
         from bplightning import pipeline
 
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        if ckpt_path is None and (folder / "config.yaml").exists() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        resume = self._unfinished is not None
+        if not resume and ckpt_path is None and (folder / "config.yaml").exists() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(
                 f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir, or "
                 "--ckpt_path last to go on with that run."
@@ -224,7 +275,9 @@ class PruningCLI(LightningCLI):
             datamodule,
             baseline=self._get(self.config, "baseline"),
             start=self._get(self.config, "start"),
-            baseline_trainer=self.baseline_trainer,
+            refill=self._get(self.config_init, "refill"),
+            stage_trainer=self.stage_trainer,
+            resume=resume,
             ckpt_path=self._checkpoint(ckpt_path),
             **kwargs,
         )
@@ -269,8 +322,7 @@ class PruningCLI(LightningCLI):
                 "leave --ckpt_path out to start anew, or give a .ckpt file."
             )
         else:
-            config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
-            path = find_earlier(self._runs(), ckpt_path, config, training=self.subcommand == "fit")
+            path = find_earlier(self._runs(), ckpt_path, self._settings(), training=self.subcommand == "fit")
         rank_zero_info(f"The {'newest' if ckpt_path == 'last' else 'best'} checkpoint is {path}.")
         return str(path)
 

@@ -370,7 +370,7 @@ def test_fit_runs_the_pipeline_in_a_numbered_folder(
     assert "step 4/4" in capsys.readouterr().out
     assert printed("fit", "--config", str(run / "config.yaml")) == yaml.safe_load((run / "config.yaml").read_text())
 
-    baseline = call["baseline_trainer"](here / "baseline")
+    baseline = call["stage_trainer"](here / "baseline")
     assert baseline.max_steps == 4
     assert Path(baseline.log_dir) == here / "baseline"
     assert "LearningRateMonitor" in {type(callback).__name__ for callback in baseline.callbacks}

@@ -216,7 +216,7 @@ def test_the_runs_own_baseline_may_be_the_teacher(tmp_path: Path) -> None:
         task,
         baseline="train",
         start="baseline",
-        baseline_trainer=lambda folder: trainer(folder, max_steps=3),
+        stage_trainer=lambda folder, _: trainer(folder, max_steps=3),
     )
     assert watch.teacher[0] == pytest.approx(0, abs=0.1)  # the student starts as its teacher, but for dropout
     assert watch.teacher[-1] > 0

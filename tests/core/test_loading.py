@@ -282,7 +282,7 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_set("version", to=3), "has version 3 where this bplightning reads versions 1 to 2"),
+        (_set("version", to=4), "has version 4 where this bplightning reads versions 1 to 3"),
         (_set("widths", "encoder.0.self", to=5), r"must keep 0 to 4 heads of 'encoder\.0\.self', got 5"),
         (_set("widths", "encoder.0.self", to=-1), r"must keep 0 to 4 heads of 'encoder\.0\.self', got -1"),
         (_set("widths", "encoder.0.self", to=True), "got True"),

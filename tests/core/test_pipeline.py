@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger
 from tiny_families import padded_inputs
-from tiny_task import TinyTask
+from tiny_task import TinyTask, trainer
 
 from bplightning import measure, pipeline
 from bplightning.errors import UserError
@@ -27,18 +24,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         measure, "latency", lambda *args, **call: latency(*args, **call, seconds=0.0, block_ms=0.0, min_rounds=2)
     )
-
-
-def trainer(folder: Path, name: str = "tiny", **options: Any) -> Trainer:
-    settings: dict[str, Any] = {
-        "accelerator": "cpu",
-        "max_epochs": 2,
-        "logger": CSVLogger(folder, name=name),
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
-    return Trainer(**(settings | options))
 
 
 def pruning(folder: Path, task: TinyTask) -> PruningModule:
@@ -84,7 +69,7 @@ def test_a_baseline_is_trained_first_and_does_not_change_the_pruned_run(tmp_path
             module,
             task,
             baseline=baseline,
-            baseline_trainer=lambda folder: trainer(folder, logger=False, default_root_dir=folder),
+            stage_trainer=lambda folder, _: trainer(folder, logger=False, default_root_dir=folder),
         )
         states.append(module.model.state_dict())
     assert report is not None
@@ -141,3 +126,17 @@ def test_without_validation_there_is_a_report_without_scores(tmp_path: Path) -> 
     assert [report["flops"]["shape"], *(report["speedup"] or {})] == ["8x40", "1x40", "8x40"]  # it has but 40 positions
     assert report["metrics"]["compact"] == {}
     assert report["evaluation"] is None
+
+
+def test_the_report_says_what_the_snap_to_a_target_changed(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+    strategy = Hybrid(final_warmup=2, granularity={"attention": "16x16"}, target_density=0.4)
+    module = PruningModule(task, strategy, learning_rate=1e-3)
+    report = pipeline.fit(trainer(tmp_path), module, task)
+    assert report is not None
+    snap = report["snap"]
+    assert snap is not None
+    assert (snap["kind"], snap["target"]) == ("density", 0.4)
+    assert snap["after"] == pytest.approx(report["density"]["encoder_linear"], abs=1e-3)
+    assert snap["metrics_before"] is not None
+    assert set(snap["metrics_before"]) == {"accuracy"}

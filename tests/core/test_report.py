@@ -25,6 +25,9 @@ FREE_NAMES = {
     "metrics.masked": "NAME",
     "metrics.compact": "NAME",
     "evaluation": "SETTING",
+    "distillation": "SETTING",
+    "simplification": "SETTING",
+    "snap.metrics_before": "NAME",
     "density.by_role": "ROLE",
     "latency_ms.dense": "BxL",
     "latency_ms.compact": "BxL",
@@ -72,6 +75,16 @@ def built(**changes: Any) -> Report:
         "versions": versions(),
         "machine": {"cpu": "A processor", "threads": 2, "device": "cpu", "platform": "Linux x86_64"},
         "date": now(),
+        "distillation": {"teacher": "dense", "temperature": 2.0},
+        "simplification": {"no_norm": True, "relu": False, "initial_warmup": 1.0},
+        "refill": {
+            **{"max_epochs": 2, "learning_rate": 3e-5, "hold_masks": False, "heads": "any", "heads_removed": 3},
+            **{"logit_difference": 0.25},
+        },
+        "snap": {
+            **{"kind": "density", "target": 0.25, "before": 0.2525, "after": 0.25, "changed": 7},
+            **{"metrics_before": {"f1": 87.0}},
+        },
     }
     return build_report(**{**values, **changes})
 
@@ -84,6 +97,10 @@ def without_baseline() -> Report:
         flops={"compact": 5_000_000_000},
         latency_ms={"compact": {"8x128": 50.0}},
         speedup=None,
+        distillation=None,
+        simplification=None,
+        refill=None,
+        snap=None,
     )
 
 
@@ -195,7 +212,9 @@ def test_validation_names_each_wrong_key() -> None:
 
 def test_another_schema_version_is_refused_before_its_keys() -> None:
     document: Any = {"schema_version": 99}
-    with pytest.raises(UserError, match="has schema_version 99, and this version of bplightning reads 2, 3:") as error:
+    with pytest.raises(
+        UserError, match="has schema_version 99, and this version of bplightning reads 2, 3, 4:"
+    ) as error:
         validate_report(document)
     assert "missing" not in str(error.value)
     with pytest.raises(UserError, match="missing key schema_version"):
@@ -204,11 +223,14 @@ def test_another_schema_version_is_refused_before_its_keys() -> None:
         validate_report([])
 
 
-def test_a_report_of_the_version_before_is_read_too(tmp_path: Path) -> None:
-    older: Any = dict(built(), schema_version=2)
-    del older["evaluation"]
+STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
+
+
+@pytest.mark.parametrize(("version", "lacks"), [(3, STAGES), (2, STAGES | {"evaluation": None})])
+def test_a_report_of_a_version_before_is_read_too(tmp_path: Path, version: int, lacks: dict[str, None]) -> None:
+    older: Any = {key: value for key, value in built().items() if key not in lacks} | {"schema_version": version}
     (tmp_path / "report.json").write_text(json.dumps(older))
-    assert load_report(tmp_path / "report.json") == built(date=older["date"], evaluation=None)
+    assert load_report(tmp_path / "report.json") == built(date=older["date"], **lacks)
     del older["seed"]
     with pytest.raises(UserError, match="missing key seed"):
         validate_report(older)
@@ -229,6 +251,10 @@ def test_the_document_explains_every_key_and_no_other() -> None:
         "evaluation",
         "latency_ms.dense",
         "speedup",
+        "distillation",
+        "simplification",
+        "refill",
+        "snap",
     }  # null: explained beside what they hold otherwise
     explained = re.findall(r"^\| `([^`]+)` \| \w", DOCUMENT.read_text(), flags=re.MULTILINE)
     assert set(explained) == written

@@ -161,11 +161,11 @@ def test_another_run_of_the_same_strategy_is_not_gone_on_with(capsys: pytest.Cap
     )
     file = "runs/tiny-hybrid/version_2/checkpoints/last.ckpt"
     assert f"is 5.0 there and 7.0 here. Give its options, or its checkpoint by path, for example '{file}'" in message
-    message = refused(capsys, "fit", *other, "--seed_everything", "4", "--trainer.gradient_clip_val", "2")
+    message = refused(capsys, "fit", *other, "--seed_everything", "4", "--trainer.gradient_clip_val", "2.5")
     for name, there, here in (
         ("seed_everything", "0", "4"),
         ("strategy.regularization", "5.0", "7.0"),
-        ("trainer.gradient_clip_val", "1.0", "2"),
+        ("trainer.gradient_clip_val", "1.0", "2.5"),
     ):
         assert f"{name} is {there} there and {here} here" in message
     assert len(trainers) == 3
@@ -315,3 +315,29 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(
     (here / "runs").write_text("a file")
     assert "the run's folder 'runs/tiny-hybrid/version_0' cannot be written ('" in refused(capsys, "fit", *OPTIONS)
     assert not trainers
+
+
+def test_resume_begins_a_run_and_goes_on_with_it_in_its_own_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    first = fit("--resume", "true")
+    lines = Path(first.log_dir, "metrics.csv").read_text().splitlines()
+    again = fit("--resume", "true")
+    assert again.log_dir == first.log_dir == "runs/tiny-hybrid/version_0"
+    assert str(again.ckpt_path) == "runs/tiny-hybrid/version_0/checkpoints/last.ckpt"
+    assert Path(first.log_dir, "metrics.csv").read_text().splitlines()[: len(lines)] == lines
+    assert (
+        fit("--resume", "true", "--trainer.max_steps", "7").log_dir == "runs/tiny-hybrid/version_1"
+    )  # longer: another
+    assert fit("--resume", "true", "--distillation.alpha_ce", "0.5").log_dir == "runs/tiny-hybrid/version_2"
+    assert fit("--resume", "true").log_dir == first.log_dir
+    assert fit().log_dir == "runs/tiny-hybrid/version_3"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (LOGGER, "--trainer.logger is given: leave one of them out, or go on with --ckpt_path"),
+        (["--ckpt_path", "last"], "--resume finds its checkpoints itself, and --ckpt_path is given"),
+    ],
+)
+def test_what_resume_does_not_go_with(capsys: pytest.CaptureFixture[str], more: list[str], message: str) -> None:
+    assert message in refused(capsys, "fit", *OPTIONS, "--resume", "true", *more)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
 from tiny_families import VOCABULARY, tiny
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -86,3 +88,16 @@ def rows(count: int, *, seed: int) -> list[dict[str, Tensor]]:
         ids[position] = 5
         made.append({"input_ids": ids, "start_positions": position, "end_positions": position})
     return made
+
+
+def trainer(folder: Path, name: str = "tiny", **options: Any) -> Trainer:
+    """A quiet one, of two epochs."""
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": CSVLogger(folder, name=name),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**(settings | options))

@@ -45,7 +45,7 @@ def measure(task: Classification, model: Any) -> dict[str, float]:
     ("kind", "monitor", "least", "names"),
     [
         (SINGLE, "accuracy", 99, {"accuracy", "f1", "matthews"}),
-        (MULTI, "f1", 80, {"f1", "f1_macro", "exact_match"}),  # 67 for one who says yes to everything
+        (MULTI, "f1", 72, {"f1", "f1_macro", "exact_match"}),  # 67 for one who says yes to everything
         (REGRESSION, "pearson", 90, {"pearson", "spearman", "mse"}),
     ],
 )
