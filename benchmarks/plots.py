@@ -16,6 +16,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")  # no window
 import matplotlib.pyplot as plt
+import quality_table
 from tables import RESULTS, ROOT, SQUAD_ROWS, sst2_rows
 
 IMAGES = ROOT / "docs" / "images"
@@ -38,8 +39,25 @@ def main() -> None:
         title="MiniLM, SST-2, 20,000 sentences, three epochs: per cent of weights kept",
     )
 
+    draw(
+        IMAGES / "quality.png",
+        [quality_table.RESULTS / f"{name}.json" for name in quality_table.ROWS],
+        score=lambda report: report["held_out"]["accuracy"],
+        axis="accuracy on 5,000 held-out sentences (per cent)",
+        title="MiniLM, SST-2, with teacher and refill: per cent of weights kept",
+        label=lambda row: row.stem,
+    )
 
-def draw(path: Path, rows: list[Path], *, score: Callable[[dict[str, Any]], float], axis: str, title: str) -> None:
+
+def draw(
+    path: Path,
+    rows: list[Path],
+    *,
+    score: Callable[[dict[str, Any]], float],
+    axis: str,
+    title: str,
+    label: Callable[[Path], str] | None = None,
+) -> None:
     """A score against speed-up, a point a row, as the papers draw it.
 
     Args:
@@ -48,6 +66,7 @@ def draw(path: Path, rows: list[Path], *, score: Callable[[dict[str, Any]], floa
         score: From a report to the score.
         axis: What the score is.
         title: What is shown.
+        label: From a row's file to what its point is called; by default by the strategy.
     """
     figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
     for row in rows:
@@ -57,8 +76,9 @@ def draw(path: Path, rows: list[Path], *, score: Callable[[dict[str, Any]], floa
         height, strategy = score(report), report["strategy"]
         speedup = 1.0 if strategy == "dense" else report["speedup"]["8x128"]
         axes.scatter(speedup, height, s=60, color=COLOURS[strategy], zorder=3)
-        label = f"{strategy}, {100 * report['density']['encoder_linear']:.0f} %"
-        axes.annotate(label, (speedup, height), xytext=(8, -4), textcoords="offset points", fontsize=9)
+        name = strategy if label is None else label(row).removesuffix("-seed1").removesuffix("-seed2")
+        words = f"{name}, {100 * report['density']['encoder_linear']:.0f} %"
+        axes.annotate(words, (speedup, height), xytext=(8, -4), textcoords="offset points", fontsize=9)
     axes.set_xlabel("speed-up at 8 x 128 tokens, compact against dense (times)")
     axes.set_ylabel(axis)
     axes.set_title(title, fontsize=11)

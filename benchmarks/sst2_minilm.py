@@ -100,7 +100,7 @@ def main() -> None:
         if row == "dense":
             dense.symlink_to(compact.resolve())
         found = without_paths(json.loads(report.read_text()))
-        found["held_out"] = {"accuracy": accuracy(compact, held_out), "sentences": HELD_OUT}
+        found["held_out"] = {"accuracy": 100 * sum(right(compact, held_out)) / HELD_OUT, "sentences": HELD_OUT}
         (RESULTS / f"{row}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -115,12 +115,11 @@ def split(file: Path, folder: Path) -> tuple[Path, Path]:
     return folder / "sst2-train.jsonl", folder / "sst2-held-out.jsonl"
 
 
-def accuracy(model: Path, file: Path) -> float:
-    """Per cent of a file's sentences that a saved model labels right."""
+def right(model: Path, file: Path) -> list[bool]:
+    """Which of a file's sentences a saved model labels right."""
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     answers = predict(model, records)
-    right = sum(answer["label"] == str(record["label"]) for answer, record in zip(answers, records, strict=True))
-    return 100 * right / len(records)
+    return [answer["label"] == str(record["label"]) for answer, record in zip(answers, records, strict=True)]
 
 
 if __name__ == "__main__":

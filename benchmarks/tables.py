@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import quality_table
 from transformers import CONFIG_MAPPING
 
 from bplightning.families import FAMILIES
@@ -27,6 +28,9 @@ def main() -> None:
     tables = {
         "demo": demo(),
         "families": families(),
+        "quality": quality_table.quality(),
+        "quality_ablation": quality_table.ablation(),
+        "quality_squad": quality_table.squad(),
         "squad_minilm": squad_minilm(),
         "squad_minilm_smaller": squad_minilm_smaller(),
         "scitldr": scitldr(),

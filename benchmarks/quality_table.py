@@ -1,0 +1,124 @@
+"""The tables of benchmarks/quality.py's rows, for `benchmarks/tables.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results" / "quality"
+SEEDS = ("filled-25", "filled-25-seed1", "filled-25-seed2")
+ROWS = ("dense", "filled-50", *SEEDS, "filled-12", "struct-25", "movement-25", "magnitude-25", "unstructured-25")
+ABLATION = {
+    "filled-25": "all of it",
+    "no-teacher": "without a teacher",
+    "no-refill": "without refill: 6 epochs of pruning in place of 3 and 3",
+    "untied-scores": "feed-forward layers in 32 x 32 blocks, not by units of one score",
+    "score-lr-0.01": "scores learn at 0.01, the papers' rate for runs 30 times as long",
+    "late-schedule": "pruning ends at 80 % of its part of the run, not at half",
+}
+
+
+def rows() -> dict[str, Any]:
+    """The rows there are."""
+    return {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+
+
+def quality() -> list[str]:
+    found = rows()
+    lines = [
+        "| | accuracy, 872 sentences | 5,000 held out | less than dense there, 95 % interval | weights kept "
+        "| speed-up 1x128 | speed-up 8x128 |",
+        "|---" * 7 + "|",
+    ]
+    for name in ROWS:
+        if name not in found:
+            lines.append(f"| {name} | not run yet |")
+            continue
+        lines.append(f"| {name} | {' | '.join(cells(found, name))} |")
+    seeds = [found[name]["held_out"]["accuracy"] for name in SEEDS if name in found]
+    if len(seeds) > 1:
+        low, high = interval([losses(found, name) for name in SEEDS if name in found])
+        lines += [
+            "",
+            f"filled-25 over {len(seeds)} seeds: {mean(seeds):.2f} held out (standard deviation {stdev(seeds):.2f}), "
+            f"{(low + high) / 2:.2f} less than dense, 95 % interval {low:.2f} to {high:.2f}.",
+        ]
+    return [*lines, "", *provenance(found)]
+
+
+def ablation() -> list[str]:
+    found = rows()
+    lines = ["| | accuracy, 872 sentences | 5,000 held out | weights kept | speed-up 8x128 |", "|---" * 5 + "|"]
+    for name, words in ABLATION.items():
+        if name not in found:
+            lines.append(f"| {words} | not run yet |")
+            continue
+        each = cells(found, name)
+        lines.append(f"| {words} | {each[0]} | {each[1]} | {each[3]} | {each[5]} |")
+    return lines
+
+
+def squad() -> list[str]:
+    found = rows() | {"dense": json.loads((RESULTS.parent / "squad_minilm" / "dense.json").read_text())}
+    lines = ["| | F1 | exact match | weights kept | speed-up 1x128 | speed-up 8x128 |", "|---" * 6 + "|"]
+    for name in ("dense", "squad-filled-50", "squad-filled-25"):
+        if name not in found:
+            lines.append(f"| {name} | not run yet |")
+            continue
+        row = found[name]
+        metrics = row["metrics"]["compact"]
+        speeds = ["1x" if name == "dense" else f"{row['speedup'][shape]:.2f}x" for shape in ("1x128", "8x128")]
+        share = f"{100 * row['density']['encoder_linear']:.1f} %"
+        lines.append(
+            f"| {name} | {metrics['f1']:.1f} | {metrics['exact_match']:.1f} | {share} | {' | '.join(speeds)} |"
+        )
+    return lines
+
+
+def cells(found: dict[str, Any], name: str) -> list[str]:
+    row = found[name]
+    less = ""
+    if name != "dense" and "dense" in found:
+        low, high = interval([losses(found, name)])
+        less = f"{(low + high) / 2:.2f} ({low:.2f} to {high:.2f})"
+    return [
+        f"{row['metrics']['compact']['accuracy']:.1f}",
+        f"{row['held_out']['accuracy']:.2f}",
+        less,
+        *sizes(row),
+    ]
+
+
+def sizes(row: dict[str, Any]) -> list[str]:
+    speeds = (f"{row['speedup'][shape]:.2f}x" if row["strategy"] != "dense" else "1x" for shape in ("1x128", "8x128"))
+    return [f"{100 * row['density']['encoder_linear']:.1f} %", *speeds]
+
+
+def losses(found: dict[str, Any], name: str) -> list[int]:
+    """Of each held-out sentence, what the row loses against dense: 1, 0 or -1."""
+    right = [[int(bit) for bit in bits(found[row]["held_out"]["right"])] for row in ("dense", name)]
+    return [dense - pruned for dense, pruned in zip(*right, strict=True)]
+
+
+def bits(hexadecimal: str) -> str:
+    return f"{int(hexadecimal, 16):0{4 * len(hexadecimal)}b}"
+
+
+def interval(runs: list[list[int]]) -> tuple[float, float]:
+    """95 % interval of the mean loss in points, paired by sentence; of several runs each sentence's mean counts."""
+    each = [100 * mean(values) for values in zip(*runs, strict=True)]
+    half = 1.96 * stdev(each) / math.sqrt(len(each))
+    return mean(each) - half, mean(each) + half
+
+
+def provenance(found: dict[str, Any]) -> list[str]:
+    if not found:
+        return []
+    last = max(found.values(), key=lambda row: row["date"])
+    seconds = [row["seconds"] for row in found.values() if row.get("seconds")]
+    cpu, threads, date = last["machine"]["cpu"], last["machine"]["threads"], last["date"][:10]
+    took = f"; {min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes a row, beside other work" if seconds else ""
+    return [f"{cpu}, {threads} thread, {date}, seed 0 but where named{took}."]
