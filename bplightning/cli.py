@@ -36,7 +36,7 @@ def compact(
             ones, are kept, with a tokenizer that matches.
         dtype: Precision to save in; by default as it was trained.
     """
-    from bplightning.finishing import compact_run
+    from bplightning.compacting import compact_run
 
     corpus = None if vocabulary is None else Path(vocabulary)
     compact_run(Path(run), Path(out), checkpoint=checkpoint, vocabulary=corpus, dtype=dtype)

@@ -49,7 +49,7 @@ class Distillation:
                 raise UserError(f"distillation's {name} is {value:g}; it must be 0 or more.")
         if teacher is not None and not any(weights.values()):
             raise UserError("distillation's weights are all 0, so nothing would be learned: give one above 0.")
-        self.teacher = teacher
+        self.teacher = self.given = teacher
         self.temperature = temperature
         self.alpha_ce = alpha_ce
         self.alpha_teacher = alpha_teacher
@@ -57,7 +57,8 @@ class Distillation:
 
     def settings(self) -> dict[str, Any] | None:
         """What the report says of it; `None` where there is no teacher."""
-        return None if self.teacher is None else {**vars(self), "teacher": Path(self.teacher).name}
+        settings = {name: value for name, value in vars(self).items() if name != "given"}
+        return None if self.given is None else settings | {"teacher": Path(self.given).name}
 
 
 class Teacher:

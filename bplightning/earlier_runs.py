@@ -72,7 +72,7 @@ def find_earlier(runs: Iterable[Path], which: str, config: Mapping[str, Any], *,
 
 
 def find_same(runs: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
-    """The newest run with just the settings of this one, finished or not; `None` if there is none.
+    """The newest run with just the settings of this one, an ended one only if all have; `None` if there is none.
 
     Args:
         runs: Folders, those among them with ``config.yaml``.
@@ -80,8 +80,8 @@ def find_same(runs: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
     """
     there = [run for run in runs if (run / "config.yaml").is_file()]
     there.sort(key=lambda run: (run / "config.yaml").stat().st_mtime_ns, reverse=True)
-    same = (run for run in there if not _differences(_read(run / "config.yaml"), config, training=True, longer=False))
-    return next(same, None)
+    same = [run for run in there if not _differences(_read(run / "config.yaml"), config, training=True, longer=False)]
+    return next((run for run in same if not (run / "report.json").is_file()), next(iter(same), None))
 
 
 def _read(config: Path) -> dict[str, Any]:
@@ -106,7 +106,8 @@ def _differences(
     """
     if not theirs:
         return ["it has no config.yaml that can be read"]
-    sections = (*OF_WEIGHTS, *OF_TRAINING) if training else OF_WEIGHTS
+    # What is not there is of a version that did not have it.
+    sections = [name for name in ((*OF_WEIGHTS, *OF_TRAINING) if training else OF_WEIGHTS) if name in theirs]
     free = {f"trainer.{name}" for name in ((*FREE, *LENGTH) if longer else FREE)}
     there, here = (
         _flat({name: config[name] for name in sections if name in config}, free=free) for config in (theirs, ours)

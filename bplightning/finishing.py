@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bplightning import measure
-from bplightning.checkpoint_files import find_checkpoint
 from bplightning.compaction import CompactionPlan, compact
 from bplightning.equivalence import logit_difference, require_equal
 from bplightning.errors import UserError
@@ -29,7 +29,7 @@ from bplightning.loading import load_saved, save_compact
 from bplightning.module import PruningModule, frozen_module
 from bplightning.notes import Notes
 from bplightning.plugins import name_of
-from bplightning.refill import Refill, refilled, remove_partial_heads
+from bplightning.refill import Refill, remove_partial_heads
 from bplightning.report import build_report, now, render, save_report, versions
 from bplightning.report_schema import Refilled, Report, Snap, Vocabulary
 from bplightning.task import Task
@@ -107,6 +107,9 @@ def finish(
     if resume and trainer.strategy.broadcast(out.exists()):
         small = load_saved(task.load_model, out, what="the compact model")
     else:
+        if resume and trainer.is_global_zero:
+            for part in out.parent.glob(f".{out.name}-*"):  # what a process that was killed had begun to save
+                shutil.rmtree(part, ignore_errors=True)
         small = compact(exact, plan)  # type: ignore[assignment]
         equal = require_equal(exact, small, _first_batch(task, exact), what="the compact model")
         notes.once("masked_compact", lambda: asdict(equal))
@@ -198,61 +201,6 @@ def finish(
     console.print(render(found))
     console.print(f"The compact model: {out}\nThe report: {report}", soft_wrap=True)
     return found
-
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Precisions a compact model can be saved in."""
-
-
-def compact_run(
-    run: Path, out: Path, *, checkpoint: str | None = None, vocabulary: Path | None = None, dtype: str | None = None
-) -> Report | None:
-    """Write the compact model of a run from one of its checkpoints, and ``report.json`` beside its weights.
-
-    Args:
-        run: The run's folder, with ``config.yaml`` and ``checkpoints/``.
-        out: Folder to write; it must not hold files.
-        checkpoint: ``best``, ``last``, or a file; by default the newest, and what a refill has made of it since.
-        vocabulary: A corpus, to keep only the tokens that occur in it.
-        dtype: Precision to save in, a key of `DTYPES`.
-
-    Returns:
-        The report.
-
-    Raises:
-        UserError: The folder is no run or has no such checkpoint, `out` holds files, the corpus cannot be read, or a
-            check failed.
-    """
-    from bplightning.runs import (  # it stands on the command line, which stands on this module
-        baseline_of,
-        load_run,
-        refill_of,
-        task_of_run,
-    )
-
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"cannot write to {str(out)!r}, which exists and is not an empty folder: name another one.")
-    if vocabulary is not None:
-        next(iter(Corpus(vocabulary)))  # a corpus that cannot be read is refused before anything is computed
-    module = load_run(run, checkpoint)
-    refill, filled = refill_of(run), find_checkpoint(run / "refill" / "checkpoints")
-    if checkpoint is not None or filled is None:  # what a checkpoint of the pruning holds has not been refilled
-        refill = None
-    return finish(
-        Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),
-        module,
-        module.task,
-        out=out,
-        report=out / "report.json",
-        dense=baseline_of(run),
-        dtype=None if dtype is None else DTYPES[dtype],
-        vocabulary=vocabulary,
-        task_of=lambda folder: task_of_run(run, model=folder),
-        refill=refill,
-        fill=None if refill is None or filled is None else lambda small: refilled(module, small, refill, filled),
-    )
 
 
 def evaluate(trainer: Trainer, task: Task, model: nn.Module, *, prefix: str) -> dict[str, Any]:

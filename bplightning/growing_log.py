@@ -7,8 +7,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.loggers.csv_logs import rank_zero_experiment
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
+
+from bplightning.report import write_whole
 
 
 class GrowingCSVLogger(CSVLogger):
@@ -24,10 +26,11 @@ class GrowingCSVLogger(CSVLogger):
         if self._experiment is None:
             file = Path(self.log_dir) / "metrics.csv"
             before = file.read_text(encoding="utf-8") if file.is_file() else ""
+            before = before[: before.rfind("\n") + 1]  # a process that was killed may have left half a line
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Experiment logs directory .* will be deleted", UserWarning)
                 writer: Any = super().experiment
             if before:
-                file.write_text(before, encoding="utf-8")
+                write_whole(file, before)
                 writer.metrics_keys = next(csv.reader(before.splitlines()))
         return super().experiment

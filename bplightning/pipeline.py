@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedModel
 
 from bplightning.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
+from bplightning.checkpoints import LAST, LastCheckpoint
 from bplightning.distillation import BASELINE
 from bplightning.errors import UserError
 from bplightning.finishing import finish
@@ -90,7 +93,7 @@ def fit(
     run = folder_of(trainer)
     if resume and (run / "report.json").is_file():
         rank_zero_info(f"The run {str(run)!r} has ended, nothing is left to do: its report.json is there.")
-        return load_report(run / "report.json")
+        return load_report(run / "report.json") if trainer.is_global_zero else None
     if resume and fit_arguments.get("ckpt_path") is None:
         fit_arguments["ckpt_path"] = find_checkpoint(run / "checkpoints")
     if not resume and (run / "compact").exists():
@@ -99,33 +102,35 @@ def fit(
             "numbers its runs."
         )
     _check_writable(run)
-    checkpoint, place = _file_of(fit_arguments.get("ckpt_path")), run / "baseline" / "model"
-    if baseline == "train" and resume and place.is_dir():
-        dense = place
-    elif baseline == "train" and checkpoint is not None:
-        earlier = checkpoint.absolute().parents[1] / "baseline" / "model"
-        dense = earlier if earlier.is_dir() else None
-    if checkpoint is not None:  # a useless one is refused before a baseline is trained
-        saved = read_checkpoint(checkpoint, weights_only=fit_arguments.get("weights_only") is not False, mmap=True)
-        _start_from(dense if start == "baseline" else None, module)
-        with isolate_rng():
-            module.configure_model()
-        require_same_weights(saved, module, path=checkpoint, training=True)
-    if stage_trainer is not None and baseline == "train":
-        for logger in trainer.loggers:
-            _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
-        if dense is not None:
-            _copy_whole(dense, place)
-        else:
-            with isolate_rng():  # the pruned run is the same with and without a baseline before it
-                dense = train_baseline(stage_trainer(run / "baseline", None), module, place, resume=resume)
-    if module.distillation.teacher == BASELINE:
-        assert dense is not None
-        module.distillation.teacher = str(dense)
-    if checkpoint is None:
-        _start_from(dense if start == "baseline" else None, module)
-    with isolate_rng():  # a refill is the same whether this process has pruned or found that done
-        trainer.fit(module, datamodule=task, **fit_arguments)
+    # A `fast_dev_run` has no folder of its own, and leaves nothing.
+    with tempfile.TemporaryDirectory() if trainer.fast_dev_run else nullcontext(run) as stages:  # type: ignore[attr-defined]
+        checkpoint, place = _file_of(fit_arguments.get("ckpt_path")), Path(stages) / "baseline" / "model"
+        if baseline == "train" and resume and place.is_dir():
+            dense = place
+        elif baseline == "train" and checkpoint is not None:
+            earlier = checkpoint.absolute().parents[1] / "baseline" / "model"
+            dense = earlier if earlier.is_dir() else None
+        if checkpoint is not None:  # a useless one is refused before a baseline is trained
+            saved = read_checkpoint(checkpoint, weights_only=fit_arguments.get("weights_only") is not False, mmap=True)
+            _start_from(dense if start == "baseline" else None, module)
+            with isolate_rng():
+                module.configure_model()
+            require_same_weights(saved, module, path=checkpoint, training=True)
+        if stage_trainer is not None and baseline == "train":
+            for logger in trainer.loggers:
+                _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
+            if dense is not None:
+                _copy_whole(dense, place)
+            else:
+                with isolate_rng():  # the pruned run is the same with and without a baseline before it
+                    dense = train_baseline(stage_trainer(Path(stages) / "baseline", None), module, place, resume=resume)
+        if module.distillation.teacher == BASELINE:
+            assert dense is not None
+            module.distillation.teacher = str(dense)
+        if checkpoint is None:
+            _start_from(dense if start == "baseline" else None, module)
+        with isolate_rng():  # a refill is the same whether this process has pruned or found that done
+            trainer.fit(module, datamodule=task, **fit_arguments)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
     run, fill = folder_of(trainer), None
@@ -177,7 +182,8 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path, *, res
         module.task.processor.save_pretrained(part)
         save_task(module.task, part)
         part.rename(folder)
-        shutil.rmtree(checkpoints, ignore_errors=True)  # three times the model's size, and of no use any more
+        if any(isinstance(callback, LastCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            (checkpoints / LAST).unlink(missing_ok=True)  # three times the model's size, and of no use any more
     trainer.strategy.barrier()
     return Path(trainer.strategy.broadcast(str(folder)))
 

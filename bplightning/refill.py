@@ -131,7 +131,8 @@ def _module(pruned: PruningModule, model: PreTrainedModel, settings: Refill) -> 
 def remove_partial_heads(model: PreTrainedModel) -> list[tuple[str, int]]:
     """Zero the values of heads of whose query, key or value no weight is left: the paper's rule.
 
-    A head whose query or key is dead still mixes values, evenly; what it gives is lost. Exact compaction then takes it.
+    Such a head still mixes values, if nearly alike for all tokens; what it gives is lost but for its values' bias, and
+    exact compaction then takes it.
 
     Args:
         model: A model whose weights hold zeros, without masks; changed in place.

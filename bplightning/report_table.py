@@ -132,8 +132,10 @@ def _stages(report: Report) -> Iterator[str]:
         yield f"target {kind} {target}: steered to {before}, then snapped to {after} ({snap['changed']} entries)"
     if refill is not None:
         held = ", zeros held" if refill["hold_masks"] else ""
-        removed = f", {refill['heads_removed']} more heads removed before" if refill["heads"] == "any" else ""
-        yield f"compact: refilled for {refill['max_epochs']} epochs{held}{removed}"
+        yield f"compact: refilled, epochs {refill['max_epochs']}{held}"
+        if refill["heads"] == "any":
+            change = _cell(refill["logit_difference"], "{:.1e}")
+            yield f"before it {refill['heads_removed']} heads went by the paper's rule, and logits changed by {change}"
 
 
 def _settings(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
@@ -111,8 +111,8 @@ class PruningCLI(LightningCLI):
             "--resume",
             type=bool,
             default=False,
-            help="Whether `fit` goes on with the newest run of these same settings that has not ended, in its own "
-            "folder: what is finished of its stages is not repeated. Without such a run it begins one, so that one "
+            help="Whether `fit` goes on with the newest run of just these settings, in its own folder: its finished "
+            "stages are not repeated, and an ended run not at all. Without such a run it begins one, so that one "
             "command begins a run and goes on with it. Other verbs ignore it.",
         )
         parser.add_class_arguments(Distillation, "distillation")
@@ -162,12 +162,13 @@ class PruningCLI(LightningCLI):
             if settings.logger in (None, True):
                 kwargs["logger"] = False
         else:
-            self._unfinished = self._find_unfinished() if self.config.fit.resume else None
+            self._earlier = self._find_same() if self.config.fit.resume else None
             if settings.logger in (None, True):
-                version = None if self._unfinished is None else self._unfinished.name
+                version = None if self._earlier is None else self._earlier.name
                 kwargs["logger"] = GrowingCSVLogger(self._family.parent, name=self._family.name, version=version)
-            again = self.config.fit.ckpt_path is not None or self._unfinished is not None
-            self.save_config_kwargs = {"overwrite": again}  # in its own folder
+            if self._earlier is not None:
+                self.save_config_callback = None  # it is there
+            self.save_config_kwargs = {"overwrite": self.config.fit.ckpt_path is not None}  # in its own folder
             self.config.fit.ckpt_path = None  # the saved configuration repeats the run from its start
         kwargs["callbacks"] = [*self._callbacks(settings), self._stop_gracefully()]
         if self._keeps_checkpoints(settings):
@@ -188,43 +189,49 @@ class PruningCLI(LightningCLI):
             folder: Where it writes its metrics, and what it can go on from.
             max_epochs: How long it trains, where that is not as long as the pruning.
         """
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, SaveConfigCallback):  # now: by its configuration a run that is stopped is found
-                callback.setup(self.trainer, self.model, "fit")
         settings = self.parser.instantiate(self.config)[self.subcommand].trainer
         callbacks = [item for item in self._callbacks(settings) if not isinstance(item, Checkpoint)]
         keeps = settings.enable_checkpointing is not False and not settings.barebones
         overrides: dict[str, Any] = {
             "logger": GrowingCSVLogger(folder, name="", version=""),
-            "callbacks": [*callbacks, self._stop_gracefully(stage=True), *([LastCheckpoint()] if keeps else [])],
+            "callbacks": [
+                *callbacks,
+                _SavesConfigOf(self.trainer),
+                self._stop_gracefully(),
+                *([LastCheckpoint()] if keeps else []),
+            ],
             "enable_checkpointing": keeps,
         }
         if max_epochs is not None:
             overrides |= {"max_epochs": max_epochs, "max_steps": -1, "min_epochs": None, "min_steps": None}
         return Trainer(**{**settings, **overrides})
 
-    def _stop_gracefully(self, *, stage: bool = False) -> StopGracefully:
-        """What says, when the run is stopped, how to go on.
+    def _stop_gracefully(self) -> StopGracefully:
+        """What says, when the run is stopped, how to go on: what `--resume` finds needs no checkpoint named."""
+        command, settings = resume_command(program(), sys.argv[1:]), self._get(self.config_init, "trainer")
+        if self.subcommand != "fit" or settings.logger not in (None, True) or not self._keeps_checkpoints(settings):
+            return StopGracefully(command)
+        return StopGracefully(command if self.config.fit.resume else f"{command} --resume true", whole=True)
 
-        Args:
-            stage: Whether it is for a stage before or after the pruning, whose checkpoints only `--resume` finds.
-        """
-        command = resume_command(program(), sys.argv[1:])
-        if self.subcommand == "fit" and (stage or self.config.fit.resume):
-            return StopGracefully(command if self.config.fit.resume else f"{command} --resume true", whole=True)
-        return StopGracefully(command)
-
-    def _find_unfinished(self) -> Path | None:
-        """The folder of the newest run of these settings, for `--resume`."""
+    def _find_same(self) -> Path | None:
+        """The folder of the run of these settings that `--resume` goes on with."""
         settings = self._get(self.config_init, "trainer")
-        if settings.logger not in (None, True):
-            raise UserError(
-                "--resume finds runs in folders that bplightning numbers itself, and --trainer.logger is given: leave "
-                "one of them out, or go on with --ckpt_path."
-            )
-        if self.config.fit.ckpt_path is not None:
-            raise UserError("--resume finds its checkpoints itself, and --ckpt_path is given: leave one of them out.")
-        return find_same(self._runs(), self._settings())
+        for option, given in {
+            "--trainer.logger": settings.logger not in (None, True),
+            "--ckpt_path": self.config.fit.ckpt_path is not None,
+            "a checkpoint callback": not self._keeps_checkpoints(settings),
+        }.items():
+            if given:
+                raise UserError(
+                    f"--resume finds runs and their checkpoints where bplightning itself puts them, and {option} is "
+                    "given, or checkpoints are not kept: leave that out, or give --resume false, and --ckpt_path to go "
+                    "on with a checkpoint."
+                )
+        found = find_same(self._runs(), self._settings())
+        rank_zero_info(
+            "No run of just these settings is there: beginning one." if found is None else f"Going on with {found}."
+        )
+        return found
 
     def _settings(self) -> dict[str, Any]:
         """The configuration as `config.yaml` holds it."""
@@ -263,7 +270,7 @@ class PruningCLI(LightningCLI):
         from bplightning import pipeline
 
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        resume = self._unfinished is not None
+        resume = self._earlier is not None
         if not resume and ckpt_path is None and (folder / "config.yaml").exists() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(
                 f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir, or "
@@ -333,6 +340,23 @@ class PruningCLI(LightningCLI):
             return list(self._family.glob("version_*"))
         here = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         return [here] if settings.logger in (False, []) else list(here.parent.glob("*"))
+
+
+class _SavesConfigOf(Callback):
+    """Saves a run's configuration when its first stage begins: by that a run that is stopped is found.
+
+    Args:
+        trainer: The run's own trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save it, now that all ranks are there."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfigCallback):
+                callback.setup(self.trainer, pl_module, stage)
 
 
 def recipe_arguments(args: list[str]) -> list[str]:

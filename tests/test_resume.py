@@ -146,8 +146,7 @@ def test_it_says_how_to_go_on(pieces: tuple[Path, list[Process], list[int]]) -> 
     _, processes, _ = pieces
     for number, name in ((1, "SIGINT"), (2, "SIGTERM")):
         said = processes[number].said
-        file = f"runs/slow-hybrid/version_{number}/checkpoints/last.ckpt"
-        command = f"To go on: python cli.py {' '.join(COMMAND[:5])} .*--start baseline --ckpt_path {file}\n"
+        command = f"To go on: python cli.py {' '.join(COMMAND[:5])} .*--start baseline --resume true\n"
         assert re.search(rf"Stopped by {name} after optimizer step \d+\. {command}", said), said
         assert "Traceback" not in said
 

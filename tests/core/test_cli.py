@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bplightning import cli, finishing, pipeline, plan_cli, predicting
+from bplightning import cli, compacting, pipeline, plan_cli, predicting
 from bplightning.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -390,7 +390,7 @@ def test_fit_runs_the_pipeline_in_a_numbered_folder(
 
 def test_compact_is_a_sibling_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(finishing, "compact_run", lambda *args, **options: calls.append((args, options)))
+    monkeypatch.setattr(compacting, "compact_run", lambda *args, **options: calls.append((args, options)))
     main(["compact", "runs/qa-hybrid/version_0", "out"])
     folders = Path("runs/qa-hybrid/version_0"), Path("out")
     assert calls.pop() == (folders, {"checkpoint": None, "vocabulary": None, "dtype": None})

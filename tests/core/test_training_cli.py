@@ -335,9 +335,15 @@ def test_resume_begins_a_run_and_goes_on_with_it_in_its_own_folder(capsys: pytes
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (LOGGER, "--trainer.logger is given: leave one of them out, or go on with --ckpt_path"),
-        (["--ckpt_path", "last"], "--resume finds its checkpoints itself, and --ckpt_path is given"),
+        (LOGGER, "and --trainer.logger is given"),
+        (["--ckpt_path", "last"], "and --ckpt_path is given"),
+        (
+            ["--trainer.enable_checkpointing", "false"],
+            "and a checkpoint callback is given, or checkpoints are not kept",
+        ),
     ],
 )
 def test_what_resume_does_not_go_with(capsys: pytest.CaptureFixture[str], more: list[str], message: str) -> None:
-    assert message in refused(capsys, "fit", *OPTIONS, "--resume", "true", *more)
+    said = refused(capsys, "fit", *OPTIONS, "--resume", "true", *more)
+    assert message in said
+    assert "leave that out, or give --resume false" in said

@@ -1,0 +1,68 @@
+"""The verb `compact`: the compact model of a run, from one of its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+
+from bplightning.checkpoint_files import find_checkpoint
+from bplightning.errors import UserError
+from bplightning.finishing import finish
+from bplightning.refill import refilled
+from bplightning.report_schema import Report
+from bplightning.runs import baseline_of, load_run, refill_of, task_of_run
+from bplightning.vocabulary import Corpus
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Precisions a compact model can be saved in."""
+
+
+def compact_run(
+    run: Path, out: Path, *, checkpoint: str | None = None, vocabulary: Path | None = None, dtype: str | None = None
+) -> Report | None:
+    """Write the compact model of a run from one of its checkpoints, and ``report.json`` beside its weights.
+
+    Args:
+        run: The run's folder, with ``config.yaml`` and ``checkpoints/``.
+        out: Folder to write; it must not hold files.
+        checkpoint: ``best``, ``last``, or a file; by default the newest, and what a refill has made of it since.
+        vocabulary: A corpus, to keep only the tokens that occur in it.
+        dtype: Precision to save in, a key of `DTYPES`.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: The folder is no run or has no such checkpoint, `out` holds files, the corpus cannot be read, or a
+            check failed.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"cannot write to {str(out)!r}, which exists and is not an empty folder: name another one.")
+    if vocabulary is not None:
+        next(iter(Corpus(vocabulary)))  # a corpus that cannot be read is refused before anything is computed
+    refill, filled = refill_of(run), find_checkpoint(run / "refill" / "checkpoints")
+    if checkpoint is not None or filled is None:  # what a checkpoint of the pruning holds has not been refilled
+        refill = None
+    if refill is not None and not any((run / name).exists() for name in ("compact", "report.json")):
+        raise UserError(
+            f"{str(run)!r} was stopped while its compact model was refilled: go on with it by its own command and "
+            "--resume true, or give --checkpoint last for the model before the refill."
+        )
+    module = load_run(run, checkpoint)
+    return finish(
+        Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),
+        module,
+        module.task,
+        out=out,
+        report=out / "report.json",
+        dense=baseline_of(run),
+        dtype=None if dtype is None else DTYPES[dtype],
+        vocabulary=vocabulary,
+        task_of=lambda folder: task_of_run(run, model=folder),
+        refill=refill,
+        fill=None if refill is None or filled is None else lambda small: refilled(module, small, refill, filled),
+    )
