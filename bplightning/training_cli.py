@@ -41,6 +41,9 @@ from bplightning.task import Task
 # replaced, and advertisements.
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+# Neither holds here: a metric gathers its states from all ranks, and leaves out the examples that the sampler repeats.
+warnings.filterwarnings("ignore", "Using `DistributedSampler` with the dataloaders", UserWarning)
+warnings.filterwarnings("ignore", "It is recommended to use `self.log.*, sync_dist=True", UserWarning)
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in record.getMessage())
 
 PLUGINS = {

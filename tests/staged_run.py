@@ -1,0 +1,74 @@
+"""A run through all stages, by the command line, that can be made to die at any of its steps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """
+task: {class_path: user_task.Deadly}
+strategy: {class_path: hybrid, init_args: {granularity: {attention: 16x16}, final_warmup: 2}}
+baseline: train
+distillation: {teacher: baseline}
+refill: {max_epochs: 2, heads: any}
+resume: true
+model: {learning_rate: 1.0e-3}
+trainer: {max_epochs: 2, accelerator: cpu}
+"""
+USER_TASK = '''
+import os
+from pathlib import Path
+
+from tiny_task import TinyTask
+
+
+class Deadly(TinyTask):
+    """Says each training step, and dies without a word where it is told to."""
+
+    def __init__(self):
+        super().__init__(Path(), max_position_embeddings=128)
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        folder = Path(self.trainer.log_dir or "").name
+        stage = folder if folder in ("baseline", "refill") else "pruning"
+        if self.trainer.training:
+            self.reached(f"{stage} {self.trainer.global_step} rank {self.trainer.global_rank}")
+        return batch
+
+    def setup(self, stage):
+        if stage == "validate":
+            self.reached("evaluating" if self.trainer.state.fn == "validate" else "compacting")
+
+    def example_inputs(self, *shape):
+        self.reached("measuring")
+        return super().example_inputs(*shape)
+
+    def reached(self, point):
+        print(point, flush=True)
+        if os.environ.get("DIE_AT") == point:
+            os._exit(9)
+'''
+
+
+def prepared(folder: Path, trainer: str = "") -> Path:
+    """A folder with the task and the recipe, and more options of the trainer."""
+    (folder / "user_task.py").write_text(USER_TASK)
+    (folder / "recipe.yaml").write_text(CONFIG.replace("accelerator: cpu", f"accelerator: cpu{trainer}"))
+    return folder / "runs" / "deadly-hybrid" / "version_0"
+
+
+def run(folder: Path, die_at: str = "") -> tuple[int, str]:
+    """The command's exit status, and what it said."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "fit", "--config", "recipe.yaml"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'tests' / 'core'}", "DIE_AT": die_at},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=150,  # where ranks wait for one another for ever
+    )
+    return done.returncode, done.stdout
