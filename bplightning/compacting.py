@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from bplightning.checkpoint_files import find_checkpoint
+from bplightning.compact_stage import Filling, Saving
 from bplightning.errors import UserError
 from bplightning.finishing import finish
 from bplightning.refill import refilled
@@ -60,9 +61,12 @@ def compact_run(
         out=out,
         report=out / "report.json",
         dense=baseline_of(run),
-        dtype=None if dtype is None else DTYPES[dtype],
-        vocabulary=vocabulary,
-        task_of=lambda folder: task_of_run(run, model=folder),
-        refill=refill,
-        fill=None if refill is None or filled is None else lambda small: refilled(module, small, refill, filled),
+        filling=None
+        if refill is None or filled is None
+        else Filling(refill, module.learning_rate, lambda small: refilled(module, small, refill, filled)),
+        saving=Saving(
+            dtype=None if dtype is None else DTYPES[dtype],
+            vocabulary=vocabulary,
+            task_of=lambda folder: task_of_run(run, model=folder),
+        ),
     )

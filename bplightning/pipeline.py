@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from bplightning.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
 from bplightning.checkpoints import LAST, LastCheckpoint
+from bplightning.compact_stage import Filling
 from bplightning.distillation import BASELINE
 from bplightning.errors import UserError
 from bplightning.finishing import finish
@@ -133,12 +134,13 @@ def fit(
             trainer.fit(module, datamodule=task, **fit_arguments)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
-    run, fill = folder_of(trainer), None
+    run, filling = folder_of(trainer), None
     if refill is not None and stage_trainer is not None:
 
         def fill(small: PreTrainedModel) -> PreTrainedModel:
-            filling = stage_trainer(run / "refill", refill.max_epochs)
-            return fine_tune(filling, module, small, refill, resume=resume)
+            return fine_tune(stage_trainer(run / "refill", refill.max_epochs), module, small, refill, resume=resume)
+
+        filling = Filling(refill, module.learning_rate, fill)
 
     return finish(
         trainer,
@@ -147,8 +149,7 @@ def fit(
         out=run / "compact",
         report=run / "report.json",
         dense=dense,
-        refill=refill,
-        fill=fill,
+        filling=filling,
         resume=resume,
     )
 
