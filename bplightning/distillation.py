@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from bplightning.errors import UserError
 from bplightning.loading import load_saved
+from bplightning.logit_cache import LogitCache
 from bplightning.task import Task
 
 BASELINE = "baseline"
@@ -31,6 +32,9 @@ class Distillation:
         alpha_teacher: Weight of the teacher's, 0 or more.
         alpha_hidden: Weight of the distance of hidden states, 0 or more; layers are matched evenly from the top, and
             both models must be of one width.
+        cache_megabytes: Memory for the teacher's logits, millions of bytes on each rank: an example whose logits are
+            there is not computed again in later epochs. The default 0 keeps none. On a GPU each step waits for the
+            host; a run that is gone on with begins with none, and is the same only within float error.
     """
 
     def __init__(
@@ -40,9 +44,17 @@ class Distillation:
         alpha_ce: float = 0.1,
         alpha_teacher: float = 0.9,
         alpha_hidden: float = 0.0,
+        cache_megabytes: float = 0.0,
     ) -> None:
         if not temperature > 0:
             raise UserError(f"distillation's temperature is {temperature:g}; it must be above 0. The papers take 2.")
+        if not cache_megabytes >= 0:
+            raise UserError(f"distillation's cache_megabytes is {cache_megabytes:g}; it must be 0, for none, or more.")
+        if cache_megabytes and alpha_hidden:
+            raise UserError(
+                "distillation's cache_megabytes keeps logits, and with alpha_hidden the teacher computes all the same: "
+                "leave one of both at 0."
+            )
         weights = {"alpha_ce": alpha_ce, "alpha_teacher": alpha_teacher, "alpha_hidden": alpha_hidden}
         for name, value in weights.items():
             if not value >= 0:
@@ -54,6 +66,7 @@ class Distillation:
         self.alpha_ce = alpha_ce
         self.alpha_teacher = alpha_teacher
         self.alpha_hidden = alpha_hidden
+        self.cache_megabytes = cache_megabytes
 
     def settings(self) -> dict[str, Any] | None:
         """What the report says of it; `None` where there is no teacher."""
@@ -84,6 +97,7 @@ class Teacher:
                 f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
             )
         self.model.requires_grad_(False).eval()
+        self.cache = LogitCache(settings.cache_megabytes, self.model.config.num_labels)
 
     def to(self, device: torch.device) -> None:
         """Move to a device; on a GPU in half precision."""
@@ -103,12 +117,15 @@ class Teacher:
             outputs: The student's.
             batch: The batch that they are of.
         """
+        inputs, given = self.task.model_inputs(batch), None
         with torch.no_grad():  # not inference mode: autograd saves what the student is compared with
-            given = self.model(**self.task.model_inputs(batch), **self.student_options)
+            if self.settings.cache_megabytes:
+                logits = self.cache.logits(inputs, lambda rows: self.task.logits(self.model(**rows), rows))
+            else:
+                given = self.model(**inputs, **self.student_options)
+                logits = self.task.logits(given, batch)
         decided = self.task.distillation_loss(
-            self.task.logits(outputs, batch),
-            self.task.logits(given, batch),
-            temperature=self.settings.temperature,
+            self.task.logits(outputs, batch), logits, temperature=self.settings.temperature
         )
         loss = self.settings.alpha_ce * task_loss + self.settings.alpha_teacher * decided
         if self.settings.alpha_hidden:

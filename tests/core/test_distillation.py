@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from tiny_families import tiny
 from tiny_task import TinyTask, rows
+from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, BertTokenizer
@@ -17,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, BertTokenizer
 from bplightning import pipeline
 from bplightning.distillation import Distillation, Teacher, require_same_labels
 from bplightning.errors import UserError
+from bplightning.logit_cache import LogitCache
 from bplightning.module import PruningModule
 from bplightning.soft_labels import soft_label_loss
 from bplightning.strategies.hybrid import Hybrid
@@ -147,6 +150,64 @@ def test_the_student_comes_to_decide_as_its_teacher_which_nothing_holds(tmp_path
     assert module._teacher == []  # and after training it takes no memory
 
 
+@pytest.mark.parametrize(("megabytes", "kept"), [(1.0, 96), (0.01, 89)])  # 112 bytes: 24 logits and a key
+def test_a_cached_teacher_says_the_same_and_is_asked_once(tmp_path: Path, megabytes: float, kept: int) -> None:
+    folder = save_teacher(tmp_path)
+    losses, asked = [], []
+    for cache in (0.0, megabytes):
+        torch.manual_seed(0)
+        distillation = Distillation(folder, cache_megabytes=cache)
+        module = PruningModule(TinyTask(tmp_path), PruningStrategy(), learning_rate=3e-3, distillation=distillation)
+        watch = Asked()
+        trainer(tmp_path, watch, max_epochs=3).fit(module, datamodule=module.task)
+        losses.append(watch.teacher)
+        asked.append(watch.rows)
+        assert watch.kept == (kept if cache else 0)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-6)
+    assert asked == [3 * 96, 96 + 2 * (96 - kept)]
+
+
+class Asked(Losses):
+    """Counts the rows that the teacher computes."""
+
+    rows = kept = 0
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        module._teacher[0].model.register_forward_pre_hook(self.count, with_kwargs=True)
+
+    def count(self, model: Any, args: Any, inputs: dict[str, Any]) -> None:
+        self.rows += len(inputs["input_ids"])
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        self.kept = len(module._teacher[0].cache)
+
+
+def test_an_example_is_known_however_far_it_is_padded() -> None:
+    cache, computed = LogitCache(1.0, classes=3), []
+
+    def classes(inputs: Mapping[str, Tensor]) -> Tensor:
+        computed.append(len(inputs["input_ids"]))
+        return (inputs["input_ids"] * inputs["attention_mask"]).sum(1, keepdim=True) * torch.tensor([1.0, 2.0, 3.0])
+
+    def batch(*rows: list[int], length: int) -> dict[str, Tensor]:
+        padded = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+        return {"input_ids": padded, "attention_mask": (padded != 0).int()}
+
+    first = cache.logits(batch([5, 6], [7], length=2), classes)
+    again = cache.logits(batch([7], [8, 9, 1], [5, 6], length=4), classes)
+    assert computed == [2, 1]
+    assert torch.equal(again, torch.stack([first[1], torch.tensor([18.0, 36.0, 54.0]), first[0]]))
+
+    def tokens(inputs: Mapping[str, Tensor]) -> Tensor:
+        computed.append(len(inputs["input_ids"]))
+        return inputs["input_ids"].float()
+
+    cache = LogitCache(1.0, classes=3)
+    for length in (2, 4, 2):  # where each token has its logits, another length is another example
+        assert cache.logits(batch([5, 6], length=length), tokens).shape == (1, length)
+    assert computed[2:] == [1, 1]
+
+
 def test_without_a_teacher_the_loss_is_the_tasks(tmp_path: Path) -> None:
     module = PruningModule(TinyTask(tmp_path), PruningStrategy())
     run = trainer(tmp_path, max_steps=1)
@@ -161,6 +222,8 @@ def test_without_a_teacher_the_loss_is_the_tasks(tmp_path: Path) -> None:
         ({"temperature": 0.0}, "temperature is 0; it must be above 0"),
         ({"alpha_ce": -1.0}, "alpha_ce is -1; it must be 0 or more"),
         ({"teacher": "x", "alpha_ce": 0.0, "alpha_teacher": 0.0}, "weights are all 0"),
+        ({"cache_megabytes": -1.0}, "cache_megabytes is -1; it must be 0, for none, or more"),
+        ({"cache_megabytes": 1.0, "alpha_hidden": 1.0}, "cache_megabytes keeps logits, and with alpha_hidden"),
     ],
 )
 def test_impossible_settings_are_refused(options: dict[str, Any], message: str) -> None:
