@@ -102,9 +102,14 @@ class Mask(nn.Module):
         """
         self.kept.copy_(kept_RC)
 
-    def draw(self) -> None:
-        """Gates are random from now on: until the next draw, or `settle`, all that is read is of the same one."""
-        self.noise = torch.rand_like(cast(Tensor, self.scores))
+    def draw(self, generator: torch.Generator) -> None:
+        """Gates are random from now on: until the next draw, or `settle`, all that is read is of the same one.
+
+        Args:
+            generator: What random numbers come from, on the device of the scores.
+        """
+        scores = cast(Tensor, self.scores)
+        self.noise = torch.rand(scores.shape, generator=generator, dtype=scores.dtype, device=scores.device)
 
     def settle(self) -> None:
         """Gates are those of evaluation from now on."""

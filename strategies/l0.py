@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from bplightning.errors import UserError
 from bplightning.granularity import FALLBACKS, check_roles
 from bplightning.layout import PrunableLayout
 from bplightning.scheduled import ScheduledStrategy
+from bplightning.strategy import Progress
 
 TEMPERATURE = 2 / 3
 """Of the concrete distribution, beta: the lower, the more often a gate is exactly 0 or 1."""
@@ -36,7 +39,8 @@ class L0(ScheduledStrategy):
     """Multiplies tiles by random gates that are often exactly 0, and pays for each gate's chance not to be.
 
     In training a gate is ``clamp(1.2 sigmoid((logit u + S) / b) - 0.1, 0, 1)``, u uniform and b = 2/3, drawn once for
-    each batch that passes through the model (arXiv 1712.01312, equations 10 and 11); in evaluation the same stretch of
+    each batch that passes through the model, the same on all ranks (arXiv 1712.01312, equations 10 and 11); what is
+    drawn follows from the optimizer step and the seed of `seed_everything`. In evaluation it is the same stretch of
     ``sigmoid(S)`` (equation 13), and what is then exactly 0 is pruned. The penalty is ``lambda(t)`` times the mean of
     ``P(gate > 0) = sigmoid(S - b ln(0.1 / 1.1))`` (equation 12), averaged over the masks of a role and then over the
     roles. It is the baseline of arXiv 2005.07683, from which the scores' start and learning rate are. Gates that end
@@ -85,6 +89,7 @@ class L0(ScheduledStrategy):
         self.role_weights = dict(role_weights or {})
         check_roles("role_weights", self.role_weights)
         self.register_buffer("penalty_weight", torch.tensor(initial_regularization, dtype=torch.float32))
+        self._step = self._batches = 0
 
     @torch.no_grad()
     def attach(self, layout: PrunableLayout) -> None:
@@ -97,11 +102,21 @@ class L0(ScheduledStrategy):
 
     def _draw(self, model: nn.Module, inputs: Any) -> None:
         """New gates for a batch; as with dropout, the model's mode says whether they are random."""
-        for mask in self.all_masks:
-            if model.training:
-                mask.draw()
-            else:
+        if not model.training:
+            for mask in self.all_masks:
                 mask.settle()
+            return
+        # Ranks must not draw from their own generators: they would train networks of different gates.
+        generator = torch.Generator(self.penalty_weight.device)
+        seed = f"{os.environ.get('PL_GLOBAL_SEED', 0)} {self._step} {self._batches}"
+        generator.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=4).digest()))
+        for mask in self.all_masks:
+            mask.draw(generator)
+        self._batches += 1
+
+    def advance(self, progress: Progress) -> None:
+        super().advance(progress)
+        self._step, self._batches = progress.step, 0
 
     @torch.no_grad()
     def prune(self, amount: float, *, steps_after: int) -> None:

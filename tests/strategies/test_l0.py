@@ -113,17 +113,23 @@ def test_gradients_are_those_of_the_formula(granularity: dict[str, str], trainin
 # -- when they are drawn -----------------------------------------------------------------------------------------------
 
 
-def test_gates_are_drawn_once_a_batch_from_the_common_generator() -> None:
-    model, _, layout = attached()
-    torch.manual_seed(3)
+def test_gates_are_drawn_once_a_batch_by_seed_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, strategy, layout = attached()
+    strategy.advance(Progress(3, 100, warmup_steps=2))
     first = logits(model)
     query = layout.attention[0].query
     read = [query.view(model.get_submodule(query.module).weight) for _ in range(2)]
     assert torch.equal(*read)
     assert not torch.equal(logits(model), first)  # the next batch
     assert not torch.equal(query.view(model.get_submodule(query.module).weight), read[0])
-    torch.manual_seed(3)
+    torch.manual_seed(7)  # each rank has its own, for dropout
+    strategy.advance(Progress(3, 100, warmup_steps=2))
     assert torch.equal(logits(model), first)
+    strategy.advance(Progress(4, 100, warmup_steps=2))
+    assert not torch.equal(logits(model), first)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    strategy.advance(Progress(3, 100, warmup_steps=2))
+    assert not torch.equal(logits(model), first)
 
 
 def test_evaluation_is_not_random() -> None:
