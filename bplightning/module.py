@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from bplightning.checkpoint_files import require_same_weights
@@ -21,6 +22,7 @@ from bplightning.guards import FiniteGuard, require_finite_parameters
 from bplightning.layout import PrunableLayout
 from bplightning.loading import record_widths
 from bplightning.masking import freeze_masks, unfreeze_masks
+from bplightning.ranks import MasksAgree, require_supported
 from bplightning.resuming import Resuming
 from bplightning.simplification import Simplification, Simplifier
 from bplightning.strategy import Progress, PruningStrategy
@@ -75,9 +77,12 @@ class PruningModule(LightningModule):
         self.configured = False
 
     def configure_callbacks(self) -> list[Callback]:
-        """What every run has: it can be resumed, and it ends when its numbers are none."""
+        """What every run has: it can be resumed, and it ends when its numbers are none or its ranks differ."""
         there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [kind() for kind in (Resuming, FiniteGuard) if kind not in there]
+        return [kind() for kind in (Resuming, FiniteGuard, MasksAgree) if kind not in there]
+
+    def setup(self, stage: str) -> None:
+        require_supported(self.trainer)
 
     def configure_model(self) -> None:
         """Build the model and install the masks, once: before optimizers exist and before a checkpoint is read."""
@@ -89,6 +94,10 @@ class PruningModule(LightningModule):
         self.model.train()  # `from_pretrained` leaves it in evaluation mode, and Lightning keeps what it finds
         self.layout = PrunableLayout.of(self.model)
         self.strategy.attach(self.layout)
+        # Each rank sets its own masks, and `MasksAgree` compares them: DDP need not send them before each forward pass.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self, [f"strategy.{name}" for name, _ in self.strategy.named_buffers()]
+        )
         if self.simplification.settings() is not None:
             self.simplifier = Simplifier(self.simplification, self.layout)
 

@@ -23,6 +23,7 @@ from bplightning.errors import UserError
 from bplightning.finishing import finish
 from bplightning.loading import load_saved
 from bplightning.module import PruningModule
+from bplightning.ranks import require_supported
 from bplightning.refill import Refill, folder_of
 from bplightning.refill import refill as fine_tune
 from bplightning.report import Report, load_report
@@ -75,6 +76,7 @@ def fit(
         UserError: The baseline is no such folder, the checkpoint cannot be read or is of another run, the run's folder
             cannot be written or holds a compact model already, or a compaction was refused.
     """
+    require_supported(trainer)
     if start not in ("pretrained", "baseline"):
         raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
     if refill is not None and not refill.max_epochs:

@@ -1,0 +1,46 @@
+"""Two ranks with half the batch each train as one process with the whole of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+STRATEGIES = ("hybrid", "hybrid-to-density", "soft-movement", "movement", "magnitude", "l0")
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process and two of them ended with."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = Path(__file__).with_name("train_on_ranks.py")
+    for ranks in (1, 2):
+        done = subprocess.run(
+            [sys.executable, str(script), str(ranks), str(folder)],
+            env=os.environ | {"PL_GLOBAL_SEED": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stdout
+    return folder
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_scores_masks_and_weights_are_those_of_one_process(folder: Path, name: str) -> None:
+    one, two = (torch.load(folder / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2))
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(two[key], value, rtol=1e-7, atol=1e-9)
+        else:
+            assert torch.equal(two[key], value), key
+    kept = [value for key, value in one.items() if key.endswith("kept")]
+    assert 0 < sum(int(value.sum()) for value in kept) < sum(value.numel() for value in kept)  # it did prune

@@ -1,0 +1,80 @@
+"""Trains with every strategy in float64 on as many processes as it is told, and saves scores and masks.
+
+Run as ``python train_on_ranks.py RANKS FOLDER``; with two ranks it starts the second process itself, as Lightning does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+
+from tiny_task import TinyTask, rows
+
+from bplightning.module import PruningModule
+from bplightning.strategies.hybrid import Hybrid
+from bplightning.strategies.l0 import L0
+from bplightning.strategies.magnitude import Magnitude
+from bplightning.strategies.movement import Movement
+from bplightning.strategies.soft_movement import SoftMovement
+from bplightning.strategy import PruningStrategy
+
+STEPS = 50
+BATCH = 16
+TILES = {"attention": "16x16"}
+STRATEGIES: dict[str, Callable[[], PruningStrategy]] = {
+    "hybrid": lambda: Hybrid(granularity=TILES),
+    "hybrid-to-density": lambda: Hybrid(granularity=TILES, target_density=0.4),
+    "soft-movement": lambda: SoftMovement(granularity={"attention": "4x4", "feed_forward": "4x4"}),
+    "movement": lambda: Movement(density=0.3),
+    "magnitude": lambda: Magnitude(density=0.3),
+    "l0": lambda: L0(granularity={"attention": "4x4"}),
+}
+
+
+class Plain(TinyTask):
+    """No dropout, and rows in their order, so that two ranks' batches are the halves of one process's."""
+
+    def __init__(self, folder: Path, ranks: int) -> None:
+        super().__init__(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        self.rows_of_a_rank = BATCH // ranks
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        data = rows(96, seed=0)
+        order = DistributedSampler(data, self.trainer.world_size, self.trainer.global_rank, shuffle=False)
+        return DataLoader(data, batch_size=self.rows_of_a_rank, sampler=order)
+
+
+def main(ranks: int, folder: Path) -> None:
+    """Train with each."""
+    for name, strategy in STRATEGIES.items():
+        torch.manual_seed(0)
+        module = PruningModule(Plain(folder, ranks), strategy(), learning_rate=3e-3)
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=ranks,
+            strategy="ddp" if ranks > 1 else "auto",
+            precision="64-true",
+            max_steps=STEPS,
+            val_check_interval=3,
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(module, datamodule=module.task)
+        if trainer.is_global_zero:
+            torch.save(module.state_dict(), folder / f"{name}-{ranks}.pt")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
