@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from bplightning.checkpoint_files import require_same_weights
 from bplightning.checkpoints import warn_of_unpruned_choices
+from bplightning.collapse import CollapseWatch
 from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
 from bplightning.guards import FiniteGuard, require_finite_parameters
@@ -79,7 +80,7 @@ class PruningModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """What every run has: it can be resumed, and it ends when its numbers are none or its ranks differ."""
         there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [kind() for kind in (Resuming, FiniteGuard, MasksAgree) if kind not in there]
+        return [kind() for kind in (Resuming, FiniteGuard, MasksAgree, CollapseWatch) if kind not in there]
 
     def setup(self, stage: str) -> None:
         require_supported(self.trainer)

@@ -1,0 +1,45 @@
+"""Says when nothing is left of a layer while pruning still goes on: soon enough to stop and choose other settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+
+NAMED = 6
+"""How many masks a warning names."""
+
+
+class CollapseWatch(Callback):
+    """Warns, at validations before the target is reached, of masks that keep nothing; every `PruningModule` brings it.
+
+    Each mask is named once. A network can do without a layer's heads or units, and well-pruned ones often do; a layer
+    that is gone early, or a whole role, more often means that its scores fall faster than the others'.
+    """
+
+    def __init__(self) -> None:
+        self._named: set[str] = set()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look now, when masks have stood still for a while anyway."""
+        module: Any = pl_module
+        masks = module.strategy.masks
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not masks or module.target_reached():
+            return
+        left = torch.stack([mask.kept.any() for mask in masks.values()]).tolist()
+        empty = [name for name, any_left in zip(masks, left, strict=True) if not any_left and name not in self._named]
+        if not empty:
+            return
+        self._named.update(empty)
+        density = {role: float(value) for role, value in module.strategy.density().items()}
+        gone = [role for role, value in density.items() if not value]
+        shown = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED} more" if len(empty) > NAMED else "")
+        rank_zero_warn(
+            f"Nothing is left of {shown} at step {trainer.global_step}, and pruning goes on (density "
+            f"{density['total']:.3f}){'; all of ' + ' and '.join(gone) + ' is gone' if gone else ''}. Where the score "
+            "falls with it: prune less or later (a longer run, a greater initial_warmup), give that role a smaller "
+            "strategy.role_weights, or a finer strategy.granularity."
+        )
