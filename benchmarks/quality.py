@@ -44,6 +44,11 @@ SST2 = {
     "filled-12": filled(0.12),
     "movement-25": {"--strategy": "movement", "--strategy.density": "0.25", **TILES, **REFILL},
     "struct-25": filled(0.25) | {"--strategy.granularity": "{attention: head, feed_forward: unit}"},
+    "struct-25-heads-slower": filled(0.25)
+    | {
+        "--strategy.granularity": "{attention: head, feed_forward: unit}",
+        "--strategy.role_weights": "{attention: 0.1}",
+    },
     "no-teacher": filled(0.25) | {TEACHER: ""},
     "no-refill": filled(0.25) | {"--refill.max_epochs": "0", "--trainer.max_epochs": "6"},
     "filled-25-seed1": filled(0.25) | {"--seed_everything": "1"},
