@@ -44,8 +44,9 @@ def main() -> None:
         [quality_table.RESULTS / f"{name}.json" for name in quality_table.ROWS],
         score=lambda report: report["held_out"]["accuracy"],
         axis="accuracy on 5,000 held-out sentences (per cent)",
-        title="MiniLM, SST-2, with teacher and refill: per cent of weights kept",
+        title="MiniLM, SST-2, with teacher and refill",
         label=lambda row: row.stem,
+        span=8,
     )
 
 
@@ -57,6 +58,7 @@ def draw(
     axis: str,
     title: str,
     label: Callable[[Path], str] | None = None,
+    span: float = float("inf"),
 ) -> None:
     """A score against speed-up, a point a row, as the papers draw it.
 
@@ -67,17 +69,19 @@ def draw(
         axis: What the score is.
         title: What is shown.
         label: From a row's file to what its point is called; by default by the strategy.
+        span: Points below the best that are drawn to scale; what is lower stands at the lower edge, with its score.
     """
     figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
-    for row in rows:
-        if not row.exists():
-            continue
-        report = json.loads(row.read_text())
+    reports = {row: json.loads(row.read_text()) for row in rows if row.exists()}
+    floor = max(map(score, reports.values())) - span
+    for row, report in reports.items():
         height, strategy = score(report), report["strategy"]
         speedup = 1.0 if strategy == "dense" else report["speedup"]["8x128"]
-        axes.scatter(speedup, height, s=60, color=COLOURS[strategy], zorder=3)
-        name = strategy if label is None else label(row).removesuffix("-seed1").removesuffix("-seed2")
-        words = f"{name}, {100 * report['density']['encoder_linear']:.0f} %"
+        words = f"{strategy}, {100 * report['density']['encoder_linear']:.0f} %" if label is None else label(row)
+        if height < floor:  # far below the others, which it would push together
+            height, words = floor, f"{words}: {height:.1f}"
+        marker = "v" if height == floor else "o"
+        axes.scatter(speedup, height, s=60, color=COLOURS[strategy], marker=marker, zorder=3)
         axes.annotate(words, (speedup, height), xytext=(8, -4), textcoords="offset points", fontsize=9)
     axes.set_xlabel("speed-up at 8 x 128 tokens, compact against dense (times)")
     axes.set_ylabel(axis)
