@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -99,6 +101,33 @@ def require_supported(trainer: Trainer) -> None:
             f"trainer.strategy is {name} with processes that end when training does, and what was pruned is compacted "
             "and measured after that: give trainer.strategy ddp."
         )
+
+
+LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "timeout", "nccl error")
+"""What torch's messages say, in whatever case, where another rank does not answer any more."""
+
+
+@contextmanager
+def lost_ranks_named(trainer: Trainer, *, remedy: str) -> Iterator[None]:
+    """Say in one line that another rank has gone, where torch says it in a traceback.
+
+    Args:
+        trainer: The trainer.
+        remedy: How to go on.
+
+    Raises:
+        UserError: In place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error).lower()
+        if trainer.world_size == 1 or not any(sign in words for sign in LOST):
+            raise
+        raise UserError(
+            f"rank {trainer.global_rank} of {trainer.world_size} lost another rank at step {trainer.global_step}, "
+            f"which was stopped or failed: its own output says why. {remedy}"
+        ) from error
 
 
 def _gathered(trainer: Trainer, strategy: PruningStrategy) -> list[dict[str, str]]:

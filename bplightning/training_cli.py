@@ -32,6 +32,7 @@ from bplightning.module import PruningModule, frozen_module
 from bplightning.parser import PluginArgument, PluginParser
 from bplightning.plugins import STRATEGIES, TASKS, load, name_of
 from bplightning.progress import ProgressLines
+from bplightning.ranks import lost_ranks_named
 from bplightning.refill import Refill
 from bplightning.simplification import Simplification
 from bplightning.strategy import PruningStrategy
@@ -279,7 +280,10 @@ class PruningCLI(LightningCLI):
                 f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir, or "
                 "--ckpt_path last to go on with that run."
             )
-        pipeline.fit(
+        stop = self._stop_gracefully()
+        again = stop.resume if stop.whole else f"{stop.resume} --ckpt_path last"
+        fit = lost_ranks_named(self.trainer, remedy=f"Start all ranks again to go on: {again}")(pipeline.fit)
+        fit(
             self.trainer,
             model,
             datamodule,
