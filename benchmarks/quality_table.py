@@ -10,7 +10,17 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results" / "quality"
 SEEDS = ("filled-25", "filled-25-seed1", "filled-25-seed2")
-ROWS = ("dense", "filled-50", *SEEDS, "filled-12", "struct-25", "struct-25-heads-slower", "movement-25", "magnitude-25", "unstructured-25")
+ROWS = (
+    "dense",
+    "filled-50",
+    *SEEDS,
+    "filled-12",
+    "struct-25",
+    "struct-25-heads-slower",
+    "movement-25",
+    "magnitude-25",
+    "unstructured-25",
+)
 ABLATION = {
     "filled-25": "all of it",
     "no-teacher": "without a teacher",

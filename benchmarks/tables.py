@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from the rows in benchmarks/results.
+"""Write the tables of README.md, docs/results.md and docs/scaling.md from the rows in benchmarks/results.
 
     python benchmarks/tables.py
 
@@ -33,11 +33,13 @@ def main() -> None:
         "quality_squad": quality_table.squad(),
         "squad_minilm": squad_minilm(),
         "squad_minilm_smaller": squad_minilm_smaller(),
+        "scaling": scaling(),
+        "scaling_check": scaling_check(),
         "scitldr": scitldr(),
         "sst2_minilm": sst2_minilm(),
         "training_step": training_step(),
     }
-    for path in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+    for path in (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "scaling.md"):
         text = path.read_text()
         for name, lines in tables.items():
             block = "\n".join([f"<!-- {name} -->", "", *lines, "", "<!-- end -->"])
@@ -61,6 +63,45 @@ def families() -> list[str]:
         ),
         "",
         f"Each of them with every strategy: {', '.join(f'`{name}`' for name in available(STRATEGIES))}.",
+    ]
+
+
+SCALING_PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "AdamW",
+    "scores": "scores",
+    "grids": "grids",
+    "masked_copies": "masked weights, until the backward pass",
+    "communicated": "summed over ranks in each step",
+}
+
+
+def scaling() -> list[str]:
+    plans = json.loads((RESULTS / "scaling.json").read_text())["plans"]
+    return [
+        f"| GB | {' | '.join(SCALING_PARTS.values())} |",
+        "|---" * (1 + len(SCALING_PARTS)) + "|",
+        *(
+            f"| {model}, {strategy} | {' | '.join(f'{plan[part] / 1e9:.3g}' for part in SCALING_PARTS)} |"
+            for model, by_strategy in plans.items()
+            for strategy, plan in by_strategy.items()
+        ),
+    ]
+
+
+def scaling_check() -> list[str]:
+    found = json.loads((RESULTS / "scaling.json").read_text())
+    return [
+        f"| bytes | {' | '.join(SCALING_PARTS.values())} |",
+        "|---" * (1 + len(SCALING_PARTS)) + "|",
+        *(
+            f"| {strategy}, {kind} | {' | '.join(f'{values[part]:,}' for part in SCALING_PARTS)} |"
+            for strategy, kinds in found["check"].items()
+            for kind, values in kinds.items()
+        ),
+        "",
+        f"BERT of 4 layers, hidden size 128; {found['date']}.",
     ]
 
 

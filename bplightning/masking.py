@@ -165,26 +165,31 @@ def masked_weight(weight_OI: Tensor, grid_RC: Tensor, scores_RC: Tensor | None, 
     return cast(Tensor, _MaskedWeight.apply(weight_OI, scores_RC, grid_RC, transposed))
 
 
+def _widened(grid_RC: Tensor, weight_OI: Tensor, *, transposed: bool) -> Tensor:
+    """The grid in the weight's dtype, one number for each column of the weight: ``(R, I)``, or ``(R, 1)``."""
+    keep_RC = (grid_RC.T if transposed else grid_RC).to(weight_OI.dtype)
+    columns, in_features = keep_RC.shape[1], weight_OI.shape[1]
+    return keep_RC if columns in (1, in_features) else keep_RC.repeat_interleave(in_features // columns, dim=1)
+
+
 class _MaskedWeight(torch.autograd.Function):
     """`masked_weight` over a 3-D view ``(R, r, I)``: the grid widens along `I` only, so inner rows stay contiguous."""
 
     @staticmethod
     def forward(ctx: Any, weight_OI: Tensor, scores_RC: Tensor | None, grid_RC: Tensor, transposed: bool) -> Tensor:
-        keep_RC = (grid_RC.T if transposed else grid_RC).to(weight_OI.dtype)
-        rows, columns = keep_RC.shape
-        in_features = weight_OI.shape[1]
-        keep_RI = keep_RC if columns in (1, in_features) else keep_RC.repeat_interleave(in_features // columns, dim=1)
-        ctx.save_for_backward(weight_OI, keep_RI)
-        ctx.grid = rows, columns
+        # The grid as it is, and not widened: of single weights that would be one more copy of the weight.
+        ctx.save_for_backward(weight_OI, grid_RC)
         ctx.transposed = transposed
         ctx.score_dtype = None if scores_RC is None else scores_RC.dtype
-        return (weight_OI.reshape(rows, -1, in_features) * keep_RI[:, None]).view(weight_OI.shape)
+        keep_RI = _widened(grid_RC, weight_OI, transposed=transposed)
+        return (weight_OI.reshape(len(keep_RI), -1, weight_OI.shape[1]) * keep_RI[:, None]).view(weight_OI.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad_OI,) = grads
-        weight_OI, keep_RI = ctx.saved_tensors
-        rows, columns = ctx.grid
+        weight_OI, grid_RC = ctx.saved_tensors
+        rows, columns = reversed(grid_RC.shape) if ctx.transposed else grid_RC.shape
+        keep_RI = _widened(grid_RC, weight_OI, transposed=ctx.transposed)
         in_features = weight_OI.shape[1]
         grad_RrI = grad_OI.reshape(rows, -1, in_features)
         grad_weight = grad_scores = scratch = None

@@ -43,6 +43,8 @@ class PruningModule(LightningModule):
         adam_epsilon: AdamW's epsilon.
         distillation: What to learn from a teacher beside the task; `None` for nothing.
         simplification: What of the network becomes simpler while it trains; `None` for nothing.
+        activation_checkpointing: Whether transformers computes each layer again for the backward pass: slower, and of
+            activations and masked weights only one layer's are in memory at a time.
     """
 
     model: PreTrainedModel
@@ -57,6 +59,7 @@ class PruningModule(LightningModule):
         adam_epsilon: float = 1e-8,
         distillation: Distillation | None = None,
         simplification: Simplification | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if learning_rate <= 0:
@@ -71,6 +74,7 @@ class PruningModule(LightningModule):
         self.adam_epsilon = adam_epsilon
         self.distillation = distillation or Distillation()
         self.simplification = simplification or Simplification()
+        self.activation_checkpointing = activation_checkpointing
         self.simplifier: Simplifier | None = None
         self._teacher: list[Teacher] = []  # in a list, which hides it from `state_dict` and from DDP
         self.metric_prefix = "val"
@@ -92,6 +96,14 @@ class PruningModule(LightningModule):
         self.configured = True
         if not hasattr(self, "model"):
             self.model = self.task.build_model()
+        if self.activation_checkpointing:
+            if not self.model.supports_gradient_checkpointing:
+                raise UserError(
+                    f"model.activation_checkpointing is true, which transformers does not have for models of type "
+                    f"{self.model.config.model_type!r}: leave it out, and take a smaller batch with "
+                    "trainer.accumulate_grad_batches."
+                )
+            self.model.activation_checkpointing_enable()
         self.model.train()  # `from_pretrained` leaves it in evaluation mode, and Lightning keeps what it finds
         self.layout = PrunableLayout.of(self.model)
         self.strategy.attach(self.layout)

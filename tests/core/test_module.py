@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import logging
 from pathlib import Path
@@ -11,12 +12,16 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
-from tiny_task import TinyTask
+from tiny_task import TinyTask, rows
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.data import DataLoader
 
 from bplightning.errors import UserError
 from bplightning.module import PruningModule, frozen_module
 from bplightning.strategies.hybrid import Hybrid
-from bplightning.strategy import Progress
+from bplightning.strategies.l0 import L0
+from bplightning.strategy import Progress, PruningStrategy
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
@@ -202,3 +207,41 @@ def test_a_model_is_evaluated_as_it_is_though_its_architecture_is_not_known(tmp_
     model.config.model_type = "unheard-of"
     (found,) = trainer(tmp_path).validate(frozen_module(task, model, prefix="it"), datamodule=task, verbose=False)
     assert set(found) == {"it_accuracy"}
+
+
+@pytest.mark.parametrize("strategy", [Hybrid(), L0(granularity={"attention": "16x16"})])
+def test_checkpointed_layers_give_the_same_gradients_from_less_memory(
+    tmp_path: Path, strategy: PruningStrategy
+) -> None:
+    gradients, kept = [], []
+    task = TinyTask(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    batch = next(iter(DataLoader(rows(8, seed=0), batch_size=8)))
+    for checkpointing in (False, True):
+        module = PruningModule(task, copy.deepcopy(strategy), activation_checkpointing=checkpointing)
+        module.configure_model()
+        module.strategy.advance(Progress(70, 100, warmup_steps=1))
+        saved: dict[int, int] = {}
+        with saved_tensors_hooks(lambda value, saved=saved: noted(value, saved), lambda value: value):
+            loss = module(batch).loss
+        loss.backward()
+        gradients.append({name: value.grad for name, value in module.named_parameters() if value.grad is not None})
+        kept.append(sum(saved.values()))
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any("scores" in name for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+    assert kept[1] < 0.2 * kept[0]
+
+
+def noted(value: Tensor, saved: dict[int, int]) -> Tensor:
+    if not isinstance(value, nn.Parameter):
+        saved[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+    return value
+
+
+def test_checkpointing_that_a_family_has_not_is_refused(tmp_path: Path) -> None:
+    module = PruningModule(TinyTask(tmp_path), Hybrid(), activation_checkpointing=True)
+    module.model = TinyTask(tmp_path).build_model()
+    module.model.supports_gradient_checkpointing = False
+    with pytest.raises(UserError, match="activation_checkpointing is true, which transformers does not have"):
+        module.configure_model()
