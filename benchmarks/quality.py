@@ -49,6 +49,7 @@ SST2 = {
         "--strategy.granularity": "{attention: head, feed_forward: unit}",
         "--strategy.role_weights": "{attention: 0.1}",
     },
+    "attention-slower": filled(0.25) | {"--strategy.role_weights": "{attention: 0.1}"},
     "no-teacher": filled(0.25) | {TEACHER: ""},
     "no-refill": filled(0.25) | {"--refill.max_epochs": "0", "--trainer.max_epochs": "6"},
     "filled-25-seed1": filled(0.25) | {"--seed_everything": "1"},

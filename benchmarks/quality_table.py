@@ -23,6 +23,7 @@ ROWS = (
 )
 ABLATION = {
     "filled-25": "all of it",
+    "attention-slower": "a tenth of the penalty on attention (`role_weights`)",
     "no-teacher": "without a teacher",
     "no-refill": "without refill: 6 epochs of pruning in place of 3 and 3",
     "untied-scores": "feed-forward layers in 32 x 32 blocks, not by units of one score",
