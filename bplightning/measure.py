@@ -1,18 +1,17 @@
 """What a model weighs and how fast it is: latency, FLOPs, parameters, bytes on disk.
 
-Models that are compared are timed side by side in short blocks within one run, the order turned round each time, and a
-speed-up is the median of the paired ratios: a machine that slows down for a while slows all of them down.
+How models that are compared are timed together, and why, stands in `bplightning.timing`.
 
 Legend: `B` rows of a batch, `L` tokens of each row; a shape is written ``"BxL"``.
 """
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from bplightning.equivalence import image_sides, takes_images
 from bplightning.errors import UserError
+from bplightning.example_inputs import positions_of
 from bplightning.layout import PrunableLayout
 from bplightning.report_schema import Machine, ParameterCount
+from bplightning.timing import side_by_side
 
 DEFAULT_SHAPES = ((1, 128), (8, 128))
 """`B` and `L` of the shapes a report measures: one request, and a small batch."""
@@ -36,6 +36,20 @@ FLOPS_SHAPE = (8, 128)
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 """Patterns of the files that hold weights; the first that matches counts."""
+
+
+Call = Callable[[Any, Mapping[str, Tensor]], object]
+"""Does something with a model and its inputs."""
+
+
+def forward(model: nn.Module, inputs: Mapping[str, Tensor]) -> object:
+    """One forward pass.
+
+    Args:
+        model: The model.
+        inputs: Its keyword arguments.
+    """
+    return model(**inputs)
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ def fitting(model: nn.Module, shapes: Sequence[tuple[int, int]]) -> list[tuple[i
         (height, width), (patch_height, patch_width) = image_sides(config.image_size), image_sides(config.patch_size)
         tokens = (height // patch_height) * (width // patch_width) + 1  # one stands for the whole image
         return [(rows, tokens) for rows, _ in shapes]
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = positions_of(model)
     return [(rows, min(tokens, positions or tokens)) for rows, tokens in shapes]
 
 
@@ -88,7 +102,7 @@ def latency(
     make_inputs: Callable[[int, int], Mapping[str, Tensor]],
     shapes: Sequence[tuple[int, int]] = DEFAULT_SHAPES,
     *,
-    call: Callable[[nn.Module, Mapping[str, Tensor]], object] = lambda model, inputs: model(**inputs),
+    call: Call = forward,
     seconds: float = 2.5,
     block_ms: float = 20.0,
     min_rounds: int = 5,
@@ -112,26 +126,12 @@ def latency(
     devices = {name: _device(model) for name, model in models.items()}
     with _evaluating(models.values()), torch.inference_mode():
         for batch_size, length in shapes:
-            start = timer()
             inputs = make_inputs(batch_size, length)
-            on_device = {name: _move(inputs, device) for name, device in devices.items()}
-            calls = {}
-            for name, model in models.items():
-                _seconds(call, model, on_device[name], 2)  # allocators, caches and kernel selection settle
-                once = _seconds(call, model, on_device[name], 1)
-                calls[name] = max(1, math.ceil(block_ms / 1000 / max(once, 1e-9)))
-            rounds: dict[str, list[float]] = {name: [] for name in models}
-            order = list(models)
-            done = 0
-            while done < min_rounds or timer() - start < seconds:
-                for name in order:
-                    took = _seconds(call, models[name], on_device[name], calls[name])
-                    rounds[name].append(1000 * took / calls[name])
-                order.reverse()
-                done += 1
+            calls = {name: partial(call, model, _move(inputs, devices[name])) for name, model in models.items()}
+            taken = side_by_side(calls, seconds=seconds, block_ms=block_ms, min_rounds=min_rounds)
             for name in models:
                 times[name][shape_name(batch_size, length)] = Latency(
-                    tuple(rounds[name]), torch.get_num_threads(), str(devices[name])
+                    taken[name].rounds_ms, torch.get_num_threads(), str(devices[name])
                 )
     return times
 
@@ -161,25 +161,27 @@ def speedup(dense: Mapping[str, Latency], compact: Mapping[str, Latency]) -> dic
     }
 
 
-def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+def flops(model: nn.Module, inputs: Mapping[str, Tensor], *, call: Call = forward) -> int:
     """Floating-point operations of one forward pass: two for each multiply-add of a matrix product.
 
     Args:
         model: The model; it is put in evaluation mode for the pass.
         inputs: Its keyword arguments.
+        call: What else to count: does something with a model and its inputs.
 
     Returns:
         The count. Attention computed by a kernel outside torch (flash-attn's own) is not seen.
     """
-    return flops_by_module(model, inputs)[""]
+    return flops_by_module(model, inputs, call=call)[""]
 
 
-def flops_by_module(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, int]:
+def flops_by_module(model: nn.Module, inputs: Mapping[str, Tensor], *, call: Call = forward) -> dict[str, int]:
     """What `flops` counts, by where it is computed.
 
     Args:
         model: The model; it is put in evaluation mode for the pass.
         inputs: Its keyword arguments.
+        call: As `flops` has it.
 
     Returns:
         A module's name to the count of it and all modules within, over all its calls; the model's own name is empty.
@@ -188,7 +190,7 @@ def flops_by_module(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str,
     # products of the math backend are counted everywhere, so a model counts the same on every device.
     counter = FlopCounterMode(display=False)
     with _evaluating([model]), _without_gradients(model), sdpa_kernel(SDPBackend.MATH), counter:
-        model(**_move(inputs, _device(model)))
+        call(model, _move(inputs, _device(model)))
     root = type(model).__name__
     counts = {name: sum(by_kind.values()) for name, by_kind in counter.get_flop_counts().items()}
     found = {name.removeprefix(f"{root}."): count for name, count in counts.items() if name not in ("Global", root)}
@@ -252,14 +254,6 @@ def machine(device: torch.device | str = "cpu") -> Machine:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         platform=f"{platform.system()} {platform.machine()}",
     )
-
-
-def _seconds(call: Callable[..., object], model: nn.Module, inputs: Mapping[str, Tensor], calls: int) -> float:
-    """Time of so many calls; torch's clock waits for the accelerator before it reads."""
-    start = timer()
-    for _ in range(calls):
-        call(model, inputs)
-    return timer() - start
 
 
 def _device(model: nn.Module) -> torch.device:

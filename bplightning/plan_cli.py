@@ -10,15 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bplightning.module import PruningModule
 from bplightning.pipeline import load_fitting
 from bplightning.planning import NOMINAL_STEPS, plan
+from bplightning.planning_measured import Measuring, Watch, measured
 from bplightning.planning_schema import Plan
 from bplightning.planning_table import render
 from bplightning.plugins import name_of
@@ -28,8 +32,9 @@ from bplightning.training_cli import PruningCLI
 
 DESCRIPTION = (
     "Show what `fit` would prune with the same options: layers, roles, masks, what cannot be pruned so, parameters and "
-    "FLOPs at the target. Only the model is built: no data is read, nothing trained and nothing written. Options of "
-    "the trainer but max_steps make no difference, nor does --ckpt_path. Ends with status 1 where `fit` would refuse."
+    "FLOPs at the target; with --measure also how fast it can get on this machine. Only the model is built: no data is "
+    "read, nothing trained and nothing written. Options of the trainer but max_steps make no difference, nor does "
+    "--ckpt_path. Ends with status 1 where `fit` would refuse."
 )
 
 
@@ -37,14 +42,14 @@ def run_plan(args: list[str]) -> None:
     """Run the verb.
 
     Args:
-        args: What follows it: options of `fit`, and ``--json``.
+        args: What follows it: options of `fit`, ``--measure`` and ``--json``.
 
     Raises:
         UserError: As `fit` does for the same options, but for what the strategy refuses: it is part of the plan, and
             the process ends with status 1.
     """
     with _quiet():
-        cli = PlanCLI(["fit", *args])
+        cli = PlanCLI(["fit", *_arranged(args)])
     if cli.wants_json:
         print(json.dumps(cli.plan, indent=2))
     else:
@@ -69,7 +74,21 @@ class PlanCLI(PruningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What `fit` does not have."""
+        parser.add_argument(
+            "--measure",
+            type=bool | Measuring,
+            default=False,
+            help="Whether to time compact copies of the model, pruned at random, beside it: the speed-up that can be "
+            "had on this machine, and where it saturates. --measure.densities, .batch_sizes, .lengths, .device, .dtype "
+            "and .seconds say which and where; --measure.help explains them.",
+        )
         parser.add_argument("--json", action="store_true", help="Print the plan as JSON and nothing else.")
+
+    def before_instantiate_classes(self) -> None:
+        """What to measure is checked before anything is built."""
+        super().before_instantiate_classes()
+        asked = self.config.fit.measure
+        self._measuring = Measuring(**asked) if isinstance(asked, Namespace) else Measuring() if asked else None
 
     def instantiate_classes(self) -> None:
         """Build task, strategy and module; loggers and callbacks of a configuration file would have effects."""
@@ -85,13 +104,54 @@ class PlanCLI(PruningCLI):
         module: PruningModule = self.model
         settings = self.config.fit
         self.wants_json = settings.json
+        model = _start(module.task, settings.start, settings.baseline)
+        inputs = module.task.example_inputs
         self.plan = plan(
-            _start(module.task, settings.start, settings.baseline),
+            model,
             module.strategy,
             task=name_of(type(module.task)),
-            make_inputs=module.task.example_inputs,
+            make_inputs=inputs,
             end=_end(module.warmup, settings.trainer.max_steps),
         )
+        if self._measuring is not None and not self.plan["problems"]:
+            seed = int(settings.seed_everything)
+            with _watching() as watch:
+                self.plan["measured"] = measured(
+                    model, self.plan, self._measuring, make_inputs=inputs, seed=seed, watch=watch
+                )
+
+
+def _arranged(args: list[str]) -> list[str]:
+    """``--measure`` may stand alone, and beside its own options, which imply it.
+
+    >>> _arranged(["--measure", "--json"]), _arranged(["--measure.seconds", "1", "--measure", "true"])
+    (['--measure=true', '--json'], ['--measure.seconds', '1'])
+    """
+    settings = any(item.startswith("--measure.") for item in args)
+    arranged: list[str] = []
+    following = [*args[1:], "--"]
+    for item, after in zip(args, following, strict=True):
+        if item == "--measure" and after[:1] == "-":
+            item = "--measure=true"
+        elif item in ("true", "True") and arranged[-1:] == ["--measure"]:
+            arranged.pop()
+            item = "--measure=true"
+        if not (settings and item == "--measure=true"):
+            arranged.append(item)
+    return arranged
+
+
+@contextmanager
+def _watching() -> Iterator[Watch]:
+    """A bar on a terminal, or else lines; it moves between measurements, never during one."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda fraction, what: print(f"{100 * fraction:3.0f} %  {what}", file=sys.stderr, flush=True)
+        return
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with ProgressBar(*columns, console=console, auto_refresh=False, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda fraction, what: bar.update(task, completed=fraction, description=what, refresh=True)
 
 
 def _start(task: Task, start: str, baseline: str) -> PreTrainedModel:

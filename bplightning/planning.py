@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from bplightning import measure
-from bplightning.equivalence import made_images, takes_images
 from bplightning.errors import UserError
+from bplightning.example_inputs import random_inputs
 from bplightning.families import Family
 from bplightning.groups import AttentionGroup, Member
 from bplightning.layout import PrunableLayout
@@ -92,7 +92,7 @@ def plan(
             problems = [_problem(layout, None, told)]
         else:
             shrinking = _shrinking(layout, masks)
-            make_inputs = make_inputs or (lambda rows, tokens: _random_inputs(model, rows, tokens))
+            make_inputs = make_inputs or (lambda rows, tokens: random_inputs(model, rows, tokens))
             fitting = measure.fitting(model, shapes)
             flops = {shape: measure.flops_by_module(model, make_inputs(*shape)) for shape in fitting}
             found = estimates(model, shrinking, parameters=counts, flops=flops, density=density)
@@ -115,6 +115,7 @@ def plan(
         not_pruned=not_pruned(layout),
         tied=ties(layout, masks),
         estimates=found,
+        measured=None,
         problems=problems,
     )
 
@@ -285,16 +286,3 @@ def _shrinking(layout: PrunableLayout, masks: Sequence[Mask]) -> list[Group]:
     """The groups that can lose heads or units: not where N of M neighbours stay in every row."""
     free = [mask for mask in masks if mask.pattern is None]
     return [group for group in layout.groups if _masks_on(group, free) and obstacle(layout, group) is None]
-
-
-# -- what FLOPs are counted with ---------------------------------------------------------------------------------------
-
-
-def _random_inputs(model: nn.Module, rows: int, tokens: int) -> dict[str, Tensor]:
-    if takes_images(model):
-        return made_images(model, rows)
-    config = model.config
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(config.vocab_size, (rows, tokens), generator=generator)  # type: ignore[union-attr, arg-type]
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return inputs | {"decoder_input_ids": ids} if config.is_encoder_decoder else inputs  # type: ignore[union-attr]

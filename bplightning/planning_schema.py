@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from bplightning.report_schema import ParameterCount
+from bplightning.report_schema import Machine, ParameterCount
 
-SCHEMA_VERSION = 1
-"""Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
+SCHEMA_VERSION = 2
+"""Raised by one whenever a key is renamed, removed, added or changes its meaning or unit.
+
+Version 1 had no ``measured``."""
 
 
 class PlannedModel(TypedDict):
@@ -130,8 +132,54 @@ class Estimates(TypedDict):
     at: list[Estimate]
 
 
+class MeasuredModel(TypedDict):
+    """A model timed beside the dense one: the dense model itself, or a compact copy pruned at random.
+
+    `density` is the fraction asked for, `kept` what whole heads and units made of it, of the weights that can shrink;
+    `target` is true where the strategy's schedule ends there. `heads` are query heads. By shape ``"BxL"``, one forward
+    pass: `flops`, `ideal` (dense over own FLOPs), `latency_ms` (median), `speedup` (median of the paired ratios dense
+    over own time), `within` (its 95 % confidence interval, two numbers) and `efficiency` (speed-up over ideal).
+    """
+
+    density: float
+    target: bool
+    by_role: dict[str, float]
+    kept: float
+    heads: int
+    units: int
+    parameters: ParameterCount
+    flops: dict[str, int]
+    ideal: dict[str, float]
+    latency_ms: dict[str, float]
+    speedup: dict[str, float]
+    within: dict[str, list[float]]
+    efficiency: dict[str, float]
+
+
+class Measured(TypedDict):
+    """What could be gained on one machine.
+
+    `at` is empty, and `limit` null, where nothing that is pruned makes the model smaller. `limit` has no head and unit
+    left: what remains. `saturation` is by shape the density below which halving it again makes the model less than 10 %
+    faster, times taken to lie on straight lines between the measured ones; null where that is below the lowest density
+    measured. `seed` chose the heads and units that went.
+    """
+
+    machine: Machine
+    dtype: str
+    seed: int
+    dense: MeasuredModel
+    at: list[MeasuredModel]
+    limit: MeasuredModel | None
+    saturation: dict[str, float | None]
+
+
 class Plan(TypedDict):
-    """The whole document; `estimates` is null where there are problems or nothing is pruned."""
+    """The whole document.
+
+    `estimates` is null where there are problems or nothing is pruned, `measured` where there are problems or nobody
+    asked for it.
+    """
 
     schema_version: int
     task: str | None
@@ -143,4 +191,5 @@ class Plan(TypedDict):
     not_pruned: list[NotPruned]
     tied: list[Tie]
     estimates: Estimates | None
+    measured: Measured | None
     problems: list[Problem]

@@ -14,7 +14,8 @@ from transformers import BertConfig, BertForQuestionAnswering
 from transformers.utils import logging as transformers_logging
 
 from bplightning.errors import UserError
-from bplightning.plan_cli import run_plan
+from bplightning.plan_cli import PlanCLI, run_plan
+from bplightning.planning_measured import Measuring
 
 USER_FILE = '''
 from pathlib import Path
@@ -41,6 +42,8 @@ class TinyTask(Task):
 
     def __init__(self, model: str | None = None, layers: int = 1) -> None:
         super().__init__()
+        if layers == 0:
+            raise ValueError("it was built")
         self.layers = layers
 
     def build_model(self):
@@ -203,6 +206,71 @@ def test_no_checkpoint_is_read(planned: Any, here: Path) -> None:
     (here / "damaged.ckpt").write_text("hello")
     for file in ("damaged.ckpt", "absent.ckpt", "last"):
         assert layers(planned(*USER, "--ckpt_path", file)[0]) == 2
+
+
+def test_measured_where_asked(planned: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert planned(*USER)[0]["measured"] is None
+    quick = ["--measure.densities", "[0.5]", "--measure.batch_sizes", "[1]", "--measure.seconds", "0.01"]
+    run_plan([*USER, "--json", "--measure", *quick, "--seed_everything", "7"])
+    out, err = capsys.readouterr()
+    found = json.loads(out)["measured"]
+    assert [row["density"] for row in found["at"]] == [0.5]
+    assert list(found["dense"]["speedup"]) == ["1x128"]
+    assert (found["seed"], found["at"][0]["units"]) == (7, 32)
+    assert "timing 3 models, 1x128" in err.splitlines()[-2]
+    assert err.splitlines()[-1] == "100 %  done"
+    run_plan([*USER, *quick])
+    assert "Speed-up on this machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "asked"),
+    [
+        (["--measure"], {}),
+        (["--measure", "true"], {}),
+        (["--measure=true"], {}),
+        (["--measure", "--json"], {}),
+        (["--measure", "false"], None),
+        ([], None),
+        (["--measure.seconds", "2", "--measure", "true"], {"seconds": 2}),
+        (["--measure", "--measure.densities=[0.5,1]"], {"densities": (0.5, 1)}),
+        (["--measure", '{"lengths": [8]}'], {"lengths": (8,)}),
+    ],
+)
+def test_the_ways_to_ask(args: list[str], asked: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class StopError(Exception):
+        pass
+
+    def stop(cli: PlanCLI) -> None:
+        seen.append(cli._measuring)
+        raise StopError
+
+    monkeypatch.setattr(PlanCLI, "instantiate_classes", stop)
+    with pytest.raises(StopError):
+        run_plan([*USER, *args])
+    assert seen == [None if asked is None else Measuring(**asked)]
+
+
+@pytest.mark.parametrize("densities", ["[]", "[0]", "[0.5,1.1]", "[-0.5]", "[.nan]"])
+def test_densities_are_checked_before_anything_is_built(densities: str) -> None:
+    with pytest.raises(UserError, match=r"--measure.densities is .*each above 0 and at most 1, such as \[0.5,0.25\]"):
+        run_plan([*USER, "--task.layers", "0", "--measure.densities", densities])
+
+
+def test_a_measure_that_is_no_list_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_plan([*USER, "--measure.densities", "half"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "densities" in err
+
+
+def test_where_fit_would_refuse_nothing_is_measured(planned: Any) -> None:
+    made, status = planned(*USER, "--strategy.block", "5x5", "--measure")
+    assert (made["measured"], status) == (None, 1)
 
 
 def test_logging_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

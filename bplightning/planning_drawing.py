@@ -1,0 +1,66 @@
+"""How tables of a plan are drawn, and numbers in them written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+_COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+WHOLE = ("head", "unit")
+"""Granularities at which all that is pruned makes the model smaller."""
+
+
+def section(title: str, lines: Sequence[str], style: str = "bold") -> RenderableType:
+    """Lines under a title."""
+    return Group(Text(f"\n{title}", style=style), *(Padding(Text(line), (0, 0, 0, 2)) for line in lines))
+
+
+def titled_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None
+) -> RenderableType:
+    """A table under its title; a column whose name begins with ``<`` is set to the right."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(columns):
+        right = name.startswith("<")
+        table.add_column(
+            name.removeprefix("<"), justify="right" if right else "left", no_wrap=index == 0 or right, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    below = [Padding(Text(caption, style="dim"), (0, 0, 0, 2))] if caption else []
+    return Group(Text(f"\n{title}", style="bold"), Padding(table, (0, 0, 0, 2)), *below)
+
+
+def unit_of(count: float) -> tuple[str, float]:
+    """The largest unit that `count` reaches."""
+    return max(((n, d) for n, d in _COUNTS.items() if count >= d), key=lambda u: u[1], default=("", 1.0))
+
+
+def short(count: float) -> str:
+    """A number in three or four figures.
+
+    >>> short(512), short(10_616_832)
+    ('512', '10.62 M')
+    """
+    unit, divisor = unit_of(count)
+    return f"{count / divisor:.2f} {unit}" if unit else f"{count:.0f}"
+
+
+def per_cent(part: float, whole: float) -> str:
+    """A share.
+
+    >>> per_cent(1, 8)
+    '12.5 %'
+    """
+    return f"{100 * part / whole:.1f} %"
+
+
+def span(sizes: Sequence[float]) -> str:
+    """`sizes` is empty, or the least and the greatest."""
+    return " to ".join(dict.fromkeys(f"{size:,.0f}" for size in sizes))

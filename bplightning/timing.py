@@ -1,0 +1,173 @@
+"""Timing of calls side by side, and what their times say of one another.
+
+Calls that are compared are timed in short blocks within one run, the order turned round each time, and a ratio is the
+median of the paired ratios: a machine that slows down for a while slows all of them down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, quantiles
+from typing import TypeVar
+
+from torch.utils.benchmark import timer
+
+Name = TypeVar("Name", bound=Hashable)
+
+OUTSIDE = 40
+"""One experiment in so many has its true median below the interval, and one above it: 95 % confidence."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """What was measured of one call.
+
+    Attributes:
+        rounds_ms: Milliseconds of a pass, the mean of a block, one entry a round; the entries of calls timed together
+            are pairs.
+        passes_ms: Milliseconds of each pass alone.
+    """
+
+    rounds_ms: tuple[float, ...]
+    passes_ms: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        """Median over the passes, milliseconds."""
+        return median(self.passes_ms)
+
+    @property
+    def p90_ms(self) -> float:
+        """What nine of ten passes do not exceed, milliseconds."""
+        if len(self.passes_ms) == 1:
+            return self.passes_ms[0]
+        return quantiles(self.passes_ms, n=10, method="inclusive")[-1]
+
+
+@dataclass(frozen=True)
+class Middle:
+    """A median, and where it lies.
+
+    Attributes:
+        value: The median.
+        low: Lower end of its 95 % confidence interval; `None` of fewer than six values, which have none.
+        high: Upper end.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def within(self, tolerance: float) -> bool:
+        """Whether half the interval is at most `tolerance` of the value."""
+        if self.low is None or self.high is None:
+            return False
+        return (self.high - self.low) / 2 <= tolerance * abs(self.value)
+
+
+def side_by_side(
+    calls: Mapping[Name, Callable[[], object]],
+    *,
+    seconds: float,
+    block_ms: float = 20.0,
+    min_rounds: int = 5,
+    enough: Callable[[Mapping[Name, Times]], bool] | None = None,
+    between: Callable[[float], object] = lambda spent: None,
+) -> dict[Name, Times]:
+    """Time calls in turns.
+
+    Args:
+        calls: Name to what is timed.
+        seconds: Time spent, warm-up included, in seconds. Slow calls take longer, because at least `min_rounds` rounds
+            are run.
+        block_ms: Shortest block of one call's passes, milliseconds: fast calls pass several times in a block.
+        min_rounds: Fewest rounds, each of one block of every call.
+        enough: Whether the times so far suffice, asked ever more rarely; by default all of `seconds` is spent.
+        between: Told after each round how many seconds were spent; its own time is not measured.
+
+    Returns:
+        Name to times; of all calls the same number of rounds.
+    """
+    start = timer()
+    count = {}
+    for name, call in calls.items():
+        _passes(call, 2)  # allocators, caches and kernel selection settle
+        once = _passes(call, 1)[0]
+        count[name] = max(1, math.ceil(block_ms / max(once, 1e-6)))
+    blocks: dict[Name, list[list[float]]] = {name: [] for name in calls}
+    order = list(calls)
+    done, asked = 0, min_rounds
+    while done < min_rounds or timer() - start < seconds:
+        for name in order:
+            blocks[name].append(_passes(calls[name], count[name]))
+        order.reverse()
+        done += 1
+        between(timer() - start)
+        if enough is not None and done >= asked:
+            if enough(_times(blocks)):
+                break
+            asked = done + max(2, done // 10)  # always after as many rounds in the one order as in the other
+            asked += asked % 2
+    return _times(blocks)
+
+
+def paired_ratio(reference: Times, other: Times) -> Middle:
+    """How many times faster a call is than another that it was timed together with.
+
+    Args:
+        reference: Times of the one.
+        other: Times of the other, from the same call of `side_by_side`.
+
+    Returns:
+        The median over the rounds of reference time / other time.
+    """
+    return middle([a / b for a, b in zip(reference.rounds_ms, other.rounds_ms, strict=True)])
+
+
+def middle(values: Sequence[float]) -> Middle:
+    """The median of independent values with its confidence interval, whatever their distribution.
+
+    The interval goes from one order statistic to its counterpart: as many values lie below the median as heads fall in
+    so many throws of a coin.
+
+    Args:
+        values: At least one.
+
+    >>> middle([5.0, 1.0, 4.0, 2.0, 3.0, 6.0, 7.0, 8.0, 9.0])
+    Middle(value=5.0, low=2.0, high=8.0)
+    """
+    ordered = sorted(values)
+    outside = _outside(len(ordered))
+    low, high = (ordered[outside - 1], ordered[-outside]) if outside else (None, None)
+    return Middle(median(ordered), low, high)
+
+
+def _outside(count: int) -> int:
+    """Number of the order statistic, counted from either end, at which the interval ends; 0 where there is none."""
+    rank, ways, below = 0, 1, 1  # in whole numbers, which do not overflow
+    while OUTSIDE * below <= 2**count:
+        ways = ways * (count - rank) // (rank + 1)
+        rank += 1
+        below += ways
+    return rank
+
+
+def _passes(call: Callable[[], object], count: int) -> list[float]:
+    """Milliseconds of each of so many passes; torch's clock waits for the accelerator before it reads."""
+    took = []
+    before = timer()
+    for _ in range(count):
+        call()
+        after = timer()
+        took.append(1000 * (after - before))
+        before = after
+    return took
+
+
+def _times(blocks: Mapping[Name, Sequence[Sequence[float]]]) -> dict[Name, Times]:
+    return {
+        name: Times(tuple(fmean(block) for block in own), tuple(each for block in own for each in block))
+        for name, own in blocks.items()
+    }
