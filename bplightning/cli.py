@@ -24,6 +24,7 @@ def compact(
     checkpoint: str | None = None,
     vocabulary: str | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    multiple_of: int | str | None = None,
 ) -> None:
     """Write the compact model of a run, and a report of it.
 
@@ -35,11 +36,14 @@ def compact(
         vocabulary: A corpus (.txt, .json, .jsonl, .csv or .parquet): only the tokens that occur in it, and the special
             ones, are kept, with a tokenizer that matches.
         dtype: Precision to save in; by default as it was trained.
+        multiple_of: Put the best of the removed feed-forward units back, until each layer's width is a multiple of so
+            many: 1 or more, such as 16; or auto, the fastest on this machine. By default as the run has it. A run that
+            was refilled needs checkpoint last for it.
     """
     from bplightning.compacting import compact_run
 
     corpus = None if vocabulary is None else Path(vocabulary)
-    compact_run(Path(run), Path(out), checkpoint=checkpoint, vocabulary=corpus, dtype=dtype)
+    compact_run(Path(run), Path(out), checkpoint=checkpoint, vocabulary=corpus, dtype=dtype, multiple_of=multiple_of)
 
 
 def predict(
@@ -77,7 +81,94 @@ def predict(
     )
 
 
-VERBS: dict[str, Callable[..., None]] = {"compact": compact, "predict": predict}
+def benchmark(
+    folder: str,
+    against: str | None = None,
+    batch_sizes: str = "1,8",
+    lengths: str = "128",
+    new_tokens: int = 32,
+    device: Literal["cpu", "cuda"] = "cpu",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    threads: int | None = None,
+    backends: str = "eager",
+    tolerance: float = 0.02,
+    seconds: float = 20.0,
+    output: str | None = None,
+    plot: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Time a model side by side with the dense one: latency, throughput, and how near to the ideal the speed-up is.
+
+    Args:
+        folder: A model's folder, dense or compact; or a run's, which stands for its compact/.
+        against: Folder of the dense model, or its name on the hub; by default the baseline of the run, if it has one.
+        batch_sizes: Rows of a batch, 1 or more; several with commas.
+        lengths: Tokens of each row, 1 or more; several with commas. Every batch size is timed with every length.
+        new_tokens: Tokens written to each row by a model that generates, 2 or more: greedy, with cache, and no fewer.
+        device: Where the models run.
+        dtype: What the models compute in, whatever they were saved in.
+        threads: CPU threads, 1 or more; by default as many as torch takes.
+        backends: eager, compile (torch.compile), onnx or onnx-int8 (ONNX Runtime, weights quantized); several with
+            commas. The dense model in eager is timed in any case.
+        tolerance: Passes are repeated until half of the 95 % confidence interval of each speed-up is at most this
+            fraction of it.
+        seconds: Most time spent on one shape, in seconds; slow models take longer, for six rounds.
+        output: JSON file to write.
+        plot: Picture to write, such as speed.png.
+        overwrite: Whether to replace files that are there already.
+    """
+    from bplightning.benchmark_cli import run_benchmark
+
+    run_benchmark(
+        folder,
+        against=against,
+        batch_sizes=batch_sizes,
+        lengths=lengths,
+        new_tokens=new_tokens,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        backends=backends,
+        tolerance=tolerance,
+        seconds=seconds,
+        output=output,
+        plot_file=plot,
+        overwrite=overwrite,
+    )
+
+
+def export(
+    folder: str,
+    out: str,
+    format: Literal["onnx", "torch-export"] = "onnx",
+    dtype: Literal["float32", "float16"] = "float32",
+    quantize: Literal["int8"] | None = None,
+    opset: int | None = None,
+) -> None:
+    """Write a saved model as ONNX, or as a torch.export program, checked against torch.
+
+    Args:
+        folder: A model's folder, dense or compact, or a run's folder, which stands for its compact/.
+        out: Folder to write, with the tokenizer and configuration beside the model: model.onnx, or for an
+            encoder-decoder that generates encoder_model.onnx, decoder_model.onnx and decoder_with_past_model.onnx; or
+            model.pt2, one forward pass without a key/value cache. Batch and length may have any size.
+        format: onnx needs pip install onnx onnxruntime onnxscript.
+        dtype: Precision to compute in.
+        quantize: int8 quantizes the weights by channel with ONNX Runtime, activations while it runs; by default nothing
+            is quantized. How far that is from torch is said, and not refused.
+        opset: Version of ONNX's operators, 18 to 25; by default 20.
+    """
+    from bplightning.exporting import export_model
+
+    export_model(Path(folder), Path(out), format=format, dtype=dtype, quantize=quantize, opset=opset)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "compact": compact,
+    "predict": predict,
+    "benchmark": benchmark,
+    "export": export,
+}
 TRAINING_VERBS = {
     "fit": "Fine-tune and prune, then compact, evaluate and report. With no model or data of yours: a small example.",
     "validate": "Evaluate on the validation set, usually with --config and --ckpt_path of a run.",

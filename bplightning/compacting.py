@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
+import yaml
 from lightning.pytorch import Trainer
 
+from bplightning.alignment import AUTO, Alignment
 from bplightning.checkpoint_files import find_checkpoint
 from bplightning.compact_stage import Filling, Saving
 from bplightning.errors import UserError
-from bplightning.finishing import finish
+from bplightning.finishing import UNFINISHED, finish
 from bplightning.refill import refilled
 from bplightning.report_schema import Report
 from bplightning.runs import baseline_of, load_run, refill_of, task_of_run
@@ -21,7 +24,13 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def compact_run(
-    run: Path, out: Path, *, checkpoint: str | None = None, vocabulary: Path | None = None, dtype: str | None = None
+    run: Path,
+    out: Path,
+    *,
+    checkpoint: str | None = None,
+    vocabulary: Path | None = None,
+    dtype: str | None = None,
+    multiple_of: int | str | None = None,
 ) -> Report | None:
     """Write the compact model of a run from one of its checkpoints, and ``report.json`` beside its weights.
 
@@ -31,16 +40,18 @@ def compact_run(
         checkpoint: ``best``, ``last``, or a file; by default the newest, and what a refill has made of it since.
         vocabulary: A corpus, to keep only the tokens that occur in it.
         dtype: Precision to save in, a key of `DTYPES`.
+        multiple_of: As `Alignment` has it; by default as the run has it, which then measures nothing anew.
 
     Returns:
         The report.
 
     Raises:
-        UserError: The folder is no run or has no such checkpoint, `out` holds files, the corpus cannot be read, or a
-            check failed.
+        UserError: The folder is no run or has no such checkpoint, `out` holds files, the corpus cannot be read,
+            widths cannot be so, or a check failed.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    wanted = None if multiple_of is None else Alignment(multiple_of)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"cannot write to {str(out)!r}, which exists and is not an empty folder: name another one.")
     if vocabulary is not None:
@@ -53,6 +64,11 @@ def compact_run(
             f"{str(run)!r} was stopped while its compact model was refilled: go on with it by its own command and "
             "--resume true, or give --checkpoint last for the model before the refill."
         )
+    if refill is not None and wanted is not None:
+        raise UserError(
+            f"multiple_of is {multiple_of!r}, but {str(run)!r} was refilled as it is, and weights put back now would "
+            "not have been: give --checkpoint last too, for the model before the refill, or leave --multiple_of out."
+        )
     module = load_run(run, checkpoint)
     return finish(
         Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),
@@ -61,6 +77,7 @@ def compact_run(
         out=out,
         report=out / "report.json",
         dense=baseline_of(run),
+        alignment=wanted or _alignment_of(run),
         filling=None
         if refill is None or filled is None
         else Filling(refill, module.learning_rate, lambda small: refilled(module, small, refill, filled)),
@@ -70,3 +87,14 @@ def compact_run(
             task_of=lambda folder: task_of_run(run, model=folder),
         ),
     )
+
+
+def _alignment_of(run: Path) -> Alignment:
+    """As the run has it; what it has chosen by measurement is chosen."""
+    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("alignment") or {}
+    alignment = Alignment(**settings)
+    if alignment.multiple_of == AUTO:
+        for file in (run / "report.json", run / UNFINISHED):
+            if file.is_file() and (found := json.loads(file.read_text(encoding="utf-8")).get("alignment")):
+                return Alignment(found["multiple_of"])
+    return alignment

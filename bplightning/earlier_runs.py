@@ -15,7 +15,7 @@ from bplightning.errors import UserError
 OF_WEIGHTS = ("task", "strategy", "model", "start", "simplification")
 """Sections of a configuration that say what a checkpoint's weights are."""
 
-OF_TRAINING = ("baseline", "seed_everything", "trainer", "distillation", "refill")
+OF_TRAINING = ("baseline", "seed_everything", "trainer", "distillation", "alignment", "refill")
 """Sections that say, beside these, how training goes on."""
 
 LENGTH = ("max_steps", "max_epochs", "max_time", "min_steps", "min_epochs")

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bplightning import measure
+from bplightning.alignment import Alignment, align
 from bplightning.compact_stage import Compacted, Filling, Saving, make_compact
 from bplightning.invocation import program
 from bplightning.loading import load_saved
@@ -23,14 +24,20 @@ from bplightning.module import PruningModule, frozen_module
 from bplightning.notes import Notes
 from bplightning.plugins import name_of
 from bplightning.report import build_report, now, render, save_report, versions
-from bplightning.report_schema import Report, Snap
+from bplightning.report_schema import Numbers, Report, Snap
 from bplightning.task import Task
 
 GENERATED_TOKENS = 32
 """Tokens that a task which generates is timed with."""
 
+UNFINISHED = "unfinished.json"
+"""File beside a report that is not written yet, with what is known of it."""
+
 AS_TRAINED = Saving()
 """Precision and vocabulary of the model that was trained."""
+
+AS_PRUNED = Alignment()
+"""Widths as pruning left them."""
 
 EQUIVALENCES = ("masked_compact", "compact_reloaded")
 """Pairs of models whose logits are compared."""
@@ -44,11 +51,12 @@ def finish(
     out: Path,
     report: Path,
     dense: Path | None,
+    alignment: Alignment = AS_PRUNED,
     filling: Filling | None = None,
     saving: Saving = AS_TRAINED,
     resume: bool = False,
 ) -> Report | None:
-    """Harden, compact, check, refill, save, evaluate and measure; write the report and print its table.
+    """Align, harden, compact, check, refill, save, evaluate and measure; write the report and print its table.
 
     Args:
         trainer: A trainer, for its devices.
@@ -57,6 +65,7 @@ def finish(
         out: Folder of the compact model; it must not hold files, but with `resume`.
         report: File of the report.
         dense: Folder of the dense baseline, or `None`.
+        alignment: Which of the removed feed-forward units are put back first.
         filling: How the compact model is refilled, if it is.
         saving: How it is saved.
         resume: Whether to go on from what a process that was stopped here has done: the compact model in `out`, and
@@ -67,8 +76,13 @@ def finish(
     """
     task.setup("validate")
     # Beside the report; not in the model's own folder, which appears when it is whole.
-    notes = Notes(trainer, None if report.parent == out else report.with_name("unfinished.json"), resume=resume)
+    notes = Notes(trainer, None if report.parent == out else report.with_name(UNFINISHED), resume=resume)
     snap = notes.once("snap", partial(snap_of, trainer, module))
+
+    def metrics_before(model: PreTrainedModel) -> Numbers:
+        return cast(Numbers, evaluate(trainer, task, model, prefix="before_alignment")["metrics"])
+
+    aligned = align(trainer, module, task, alignment, notes=notes, evaluate=metrics_before, dtype=saving.dtype)
     density_by_role = {role: float(value) for role, value in module.strategy.density().items() if role != "total"}
     device = trainer.strategy.root_device  # where it was trained: after `fit` Lightning leaves models on the processor
     masked = module.harden().eval()
@@ -121,6 +135,7 @@ def finish(
         date=now(),
         distillation=module.distillation.settings(),
         simplification=module.simplification.settings(),
+        alignment=aligned,
         refill=made.refilled,
         snap=_snap(snap, evaluated["masked"]["metrics"]),
     )

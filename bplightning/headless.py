@@ -75,7 +75,8 @@ class Headless(Mixin):
         none: so this holds one zero a token, as the only key, and no value. It does so in every layer, since which is
         asked depends on the kind of cache.
         """
-        key = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
+        batch, length, _ = hidden_states.shape  # not `len`, which would fix the number in an exported graph
+        key = hidden_states.new_zeros(batch, 1, length, 1)
         keys, _ = getattr(cache, "self_attention_cache", cache).update(key, key[..., :0], self.layer_idx)
         room: int = keys.shape[-2]
         return room

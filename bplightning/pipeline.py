@@ -15,12 +15,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedModel
 
+from bplightning.alignment import Alignment
 from bplightning.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
 from bplightning.checkpoints import LAST, LastCheckpoint
 from bplightning.compact_stage import Filling
 from bplightning.distillation import BASELINE
 from bplightning.errors import UserError
-from bplightning.finishing import finish
+from bplightning.finishing import AS_PRUNED, finish
 from bplightning.loading import load_saved
 from bplightning.module import PruningModule
 from bplightning.ranks import require_supported
@@ -42,6 +43,7 @@ def fit(
     *,
     baseline: str = "none",
     start: str = "pretrained",
+    alignment: Alignment = AS_PRUNED,
     refill: Refill | None = None,
     stage_trainer: Callable[[Path, int | None], Trainer] | None = None,
     resume: bool = False,
@@ -60,6 +62,8 @@ def fit(
             the folder of a saved one.
         start: What pruning starts from: ``pretrained``, the task's model as it is, or ``baseline``, the fine-tuned one
             where there is one.
+        alignment: Which of the removed feed-forward units are put back, for widths that suit the hardware; by default
+            none.
         refill: How to fine-tune the compact model; by default it is left as it is.
         stage_trainer: From a folder and a number of epochs, `None` for the trainer's own, to the trainer that trains
             there; needed for a baseline of ``train`` and for a refill.
@@ -151,6 +155,7 @@ def fit(
         out=run / "compact",
         report=run / "report.json",
         dense=dense,
+        alignment=alignment,
         filling=filling,
         resume=resume,
     )

@@ -19,6 +19,7 @@ from typing import Any, SupportsFloat
 from bplightning.errors import UserError
 from bplightning.report_schema import (
     SCHEMA_VERSION,
+    Aligned,
     Bytes,
     Density,
     Equivalence,
@@ -87,6 +88,7 @@ def build_report(
     date: str,
     distillation: Mapping[str, Any] | None = None,
     simplification: Mapping[str, Any] | None = None,
+    alignment: Aligned | None = None,
     refill: Refilled | None = None,
     snap: Snap | None = None,
 ) -> Report:
@@ -121,6 +123,7 @@ def build_report(
         date: ISO 8601 in UTC, see `now`.
         distillation: The teacher and what was learned from it; `None` without one.
         simplification: What of the network became simpler; `None` where nothing did.
+        alignment: Which removed units were put back; `None` where widths are as pruning left them.
         refill: How the compact model was fine-tuned; `None` where it was not.
         snap: What the last correction of the masks did; `None` where nothing was steered.
 
@@ -147,6 +150,7 @@ def build_report(
         evaluation=None if evaluation is None else dict(evaluation),
         distillation=None if distillation is None else dict(distillation),
         simplification=None if simplification is None else dict(simplification),
+        alignment=None if alignment is None else _finite(alignment),
         refill=refill,
         snap=snap,
         density=Density(
@@ -244,8 +248,12 @@ def _number(value: SupportsFloat | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _numbers(values: Mapping[str, SupportsFloat] | None) -> Numbers | None:
+def _numbers(values: Mapping[str, SupportsFloat | None] | None) -> Numbers | None:
     return None if values is None else {name: _number(value) for name, value in values.items()}
+
+
+def _finite(aligned: Aligned) -> Aligned:
+    return {**aligned, "metrics_before": _numbers(aligned["metrics_before"])}
 
 
 def _count(count: ParameterCount) -> ParameterCount:

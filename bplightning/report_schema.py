@@ -15,9 +15,9 @@ from bplightning.errors import UserError
 SCHEMA_VERSION = 4
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
 
-_STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
-ADDED: dict[int, dict[str, Any]] = {2: {"evaluation": None, **_STAGES}, 3: _STAGES}
-"""An older version that is still read, to the keys it lacks and what they are read as."""
+_STAGES = {"distillation": None, "simplification": None, "alignment": None, "refill": None, "snap": None}
+ADDED: dict[int, dict[str, Any]] = {2: {"evaluation": None, **_STAGES}, 3: _STAGES, 4: {"alignment": None}}
+"""A version that is read, to the keys it lacks, or may lack, and what they are read as."""
 
 Numbers = dict[str, float | None]
 """Name to number; `None` where the number was not finite, which JSON cannot hold."""
@@ -129,6 +129,35 @@ class Equivalence(LogitDifference):
     relative: LogitDifference
 
 
+class AlignedLayer(TypedDict):
+    """Units of one feed-forward sub-layer before alignment and after."""
+
+    name: str
+    before: int
+    after: int
+
+
+class AlignmentCandidate(TypedDict):
+    """What was measured of one multiple; `speedup` over no alignment, by shape ``"BxL"``."""
+
+    multiple_of: int
+    units_added: int
+    speedup: dict[str, float]
+
+
+class Aligned(TypedDict):
+    """Which removed units were put back, for widths that suit the hardware."""
+
+    multiple_of: int
+    auto: bool
+    units_added: int
+    parameters_added: int
+    by_layer: list[AlignedLayer]
+    density_before: float
+    metrics_before: Numbers | None
+    candidates: list[AlignmentCandidate]
+
+
 class Refilled(TypedDict):
     """How the compact model was fine-tuned."""
 
@@ -172,6 +201,7 @@ class Report(TypedDict):
     evaluation: dict[str, Any] | None
     distillation: dict[str, Any] | None
     simplification: dict[str, Any] | None
+    alignment: Aligned | None
     refill: Refilled | None
     snap: Snap | None
     density: Density
@@ -200,16 +230,16 @@ def validate_report(document: object, *, name: str = "report") -> Report:
         name: What to call it in messages.
 
     Returns:
-        The document itself, or of an older version a copy with the keys added that it lacks.
+        The document, with the keys added that it lacks where it may.
 
     Raises:
         UserError: Another schema version; or keys that are missing, unknown, or hold another type, each named.
     """
     version = document.get("schema_version") if isinstance(document, dict) else None
     if isinstance(document, dict) and version in ADDED:
-        document = {**document, **ADDED[version], "schema_version": SCHEMA_VERSION}
-    elif version is not None and version != SCHEMA_VERSION:
-        readable = ", ".join(map(str, [*ADDED, SCHEMA_VERSION]))
+        document = {**ADDED[version], **document, "schema_version": SCHEMA_VERSION}
+    elif version is not None:
+        readable = ", ".join(map(str, ADDED))
         raise UserError(
             f"{name} has schema_version {version!r}, and this version of bplightning reads {readable}: "
             "read it with the version of bplightning that wrote it (its `versions.bplightning`), or run again."

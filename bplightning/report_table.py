@@ -130,6 +130,17 @@ def _stages(report: Report) -> Iterator[str]:
         kind, values = snap["kind"].replace("_", " "), (snap["target"], snap["before"], snap["after"])
         target, before, after = (f"{value:.4g}" for value in values)
         yield f"target {kind} {target}: steered to {before}, then snapped to {after} ({snap['changed']} entries)"
+    if (aligned := report["alignment"]) is not None:
+        multiple, measured = aligned["multiple_of"], ", the fastest measured" if aligned["auto"] else ""
+        widths = "as pruning left them" if multiple == 1 else f"multiples of {multiple}"
+        added = f"{aligned['units_added']} units put back, {aligned['parameters_added']:,} parameters"
+        yield f"FFN widths: {widths}{measured}; {added}"
+        if aligned["units_added"]:
+            (speedup,) = (of["speedup"] for of in aligned["candidates"] if of["multiple_of"] == multiple)
+            gains = ", ".join(f"{shape} {ratio:.3f}x" for shape, ratio in speedup.items())
+            without = [f"{100 * aligned['density_before']:.1f} % of encoder linear weights"]
+            without += [f"{name} {_cell(value, '{:.2f}')}" for name, value in (aligned["metrics_before"] or {}).items()]
+            yield f"without: {', '.join(without)}; speed-up by it: {gains}"
     if refill is not None:
         held = ", zeros held" if refill["hold_masks"] else ""
         yield f"compact: refilled, epochs {refill['max_epochs']}{held}"

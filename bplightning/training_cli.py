@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from bplightning.alignment import Alignment
 from bplightning.checkpoint_files import find_checkpoint
 from bplightning.checkpoints import LastCheckpoint, PrunedCheckpoint
 from bplightning.cli import TRAINING_VERBS
@@ -121,6 +122,7 @@ class PruningCLI(LightningCLI):
         )
         parser.add_class_arguments(Distillation, "distillation")
         parser.add_class_arguments(Simplification, "simplification")
+        parser.add_class_arguments(Alignment, "alignment", instantiate=True)
         parser.add_class_arguments(Refill, "refill", instantiate=True)
         parser.add_lightning_class_args(PruningModule, "model")
         parser.add_lightning_class_args(self.trainer_class, "trainer")
@@ -289,6 +291,7 @@ class PruningCLI(LightningCLI):
             datamodule,
             baseline=self._get(self.config, "baseline"),
             start=self._get(self.config, "start"),
+            alignment=self._get(self.config_init, "alignment"),
             refill=self._get(self.config_init, "refill"),
             stage_trainer=self.stage_trainer,
             resume=resume,

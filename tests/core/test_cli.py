@@ -393,9 +393,11 @@ def test_compact_is_a_sibling_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compacting, "compact_run", lambda *args, **options: calls.append((args, options)))
     main(["compact", "runs/qa-hybrid/version_0", "out"])
     folders = Path("runs/qa-hybrid/version_0"), Path("out")
-    assert calls.pop() == (folders, {"checkpoint": None, "vocabulary": None, "dtype": None})
-    main(["compact", "--dtype", "float16", *map(str, folders), "--vocabulary=a.txt", "--checkpoint", "best"])
-    assert calls.pop() == (folders, {"checkpoint": "best", "vocabulary": Path("a.txt"), "dtype": "float16"})
+    assert calls.pop() == (folders, dict.fromkeys(("checkpoint", "vocabulary", "dtype", "multiple_of")))
+    options = ["--dtype", "float16", "--vocabulary=a.txt", "--checkpoint", "best", "--multiple_of", "16"]
+    main(["compact", *map(str, folders), *options])
+    given = {"checkpoint": "best", "vocabulary": Path("a.txt"), "dtype": "float16", "multiple_of": 16}
+    assert calls.pop() == (folders, given)
 
 
 def test_predict_is_a_sibling_verb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ FREE_NAMES = {
     "distillation": "SETTING",
     "simplification": "SETTING",
     "snap.metrics_before": "NAME",
+    "alignment.metrics_before": "NAME",
+    "alignment.candidates[].speedup": "BxL",
     "density.by_role": "ROLE",
     "latency_ms.dense": "BxL",
     "latency_ms.compact": "BxL",
@@ -77,6 +79,15 @@ def built(**changes: Any) -> Report:
         "date": now(),
         "distillation": {"teacher": "dense", "temperature": 2.0},
         "simplification": {"no_norm": True, "relu": False, "initial_warmup": 1.0},
+        "alignment": {
+            **{"multiple_of": 16, "auto": True, "units_added": 5, "parameters_added": 7685, "density_before": 0.248},
+            **{"metrics_before": {"f1": torch.tensor(87.5)}},
+            "by_layer": [{"name": "encoder.0.feed_forward", "before": 299, "after": 304}],
+            "candidates": [
+                {"multiple_of": 1, "units_added": 0, "speedup": {"8x128": 1.0}},
+                {"multiple_of": 16, "units_added": 5, "speedup": {"8x128": 1.0312}},
+            ],
+        },
         "refill": {
             **{"max_epochs": 2, "learning_rate": 3e-5, "hold_masks": False, "heads": "any", "heads_removed": 3},
             **{"logit_difference": 0.25},
@@ -99,6 +110,7 @@ def without_baseline() -> Report:
         speedup=None,
         distillation=None,
         simplification=None,
+        alignment=None,
         refill=None,
         snap=None,
     )
@@ -223,10 +235,12 @@ def test_another_schema_version_is_refused_before_its_keys() -> None:
         validate_report([])
 
 
-STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
+STAGES = {"distillation": None, "simplification": None, "alignment": None, "refill": None, "snap": None}
 
 
-@pytest.mark.parametrize(("version", "lacks"), [(3, STAGES), (2, STAGES | {"evaluation": None})])
+@pytest.mark.parametrize(
+    ("version", "lacks"), [(4, {"alignment": None}), (3, STAGES), (2, STAGES | {"evaluation": None})]
+)
 def test_a_report_of_a_version_before_is_read_too(tmp_path: Path, version: int, lacks: dict[str, None]) -> None:
     older: Any = {key: value for key, value in built().items() if key not in lacks} | {"schema_version": version}
     (tmp_path / "report.json").write_text(json.dumps(older))
@@ -253,6 +267,7 @@ def test_the_document_explains_every_key_and_no_other() -> None:
         "speedup",
         "distillation",
         "simplification",
+        "alignment",
         "refill",
         "snap",
     }  # null: explained beside what they hold otherwise
@@ -325,6 +340,16 @@ def test_the_table_of_a_usual_model_wraps_no_row_at_80_columns() -> None:
     assert {"all parameters (M)", "FLOPs 8x128 (GFLOP)", "weights on disk (MB)"} <= cells(
         drawn(built(), width=80)
     ).keys()
+
+
+def test_the_table_says_which_units_were_put_back_and_what_for() -> None:
+    text = " ".join(drawn(built()).split())
+    assert "FFN widths: multiples of 16, the fastest measured; 5 units put back, 7,685 parameters" in text
+    assert "without: 24.8 % of encoder linear weights, f1 87.50; speed-up by it: 8x128 1.031x" in text
+    nothing = built()["alignment"] | {"auto": False, "multiple_of": 8, "units_added": 0}  # type: ignore[operator]
+    text = " ".join(drawn(built(alignment=nothing)).split())
+    assert "FFN widths: multiples of 8; 0 units put back" in text
+    assert "speed-up by it" not in text
 
 
 def test_names_with_brackets_are_not_markup() -> None:

@@ -1,0 +1,118 @@
+"""What computes a model's forward pass: torch as it is, torch.compile, ONNX Runtime.
+
+A backend prepares a model once and binds it to the inputs of one shape; what it binds is called without arguments.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bplightning.errors import UserError
+
+Bind = Callable[[Mapping[str, Tensor]], Callable[[], object]]
+"""From the inputs of one shape, on the model's device, to a call that computes them."""
+
+BACKENDS = ("eager", "compile", "onnx", "onnx-int8")
+"""By name; what a model is compared in comes first."""
+
+VERSIONS = 4096
+"""So many versions of one piece of code may be compiled: more than any model has layers."""
+
+
+def check_backends(backends: Sequence[str], *, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse backends that are not to be had here.
+
+    Args:
+        backends: Names of `BACKENDS`.
+        device: Where the models will run.
+        dtype: What they compute in.
+
+    Raises:
+        UserError: One is unknown, or lacks what it needs on this machine.
+    """
+    for name in backends:
+        if name not in BACKENDS:
+            raise UserError(f"backend {name!r} is not known: --backends takes {', '.join(BACKENDS)}, with commas.")
+    if "compile" in backends:
+        _require_compiler(device)
+    if any(name.startswith("onnx") for name in backends):
+        from bplightning.exporting_files import require_onnx  # where the libraries may be missing
+
+        require_onnx()
+        if device.type != "cpu" or dtype != torch.float32:
+            raise UserError(
+                f"the backend onnx runs on the processor in float32, and {device} in "
+                f"{str(dtype).removeprefix('torch.')} was asked for: leave it out of --backends."
+            )
+
+
+def prepare(backend: str, model: PreTrainedModel, *, folder: Path) -> Bind:
+    """Make a model ready to run in a backend.
+
+    Args:
+        backend: A name of `BACKENDS` that `check_backends` lets pass.
+        model: The model, in evaluation mode.
+        folder: A folder to make for what the backend needs on disk.
+    """
+    if backend == "eager":
+        return lambda inputs: partial(model, **inputs)
+    if backend == "compile":
+        # Each shape is compiled for itself: what is compiled for any shape is slower, and is not what is asked.
+        return lambda inputs: partial(torch.compile(model, dynamic=False), **inputs)
+    return _onnx(model, folder, int8=backend == "onnx-int8")
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """What is compiled within is compiled in full, and forgotten afterwards.
+
+    torch.compile gives up after a few versions of the same code, in silence, and runs it as it is; uneven layers, two
+    models and several shapes are so many versions.
+    """
+    with torch._dynamo.config.patch(recompile_limit=VERSIONS, accumulated_recompile_limit=VERSIONS):
+        try:
+            yield
+        finally:
+            torch.compiler.reset()
+
+
+def _onnx(model: PreTrainedModel, folder: Path, *, int8: bool) -> Bind:
+    import onnxruntime
+
+    from bplightning.exporting import export_onnx
+
+    folder.mkdir()
+    (file,) = export_onnx(model, folder, int8=int8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def bind(inputs: Mapping[str, Tensor]) -> Callable[[], object]:
+        return partial(session.run, None, {name: inputs[name].numpy() for name in names})
+
+    return bind
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Compile something small: what torch needs for that differs by device and version, and only trying tells."""
+    try:
+        with warnings.catch_warnings(), torch.compiler.config.patch(force_disable_caches=True):  # type: ignore[attr-defined]
+            warnings.filterwarnings("ignore", "dynamo_pgo force disabled", UserWarning)  # as it shall be
+            torch.compile(lambda x: torch.relu(x) + 1)(torch.ones(8, device=device))
+    except RuntimeError as error:  # as torch's own errors are
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise UserError(
+            f"the backend compile does not work on this machine ({type(error).__name__}: {reason}): install a C++ "
+            "compiler that torch.compile finds (g++, or what CXX names), or leave it out of --backends."
+        ) from error
+    finally:
+        torch.compiler.reset()

@@ -1,0 +1,155 @@
+"""`benchmark`: from the command line's words to table, JSON and picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers.utils import logging as transformers_logging
+
+from bplightning.benchmarking import Watch, benchmark
+from bplightning.benchmarking_plot import check_plot, plot
+from bplightning.benchmarking_schema import Benchmark
+from bplightning.benchmarking_table import render
+from bplightning.errors import UserError
+from bplightning.report import write_whole
+
+
+def run_benchmark(
+    folder: str,
+    *,
+    against: str | None,
+    batch_sizes: str,
+    lengths: str,
+    new_tokens: int,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    backends: str,
+    tolerance: float,
+    seconds: float,
+    output: str | None,
+    plot_file: str | None,
+    overwrite: bool,
+) -> Benchmark:
+    """Run the verb; the arguments are those of `bplightning.cli.benchmark`.
+
+    Args:
+        folder: What is timed.
+        against: The dense model.
+        batch_sizes: Numbers with commas.
+        lengths: Numbers with commas.
+        new_tokens: Tokens to generate.
+        device: ``"cpu"`` or ``"cuda"``.
+        dtype: What the models compute in.
+        threads: CPU threads.
+        backends: Names with commas.
+        tolerance: Half of a confidence interval, as a fraction.
+        seconds: Most time for a shape.
+        output: JSON file.
+        plot_file: Picture.
+        overwrite: Whether files that are there already are replaced.
+
+    Raises:
+        UserError: As `bplightning.benchmarking.benchmark` has it, or a file is there already or cannot be written.
+    """
+    rows, tokens = _numbers("batch_sizes", batch_sizes), _numbers("lengths", lengths)
+    files = [None if name is None else _writable(Path(name), overwrite) for name in (output, plot_file)]
+    if files[1] is not None:
+        check_plot(files[1])
+    with _quiet(), _progress() as watch:
+        found = benchmark(
+            folder,
+            against,
+            shapes=[(row, length) for length in tokens for row in rows],
+            new_tokens=new_tokens,
+            backends=_words(backends),
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            tolerance=tolerance,
+            seconds=seconds,
+            watch=watch,
+        )
+    if files[0] is not None:
+        write_whole(files[0], json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if files[1] is not None:
+        plot(found, files[1])
+    console = Console()
+    console.print(render(found))
+    for what, file in zip(("JSON", "plot"), files, strict=True):
+        if file is not None:
+            console.print(f"The {what}: {file}", soft_wrap=True, highlight=False, markup=False)
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in text.strip("[] ").split(",")))
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    words = _words(text)
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UserError(f"{name} is {text!r}; it must be whole numbers, 1 or more, with commas, such as 1,8,32.")
+    return [int(word) for word in words]
+
+
+def _writable(path: Path, overwrite: bool) -> Path:
+    if path.is_dir():
+        raise UserError(f"the output {str(path)!r} is a folder: name a file in it.")
+    if path.exists() and not overwrite:
+        raise UserError(f"the output {str(path)!r} is there already: name another file, or give --overwrite true.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"the output {str(path)!r} cannot be written: name another folder, or change its permissions.")
+    return path
+
+
+@contextmanager
+def _progress() -> Iterator[Watch]:
+    """A bar on a terminal, or a line for each thing that is begun. It is drawn between passes, never during one."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        said = [""]
+
+        def say(fraction: float, what: str) -> None:
+            if what != said[0]:
+                sys.stderr.write(f"{100 * fraction:3.0f} %  {what}\n")
+                sys.stderr.flush()
+                said[0] = what
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+        task = bar.add_task("reading the models", total=1.0)
+        drawn = [0.0]
+
+        def draw(fraction: float, what: str) -> None:
+            bar.update(task, completed=fraction, description=what)
+            if bar.get_time() - drawn[0] > 0.5 or fraction == 0:
+                bar.refresh()
+                drawn[0] = bar.get_time()
+
+        bar.refresh()
+        yield draw
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing of what loading a model or generating with it says beside."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    try:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
