@@ -76,7 +76,8 @@ def draw(benchmark: Benchmark) -> Figure:
     where = machine["cpu"] if settings["device"] == "cpu" else machine["device"]
     figure.suptitle(
         f"Median latency, {settings['dtype']}, {where}, CPU threads: {machine['threads']}\n"
-        "speed-up over dense in the same backend; dashed: the ideal by FLOPs; thin line: up to the 90th percentile",
+        "times: speed-up over dense in the same backend\n"
+        "dashed: the ideal by FLOPs; thin line: up to the 90th percentile",
         fontsize=9,
     )
     return figure
