@@ -23,6 +23,7 @@ from bplightning.loading import load_saved
 from bplightning.module import PruningModule, frozen_module
 from bplightning.notes import Notes
 from bplightning.plugins import name_of
+from bplightning.ranks import rank_hashes
 from bplightning.report import build_report, now, render, save_report, versions
 from bplightning.report_schema import Numbers, Report, Snap
 from bplightning.task import Task
@@ -84,6 +85,7 @@ def finish(
 
     aligned = align(trainer, module, task, alignment, notes=notes, evaluate=metrics_before, dtype=saving.dtype)
     density_by_role = {role: float(value) for role, value in module.strategy.density().items() if role != "total"}
+    hashes = rank_hashes(trainer, module.strategy)
     device = trainer.strategy.root_device  # where it was trained: after `fit` Lightning leaves models on the processor
     masked = module.harden().eval()
     nn.Module.to(masked, device)  # transformers' own signature of `to` is not typed
@@ -128,6 +130,7 @@ def finish(
         equivalence={name: notes.kept.get(name, {}).get("absolute") for name in EQUIVALENCES},
         equivalence_relative={name: notes.kept.get(name, {}).get("relative") for name in EQUIVALENCES},
         world_size=trainer.world_size,
+        mask_hashes=hashes,
         seed=int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
         command=shlex.join([*program(), *sys.argv[1:]]),
         versions=versions(),

@@ -81,6 +81,7 @@ def build_report(
     equivalence: Mapping[str, SupportsFloat | None],
     equivalence_relative: Mapping[str, SupportsFloat | None],
     world_size: int,
+    mask_hashes: Sequence[str],
     seed: int | None,
     command: str,
     versions: Mapping[str, str],
@@ -116,6 +117,7 @@ def build_report(
         equivalence: ``masked_compact``, ``compact_reloaded`` to the largest absolute logit difference.
         equivalence_relative: The same, divided by the largest absolute logit.
         world_size: Processes that trained.
+        mask_hashes: Of each of them, a hash of what its masks kept and of their scores.
         seed: The run's seed, `None` where it was not fixed.
         command: The command line that repeats the run.
         versions: Package to version, see `versions`.
@@ -178,6 +180,7 @@ def build_report(
             ),
         ),
         world_size=world_size,
+        mask_hashes=list(mask_hashes),
         seed=seed,
         command=command,
         versions=dict(versions),

@@ -15,8 +15,9 @@ from bplightning.errors import UserError
 SCHEMA_VERSION = 4
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
 
-_STAGES = {"distillation": None, "simplification": None, "alignment": None, "refill": None, "snap": None}
-ADDED: dict[int, dict[str, Any]] = {2: {"evaluation": None, **_STAGES}, 3: _STAGES, 4: {"alignment": None}}
+_STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
+_LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
+ADDED: dict[int, dict[str, Any]] = {2: {"evaluation": None, **_STAGES, **_LATER}, 3: _STAGES | _LATER, 4: _LATER}
 """A version that is read, to the keys it lacks, or may lack, and what they are read as."""
 
 Numbers = dict[str, float | None]
@@ -216,6 +217,7 @@ class Report(TypedDict):
     speedup: dict[str, float] | None
     equivalence: Equivalence
     world_size: int
+    mask_hashes: list[str]
     seed: int | None
     command: str
     versions: dict[str, str]

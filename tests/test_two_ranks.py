@@ -30,6 +30,8 @@ def test_one_folder_one_report_of_two_ranks(runs: Runs) -> None:
     for folder in (whole, last):
         assert [path.name for path in folder.parent.iterdir()] == ["version_0"]
         assert json.loads((folder / "report.json").read_text())["world_size"] == 2
+        first, second = json.loads((folder / "report.json").read_text())["mask_hashes"]
+        assert first == second
     assert {path.name for path in last.iterdir()} == {path.name for path in whole.iterdir()}
 
 
