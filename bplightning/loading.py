@@ -40,6 +40,12 @@ CONFIG_FIELD = "compaction"
 CONFIG_VERSION = 3
 """Raised by one whenever that field changes its form. Version 1 had no ``columns``, version 2 no ``no_norm``."""
 
+CONFIG_KEYS = ("version", "widths", "biases", "columns", "no_norm")
+"""What stands in it: the first three in version 1, and one more in each version since."""
+
+STACKS = {"encoder", "decoder"}
+"""What the names of groups begin with."""
+
 PLAN_FILE = "compaction_plan.json"
 """The plan, beside the weights."""
 
@@ -167,13 +173,19 @@ def apply_widths(model: nn.Module) -> None:
     sizes = {group.name: group for group in layout.groups}
     field = getattr(model.config, CONFIG_FIELD, None)
     version = field.get("version") if isinstance(field, dict) else field
-    if not isinstance(field, dict) or version not in range(1, CONFIG_VERSION + 1):
+    if not isinstance(field, dict) or type(version) is not int or not 1 <= version <= CONFIG_VERSION:
         raise _broken(f"has version {version!r} where this bplightning reads versions 1 to {CONFIG_VERSION}")
-    widths, biases, columns = field.get("widths"), field.get("biases"), field.get("columns")
+    if unknown := sorted(set(field) - set(CONFIG_KEYS[: version + 2])):
+        raise _broken(f"has {unknown[0][:40]!r}, which version {version} of it has not")
+    widths, biases, columns = field.get("widths"), field.get("biases"), field.get("columns", {})
     # A model may be one stack of a family that has two (a T5 encoder): what is said of the other is left aside.
     stacks = {_stack(name) for name in sizes}
     if isinstance(widths, dict):
-        widths = {name: width for name, width in widths.items() if _stack(name) in stacks}
+        widths = {name: width for name, width in widths.items() if _stack(name) not in STACKS - stacks}
+    if not isinstance(columns, dict) or any(
+        name not in sizes and _stack(name) not in STACKS - stacks for name in columns
+    ):
+        raise _broken(f"must name columns of position biases by the model's groups, got {str(columns)[:80]}")
     if not isinstance(widths, dict) or set(widths) != set(sizes):
         odd = sorted(set(sizes).symmetric_difference(widths if isinstance(widths, dict) else ()))
         raise _broken(f"must give one width for each of the model's {len(sizes)} groups; it does not for {odd[:4]}")
@@ -227,6 +239,7 @@ class CompactLoader(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         """Leave an ordinary model: `half`, `float`, the Trainer and others refuse one that looks quantized."""
+        _require_body(model)
         for name in ("hf_quantizer", "is_quantized", "quantization_method"):
             model.__dict__.pop(name, None)
         for module in model.modules():
@@ -258,6 +271,35 @@ def _columns(layout: PrunableLayout, widths: Mapping[str, int], columns: Any) ->
                 raise _broken(f"must name {what}, ascending, got {given!r}")
             checked[group.name] = torch.tensor(given, dtype=torch.long, device="cpu")
     return checked
+
+
+def _require_body(model: PreTrainedModel) -> None:
+    """Refuse a file that lacks weights of layers or token embeddings: transformers would draw them at random.
+
+    Another head than the saved one is a common thing, and is left to transformers' own warning.
+    """
+    layout = PrunableLayout.of(model)
+    inside = {_layer(member.module) for group in layout.groups for member in group.members}
+    tokens = {id(value) for value in model.get_input_embeddings().parameters()}
+    body = {
+        name: getattr(value, "_is_hf_initialized", False)  # transformers' mark of what it has read
+        for name, value in model.named_parameters()
+        if id(value) in tokens or any(name.startswith(f"{layer}.") for layer in inside)
+    }
+    missing = [name for name, there in body.items() if not there]
+    # Where nothing was found, the body has another name in the saved class (as Llama has it for questions).
+    if missing and len(missing) < len(body):
+        raise UserError(
+            f"the weights lack {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
+            "configuration has: the file is damaged, or of another model."
+        )
+
+
+def _layer(module: str) -> str:
+    """Path of the layer that a module is in: up to the last number of it."""
+    parts = module.split(".")
+    last = max((place for place, part in enumerate(parts) if part.isdigit()), default=len(parts) - 1)
+    return ".".join(parts[: last + 1])
 
 
 def _stack(group: str) -> str:

@@ -95,7 +95,7 @@ def test_both_go_on_from_the_checkpoint_in_the_same_folder(nodes: tuple[Path, Pa
     assert status == 0, said
     assert [path.name for path in two.parent.iterdir()] == ["version_0"]
     assert not list(two.rglob(".*"))  # no half-written file
-    assert re.findall(r"^(\w+) (\d+) rank 0$", said, re.M)[0] == ("pruning", "6")
+    assert re.findall(r"\b(\w+) (\d+) rank 0\b", said)[0] == ("pruning", "6")
 
 
 def test_two_nodes_give_what_one_gives(nodes: tuple[Path, Path, list[tuple[int, str]]]) -> None:

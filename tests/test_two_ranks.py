@@ -39,7 +39,7 @@ def test_a_rank_that_dies_ends_the_others_and_the_command_goes_on(runs: Runs) ->
     _, _, pieces = runs
     assert [status != 0 for status, _ in pieces] == [True, True, True, False], pieces[-1][1]
     begins = [
-        re.findall(rf"^{stage} (\d+) rank 1$", said, re.M)[:1]
+        re.findall(rf"\b{stage} (\d+) rank 1\b", said)[:1]
         for stage, (_, said) in zip(("baseline", "baseline", "pruning", "refill"), pieces, strict=True)
     ]
     assert begins == [["0"], ["6"], ["6"], ["6"]]  # of each epoch, 6 steps on both ranks, there is a checkpoint

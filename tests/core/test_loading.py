@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,10 +17,13 @@ import tiny_encoders
 import torch
 from reload_in_fresh_process import logits
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_families import LAYERS, ONE_OF_EACH_ROW, auto_of, inputs_for, padded_inputs, tiny, zero_randomly
 from torch import Tensor, nn
 from transformers import (
     AutoModelForQuestionAnswering,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Trainer,
@@ -293,6 +297,12 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("widths", to=[1, 2]), "must give one width for each"),
         (_set("biases", to=["encoder.9.self"]), r"with a bias of their own, got \['encoder\.9\.self'\]"),
         (_set("biases", to=None), "with a bias of their own, got None"),
+        (_set("columns", to="../../etc"), r"columns of position biases by the model's groups, got \.\./"),
+        (_set("columns", "encoder.9.self", to=[0]), "columns of position biases by the model's groups"),
+        (_set("widths", "other.0.self", to=1), r"it does not for \['other\.0\.self'\]"),
+        (_set("unknown", to=1), "has 'unknown', which version 3 of it has not"),
+        (_set("version", to=1.0), r"has version 1\.0 where"),
+        (_set("version", to=1), "has 'columns', which version 1 of it has not"),
         (dict.clear, "has version None"),
     ],
 )  # fmt: skip
@@ -339,3 +349,22 @@ def test_what_belongs_into_the_folder_is_there_when_it_appears(tmp_path: Path) -
     save_compact(model, folder, complete=complete)
     assert seen == [False, False]
     assert (folder / "note.txt").read_text() == "whole"
+
+
+@pytest.mark.parametrize(
+    "lost", ["bert.encoder.layer.1.attention.self.key.weight", "bert.embeddings.word_embeddings.weight"]
+)
+def test_weights_of_the_body_that_are_not_there_are_refused_and_not_drawn(
+    saved: Path, tmp_path: Path, lost: str
+) -> None:
+    shutil.copytree(saved, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["elsewhere"] = weights.pop(lost)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"the weights lack '{lost}', which the configuration has"):
+        BertForQuestionAnswering.from_pretrained(tmp_path / "model")
+
+
+def test_another_head_than_the_saved_one_is_new(saved: Path) -> None:
+    assert BertForSequenceClassification.from_pretrained(saved).classifier.weight.shape[0] == 2
