@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/results.md and docs/scaling.md from the rows in benchmarks/results.
+"""Write the tables of README.md and of docs from the rows in benchmarks/results.
 
     python benchmarks/tables.py
 
@@ -26,6 +26,7 @@ SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80", "soft-movement-80", "soft-movem
 
 def main() -> None:
     tables = {
+        "benchmark": benchmark(),
         "demo": demo(),
         "families": families(),
         "quality": quality_table.quality(),
@@ -39,7 +40,11 @@ def main() -> None:
         "sst2_minilm": sst2_minilm(),
         "training_step": training_step(),
     }
-    for path in (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "scaling.md"):
+    for path in (
+        ROOT / "README.md",
+        ROOT / "docs" / "results.md",
+        *(ROOT / "docs" / name for name in ("scaling.md", "performance.md")),
+    ):
         text = path.read_text()
         for name, lines in tables.items():
             block = "\n".join([f"<!-- {name} -->", "", *lines, "", "<!-- end -->"])
@@ -64,6 +69,27 @@ def families() -> list[str]:
         "",
         f"Each of them with every strategy: {', '.join(f'`{name}`' for name in available(STRATEGIES))}.",
     ]
+
+
+def benchmark() -> list[str]:
+    found = json.loads((RESULTS / "benchmark" / "sst2-filled-25.json").read_text())
+    lines = [
+        "| | model, backend | speed-up over dense in the same backend | ideal by FLOPs | of that | over dense in eager "
+        "| median, ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        own, eager = row["speedup"], row["speedup_over_eager"]
+        cells = ["", "", ""]
+        if own is not None:
+            ratio = f"{own['ratio']:.2f}x ({own['low']:.2f} to {own['high']:.2f})"
+            cells = [ratio, f"{row['ideal_speedup']:.2f}x", f"{100 * row['efficiency']:.0f} %"]
+        cells.append("" if eager is None else f"{eager['ratio']:.2f}x")
+        name = f"{row['model']}, {row['backend']}"
+        lines.append(f"| {row['shape']} | {name} | {' | '.join(cells)} | {row['latency_ms']['median']:.3g} |")
+    machine = found["machine"]
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "onnxruntime"))
+    return [*lines, "", f"{machine['cpu']}, {machine['threads']} thread, {versions}, {found['date'][:10]}."]
 
 
 SCALING_PARTS = {

@@ -274,7 +274,7 @@ def _columns(layout: PrunableLayout, widths: Mapping[str, int], columns: Any) ->
 
 
 def _require_body(model: PreTrainedModel) -> None:
-    """Refuse a file that lacks weights of layers or token embeddings: transformers would draw them at random.
+    """Refuse a file that lacks weights of layers or embeddings: transformers would draw them at random.
 
     Another head than the saved one is a common thing, and is left to transformers' own warning.
     """
@@ -284,7 +284,9 @@ def _require_body(model: PreTrainedModel) -> None:
     body = {
         name: getattr(value, "_is_hf_initialized", False)  # transformers' mark of what it has read
         for name, value in model.named_parameters()
-        if id(value) in tokens or any(name.startswith(f"{layer}.") for layer in inside)
+        if id(value) in tokens
+        or "embeddings" in name.split(".")
+        or any(name.startswith(f"{layer}.") for layer in inside)
     }
     missing = [name for name, there in body.items() if not there]
     # Where nothing was found, the body has another name in the saved class (as Llama has it for questions).

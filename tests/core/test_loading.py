@@ -352,7 +352,12 @@ def test_what_belongs_into_the_folder_is_there_when_it_appears(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "lost", ["bert.encoder.layer.1.attention.self.key.weight", "bert.embeddings.word_embeddings.weight"]
+    "lost",
+    [
+        "bert.encoder.layer.1.attention.self.key.weight",
+        "bert.embeddings.word_embeddings.weight",
+        "bert.embeddings.position_embeddings.weight",
+    ],
 )
 def test_weights_of_the_body_that_are_not_there_are_refused_and_not_drawn(
     saved: Path, tmp_path: Path, lost: str
