@@ -280,13 +280,12 @@ def _require_body(model: PreTrainedModel) -> None:
     """
     layout = PrunableLayout.of(model)
     inside = {_layer(member.module) for group in layout.groups for member in group.members}
-    tokens = {id(value) for value in model.get_input_embeddings().parameters()}
+    # Not those of a class of their own, of which some are computed and never saved.
+    embeddings = {id(module.weight) for module in model.modules() if type(module) is nn.Embedding}
     body = {
         name: getattr(value, "_is_hf_initialized", False)  # transformers' mark of what it has read
         for name, value in model.named_parameters()
-        if id(value) in tokens
-        or "embeddings" in name.split(".")
-        or any(name.startswith(f"{layer}.") for layer in inside)
+        if id(value) in embeddings or any(name.startswith(f"{layer}.") for layer in inside)
     }
     missing = [name for name, there in body.items() if not there]
     # Where nothing was found, the body has another name in the saved class (as Llama has it for questions).
