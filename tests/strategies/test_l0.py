@@ -114,6 +114,7 @@ def test_gradients_are_those_of_the_formula(granularity: dict[str, str], trainin
 
 
 def test_gates_are_drawn_once_a_batch_by_seed_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     model, strategy, layout = attached()
     strategy.advance(Progress(3, 100, warmup_steps=2))
     first = logits(model)
