@@ -93,9 +93,19 @@ def sst2(row: str, data: Path, runs: Path) -> dict:
         files = {"--task.train_file": str(training), "--task.validation_file": str(data / "validation.jsonl")}
         folder, report = fit(row, sst2_minilm.SETTINGS | teacher(dense) | files | SST2[row], runs)
     right = sst2_minilm.right(folder, held_out)
-    bits = "".join("1" if each else "0" for each in right)
-    report["held_out"] = {"accuracy": 100 * sum(right) / len(right), "right": f"{int(bits, 2):0{len(bits) // 4}x}"}
+    report["held_out"] = {"accuracy": 100 * sum(right) / len(right), "right": packed(right)}
+    if row != "dense":  # the one that it was pruned from: on another machine than the row `dense` it is another one
+        kept = runs / "quality" / "dense-right"
+        if not kept.exists():
+            kept.write_text(packed(sst2_minilm.right(dense, held_out)))
+        report["held_out"]["dense_right"] = kept.read_text()
     return report
+
+
+def packed(right: list[bool]) -> str:
+    """A bit a sentence, in hexadecimal."""
+    bits = "".join("1" if each else "0" for each in right)
+    return f"{int(bits, 2):0{len(bits) // 4}x}"
 
 
 def squad(row: str, data: Path, runs: Path) -> dict:

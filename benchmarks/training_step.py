@@ -55,9 +55,9 @@ def main() -> None:
     strategy.to(arguments.device)
     tokens = torch.randint(30_000, (BATCH, LENGTH), device=arguments.device)
     answers = torch.randint(LENGTH, (BATCH,), device=arguments.device)
-    dense_optimizer = torch.optim.AdamW(dense.parameters(), lr=1e-5)
+    dense_optimizer = torch.optim.AdamW(dense.parameters(), lr=1e-5, fused=True)
     groups = strategy.parameter_groups(total_steps=HALF_WAY.total_steps)
-    pruned_optimizer = torch.optim.AdamW([{"params": list(pruned.parameters())}, *groups], lr=1e-5)
+    pruned_optimizer = torch.optim.AdamW([{"params": list(pruned.parameters())}, *groups], lr=1e-5, fused=True)
 
     def step(model: BertForQuestionAnswering, optimizer: torch.optim.Optimizer, strategy: Hybrid | None) -> None:
         if strategy is not None:

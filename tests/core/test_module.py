@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 from tiny_task import TinyTask, rows
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -58,6 +59,24 @@ class Watch(Callback):
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         self.validated.append({name: float(value) for name, value in trainer.callback_metrics.items()})
         self.now = float(module.strategy.density()["total"])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_gradients_are_clipped_in_every_precision(tmp_path: Path, precision: str) -> None:
+    norms: list[float] = []
+
+    class Look(Callback):
+        def on_before_zero_grad(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
+            gradients = [each.grad for each in module.parameters() if each.grad is not None]
+            norms.extend([float(nn.utils.get_total_norm(gradients))] if gradients else [])
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # a gradient that kept the scale would be clipped to less
+    options = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]} if precision == "16-mixed" else {}
+    run = trainer(tmp_path, Look(), gradient_clip_val=1e-3, **(options or {"precision": precision}))
+    module = pruning(tmp_path)
+    run.fit(module, datamodule=module.task)
+    assert len(norms) > 5
+    assert norms == pytest.approx([1e-3] * len(norms), rel=0.02)
 
 
 def test_optimizer_groups_hold_each_parameter_once(tmp_path: Path) -> None:
