@@ -195,7 +195,9 @@ class _MaskedWeight(torch.autograd.Function):
         grad_weight = grad_scores = scratch = None
         if ctx.needs_input_grad[1]:
             scratch = grad_RrI * weight_OI.reshape(rows, -1, in_features)
-            grad_scores = scratch.sum(1, dtype=ctx.score_dtype).view(rows, columns, -1).sum(2)
+            # Where a tile is one row, that is no sum but a copy of the weight.
+            sums_RI = scratch[:, 0] if scratch.shape[1] == 1 else scratch.sum(1, dtype=ctx.score_dtype)
+            grad_scores = sums_RI.view(rows, columns, -1).sum(2, dtype=ctx.score_dtype)
             if ctx.transposed:
                 grad_scores = grad_scores.T
         if ctx.needs_input_grad[0]:  # into the same memory: a second copy of every weight would cost more than its sums

@@ -1,0 +1,255 @@
+"""What a pruned BERT-base costs and gives: speed, memory, compaction, loading; half the heads, 30 % of the units.
+
+Random weights, for neither time nor memory depends on them; which heads and units stay is seeded and differs from layer
+to layer. Models that are compared are timed in turns in one process, ratios are medians of paired ratios.
+
+    python benchmarks/bert_base.py [--rows evaluation latency ...] [--threads 1]
+
+    evaluation   a masked forward pass in evaluation, against a dense one
+    latency      the compact model in eager, against the dense one and against what FLOPs allow
+    backends     the same in ONNX Runtime, float32 and int8, widths as pruned and as multiples of 16
+    compaction   seconds and memory that it takes
+    memory       of a training step, masked against dense, and with activation checkpointing
+    loading      `from_pretrained` of the compact folder, against the dense one
+    help         `bplightning --help`, and importing bplightning
+
+Rows land in benchmarks/results/bert_base/ROW.json; one that is there is not measured again. All of them take about 20
+minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.benchmark import timer
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from bplightning import Progress, PrunableLayout
+from bplightning.benchmarking import benchmark
+from bplightning.compaction import compact
+from bplightning.loading import save_compact
+from bplightning.masking import freeze_masks
+from bplightning.measure import bytes_on_disk, machine
+from bplightning.planning_random import kept_at_random
+from bplightning.resizing import size_of, writer_columns
+from bplightning.strategies.hybrid import Hybrid
+from bplightning.timing import middle, paired_ratio, side_by_side
+
+RESULTS = Path(__file__).resolve().parent / "results" / "bert_base"
+SHAPES = ((1, 128), (1, 384), (8, 128), (8, 384))
+DENSITY = {"attention": 0.5, "feed_forward": 0.3}
+MULTIPLE, SEED, MEGABYTE = 16, 0, 1e6
+HALF_WAY = Progress(step=500, total_steps=1000, warmup_steps=20)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), help="rows to measure")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--training-step", choices=["dense", "masked", "checkpointed"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.training_step:
+        print(peak_of_training(arguments.training_step))
+        return
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in arguments.rows:
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            print(f"{name}: already there", flush=True)
+            continue
+        row = ROWS[name](arguments.threads)
+        row |= {"machine": machine(), "seed": SEED, "date": datetime.now(UTC).date().isoformat()}
+        row["machine"]["threads"] = arguments.threads
+        row["versions"] = {name: metadata.version(name) for name in ("torch", "transformers", "onnxruntime")}
+        row["versions"]["python"] = platform.python_version()
+        path.write_text(json.dumps(row, indent=1) + "\n")
+        print(f"{name}: {path.read_text()}", flush=True)
+
+
+# -- the models --------------------------------------------------------------------------------------------------------
+
+
+def dense_model() -> PreTrainedModel:
+    torch.manual_seed(SEED)
+    return BertForSequenceClassification(BertConfig()).eval()
+
+
+@torch.no_grad()
+def hardened(model: PreTrainedModel, *, multiple_of: int = 1) -> PreTrainedModel:
+    """A copy with zeros as pruning leaves them."""
+    pruned = copy.deepcopy(model)
+    layout = PrunableLayout.of(pruned)
+    kept = kept_at_random(layout.groups, DENSITY, seed=SEED)
+    for group in layout.groups:
+        removed = torch.ones(size_of(group), dtype=torch.bool)
+        removed[kept[group.name]] = False
+        if group.role == "feed_forward":
+            removed[removed.nonzero().flatten()[: -len(kept[group.name]) % multiple_of]] = False
+        group.members[-1].weight(pruned)[:, writer_columns(group, removed.nonzero().flatten())] = 0
+    return pruned
+
+
+# -- the rows ----------------------------------------------------------------------------------------------------------
+
+
+def evaluation(threads: int) -> dict[str, Any]:
+    dense = dense_model()
+    masked = copy.deepcopy(dense)
+    strategy = Hybrid()
+    strategy.attach(PrunableLayout.of(masked))
+    strategy.advance(HALF_WAY)
+    freeze_masks(masked)  # as each validation begins
+    found = {}
+    with torch.inference_mode():
+        for rows, tokens in ((1, 128), (8, 128)):
+            ids = torch.randint(30_000, (rows, tokens))
+            calls = {"dense": partial(dense, input_ids=ids), "masked": partial(masked, input_ids=ids)}
+            times = side_by_side(calls, seconds=30, min_rounds=15)
+            ratio = paired_ratio(times["masked"], times["dense"])
+            found[f"{rows}x{tokens}"] = {"masked_over_dense": ratio.value, "low": ratio.low, "high": ratio.high}
+    return found
+
+
+def latency(threads: int) -> dict[str, Any]:
+    return {"compact": compared(hardened(dense_model()), threads=threads, shapes=SHAPES, backends=["eager"])}
+
+
+def backends(threads: int) -> dict[str, Any]:
+    wanted = {"threads": threads, "shapes": [(1, 128), (8, 128)], "backends": ["eager", "onnx", "onnx-int8"]}
+    return {
+        "as pruned": compared(hardened(dense_model()), **wanted),
+        f"multiples of {MULTIPLE}": compared(hardened(dense_model(), multiple_of=MULTIPLE), **wanted),
+    }
+
+
+def compared(zeros: PreTrainedModel, *, threads: int, shapes: Any, backends: list[str]) -> list[dict[str, Any]]:
+    """What `bplightning benchmark COMPACT --against DENSE` finds: its rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        dense_model().save_pretrained(f"{folder}/dense")
+        save_compact(compact(zeros), f"{folder}/compact")
+        document = benchmark(
+            f"{folder}/compact",
+            f"{folder}/dense",
+            shapes=shapes,
+            backends=backends,
+            threads=threads,
+            seconds=90,
+            watch=lambda fraction, what: print(f"{100 * fraction:.0f} % {what}", flush=True),
+        )
+    return [{**row} for row in document["rows"]]
+
+
+def compaction(threads: int) -> dict[str, Any]:
+    zeros = hardened(dense_model())
+    before = peak()
+    small = compact(zeros)  # the first, of which the memory counts
+    above = peak() - before
+    seconds = []
+    for _ in range(15):
+        start = timer()
+        small = compact(zeros)
+        seconds.append(timer() - start)
+    size = sum(value.numel() * value.element_size() for value in small.parameters())
+    found = middle(seconds)
+    return {
+        "seconds": {"median": found.value, "low": found.low, "high": found.high},
+        "peak_above_dense_mb": above / MEGABYTE,
+        "compact_model_mb": size / MEGABYTE,
+    }
+
+
+def memory(threads: int) -> dict[str, Any]:
+    """Each kind of step in a process of its own, whose peak counts."""
+    found: dict[str, Any] = {}
+    for kind in ("dense", "masked", "checkpointed"):
+        command = [sys.executable, __file__, "--threads", str(threads), "--training-step", kind]
+        found[f"{kind}_mb"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    layout = PrunableLayout.of(dense_model())
+    layers = [sum(m.weight(layout.model).numel() for m in group.members) for group in layout.groups if group.layer == 0]
+    found["masked_copy_mb"] = 4 * layout.weights() / MEGABYTE
+    found["masked_copy_of_a_layer_mb"] = 4 * sum(layers) / MEGABYTE
+    return found
+
+
+def peak_of_training(kind: str) -> float:
+    """Most memory, in megabytes, of a process in the forward and backward pass and the optimizer's first steps."""
+    model = dense_model().train()
+    if kind == "checkpointed":
+        model.gradient_checkpointing_enable()
+    parameters = nn.ModuleList([model])
+    if kind != "dense":
+        strategy = Hybrid()
+        strategy.attach(PrunableLayout.of(model))
+        parameters.append(strategy)
+    optimizer = torch.optim.AdamW(parameters.parameters(), lr=1e-5, fused=True)
+    ids = torch.randint(30_000, (8, 128))
+    for _ in range(3):
+        loss = model(input_ids=ids, labels=torch.zeros(8, dtype=torch.long)).loss
+        if kind != "dense":
+            strategy.advance(HALF_WAY)
+            loss = loss + strategy.penalty()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return peak() / MEGABYTE
+
+
+def loading(threads: int) -> dict[str, Any]:
+    dense = dense_model()
+    with tempfile.TemporaryDirectory() as folder:
+        folders = {"dense": f"{folder}/dense", "compact": f"{folder}/compact"}
+        dense.save_pretrained(folders["dense"])
+        save_compact(compact(hardened(dense)), folders["compact"])
+        load = AutoModelForSequenceClassification.from_pretrained
+        calls: dict[str, Callable[[], object]] = {name: partial(load, path) for name, path in folders.items()}
+        times = side_by_side(calls, seconds=60, min_rounds=15)
+        size = {name: bytes_on_disk(path) for name, path in folders.items()}
+    per_byte = paired_ratio(times["compact"], times["dense"])
+    share = size["compact"] / size["dense"]
+    return {
+        "seconds": {name: times[name].median_ms / 1000 for name in times},
+        "bytes": size,
+        "compact_over_dense": per_byte.value,
+        "compact_over_dense_per_byte": per_byte.value / share,
+    }
+
+
+def help(threads: int) -> dict[str, Any]:
+    commands = {
+        "bplightning --help": [sys.executable, "-m", "bplightning", "--help"],
+        "bplightning fit --help": [sys.executable, "-m", "bplightning", "fit", "--help"],
+        "import bplightning": [sys.executable, "-c", "import bplightning"],
+        "import torch, transformers": [sys.executable, "-c", "import torch, transformers"],
+    }
+    calls = {name: partial(subprocess.run, words, check=True, capture_output=True) for name, words in commands.items()}
+    times = side_by_side(calls, seconds=60, block_ms=1, min_rounds=6)
+    return {"seconds": {name: times[name].median_ms / 1000 for name in commands}}
+
+
+def peak() -> int:
+    """Most bytes that this process has had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
+    each.__name__: each for each in (evaluation, latency, backends, compaction, memory, loading, help)
+}
+
+if __name__ == "__main__":
+    main()
