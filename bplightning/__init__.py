@@ -1,7 +1,7 @@
 """Block pruning for faster Transformers: fine-tune, prune, and get back an ordinary smaller, faster model.
 
 ``import bplightning`` makes transformers' `from_pretrained` know compact folders. Everything else is imported when it
-is first asked for, so that reading a compact model costs no import of Lightning.
+is first asked for: reading a compact model costs no import of Lightning, and ``--help`` none of torch.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bplightning.loading import register
+from wrapt import when_imported
 
 if TYPE_CHECKING:
     from bplightning.compaction import CompactionPlan, compact
     from bplightning.errors import UserError
     from bplightning.layout import PrunableLayout
-    from bplightning.loading import save_compact
+    from bplightning.loading import register, save_compact
     from bplightning.masking import Mask
     from bplightning.module import PruningModule
     from bplightning.predicting import predict
@@ -35,6 +35,7 @@ _HOMES = {
     "UserError": "errors",
     "compact": "compaction",
     "predict": "predicting",
+    "register": "loading",
     "save_compact": "loading",
 }
 
@@ -60,4 +61,6 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-register()
+@when_imported("transformers.modeling_utils")  # `from_pretrained` is there; now, if transformers was imported before us
+def _register(module: Any) -> None:
+    import_module("bplightning.loading").register()

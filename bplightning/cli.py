@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 from bplightning.errors import UserError
 
 
-def compact(
+def write_compact(
     run: str,
     out: str,
     checkpoint: str | None = None,
@@ -46,7 +46,7 @@ def compact(
     compact_run(Path(run), Path(out), checkpoint=checkpoint, vocabulary=corpus, dtype=dtype, multiple_of=multiple_of)
 
 
-def predict(
+def answer(
     model: str,
     input: str = "-",
     output: str = "-",
@@ -164,8 +164,8 @@ def export(
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    "compact": compact,
-    "predict": predict,
+    "compact": write_compact,
+    "predict": answer,
     "benchmark": benchmark,
     "export": export,
 }

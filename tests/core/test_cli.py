@@ -452,6 +452,14 @@ def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
         assert f" {verb} " in text
 
 
+@pytest.mark.parametrize("args", [["--help"], ["benchmark", "--help"], ["benchmark", "--nonsense"]])
+def test_what_needs_no_model_imports_no_torch(args: list[str]) -> None:
+    look = f"import sys, bplightning.cli\ntry:\n    bplightning.cli.main({args})\nexcept SystemExit:\n    pass\n"
+    look += "print(sorted({'torch', 'transformers', 'lightning'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_help_of_fit(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "fit", "--help")
     for name in ("dense", "hybrid", "soft-movement", "qa", "my_file.MyStrategy", "--strategy.help", "--ckpt_path"):

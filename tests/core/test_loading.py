@@ -327,6 +327,20 @@ def test_widths_that_are_missing_altogether_are_refused(saved: Path, tmp_path: P
         AutoModelForQuestionAnswering.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import bplightning; assert 'transformers' not in sys.modules; import transformers",
+        "import transformers, bplightning",
+        "from transformers import BertForQuestionAnswering; import bplightning, transformers",
+    ],
+)
+def test_either_is_imported_first(saved: Path, imports: str) -> None:
+    load = f"import sys; {imports}; print(transformers.AutoModelForQuestionAnswering.from_pretrained({str(saved)!r}))"
+    done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, check=True)
+    assert "BertForQuestionAnswering" in done.stdout
+
+
 def test_registering_twice_is_once() -> None:
     register()
     register()

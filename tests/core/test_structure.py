@@ -1,4 +1,4 @@
-"""Why it is fast, by structure and not by time: operations and allocations of masked and compact models beside dense."""
+"""Why it is fast, by structure and not by time: operations and allocations beside those of the dense model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,19 @@ from bplightning.compaction import compact
 from bplightning.layout import PrunableLayout
 from bplightning.masking import freeze_masks, remove_masks
 
-VIEWS = {"view", "_unsafe_view", "reshape", "t", "transpose", "expand", "unsqueeze", "slice", "select", "detach", "alias"}
+VIEWS = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "t",
+    "transpose",
+    "expand",
+    "unsqueeze",
+    "slice",
+    "select",
+    "detach",
+    "alias",
+}
 
 
 class Operations(TorchDispatchMode):
