@@ -208,7 +208,7 @@ class PruningModule(LightningModule):
         groups += self.strategy.parameter_groups(total_steps=progress.total_steps)
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, eps=self.adam_epsilon, fused=True)
         # A fused step could unscale gradients itself, so Lightning would not clip them: the scaler, if any, does that.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        optimizer._step_supports_amp_scaling = False
         schedule = get_linear_schedule_with_warmup(optimizer, progress.warmup_steps, progress.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
