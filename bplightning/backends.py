@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +18,19 @@ from transformers import PreTrainedModel
 
 from bplightning.errors import UserError
 
-Bind = Callable[[Mapping[str, Tensor]], Callable[[], object]]
-"""From the inputs of one shape, on the model's device, to a call that computes them."""
+
+class Bind(Protocol):
+    """From the inputs of one shape, on the model's device, to a call that computes them."""
+
+    def __call__(self, inputs: Mapping[str, Tensor], tokens: int | None = None) -> Callable[[], object]:
+        """Bind.
+
+        Args:
+            inputs: The inputs.
+            tokens: What the call is to do: write so many new tokens, greedily and with a cache; by default one forward
+                pass.
+        """
+
 
 BACKENDS = ("eager", "compile", "onnx", "onnx-int8")
 """By name; what a model is compared in comes first."""
@@ -62,12 +74,33 @@ def prepare(backend: str, model: PreTrainedModel, *, folder: Path) -> Bind:
         model: The model, in evaluation mode.
         folder: A folder to make for what the backend needs on disk.
     """
-    if backend == "eager":
-        return lambda inputs: partial(model, **inputs)
-    if backend == "compile":
+    if backend.startswith("onnx"):
+        return _onnx(model, folder, int8=backend == "onnx-int8")
+
+    def bind(inputs: Mapping[str, Tensor], tokens: int | None = None) -> Callable[[], object]:
+        if tokens is not None:
+            return partial(generate, model, inputs, tokens=tokens)
         # Each shape is compiled for itself: what is compiled for any shape is slower, and is not what is asked.
-        return lambda inputs: partial(torch.compile(model, dynamic=False), **inputs)
-    return _onnx(model, folder, int8=backend == "onnx-int8")
+        return partial(torch.compile(model, dynamic=False) if backend == "compile" else model, **inputs)
+
+    return bind
+
+
+def generate(model: Any, inputs: Mapping[str, Tensor], *, tokens: int) -> Tensor:
+    """Write greedily with a cache, in torch as it is; the model must have been told of no end of the text.
+
+    Args:
+        model: A model that generates.
+        inputs: ``input_ids`` and ``attention_mask``.
+        tokens: New tokens of each row.
+    """
+    return model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        max_new_tokens=tokens,
+        do_sample=False,
+        use_cache=True,
+    )
 
 
 @contextmanager
@@ -85,21 +118,15 @@ def compiling() -> Iterator[None]:
 
 
 def _onnx(model: PreTrainedModel, folder: Path, *, int8: bool) -> Bind:
-    import onnxruntime
-
-    from bplightning.exporting import export_onnx
+    from bplightning.exporting import export_onnx, exported_parts
+    from bplightning.exporting_files import onnx_calls
 
     folder.mkdir()
-    (file,) = export_onnx(model, folder, int8=int8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
-
-    def bind(inputs: Mapping[str, Tensor]) -> Callable[[], object]:
-        return partial(session.run, None, {name: inputs[name].numpy() for name in names})
-
-    return bind
+    calls = onnx_calls(export_onnx(model, folder, int8=int8))
+    if model.can_generate():
+        parts = exported_parts(model)
+        return lambda inputs, tokens=None: partial(parts.generate, calls, inputs, tokens=tokens)
+    return lambda inputs, tokens=None: partial(calls["model"], dict(inputs))
 
 
 def _require_compiler(device: torch.device) -> None:

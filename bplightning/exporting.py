@@ -119,7 +119,7 @@ def export_model(
     out.parent.mkdir(parents=True, exist_ok=True)
     unproved = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        parts = _parts(model, DTYPES[dtype], with_past=format == "onnx")
+        parts = exported_parts(model, DTYPES[dtype], with_past=format == "onnx")
         names = ", ".join(graph.name for graph in parts.graphs)
         rank_zero_info(f"Exporting {type(model).__name__} to {format}, in {len(parts.graphs)} part(s): {names}")
         with exporting(parts, format):
@@ -190,7 +190,7 @@ def export_onnx(
     """
     require_onnx()
     check_opset(opset)
-    parts = _parts(model, dtype or model.dtype, with_past=with_past)
+    parts = exported_parts(model, dtype, with_past=with_past)
     with exporting(parts, "onnx"):
         files = save_onnx(parts, out, opset=opset)
         if int8:
@@ -228,10 +228,16 @@ def _load(path: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def _parts(model: PreTrainedModel, dtype: torch.dtype, *, with_past: bool) -> Parts:
-    """What is exported of a model, in a precision; the model itself keeps its own."""
+def exported_parts(model: PreTrainedModel, dtype: torch.dtype | None = None, *, with_past: bool = True) -> Parts:
+    """What is exported of a model, in a precision; the model itself keeps its own.
+
+    Args:
+        model: The model, on the CPU and in evaluation mode.
+        dtype: The precision; by default the model's own.
+        with_past: Whether a model that generates gets graphs with a key/value cache.
+    """
     typed: Any = model
-    if model.dtype != dtype:
+    if model.dtype != (dtype or model.dtype):
         typed = copy.deepcopy(typed).to(dtype)
     return parts_of(typed, made_inputs(typed, rows=3, length=9), with_past=with_past)
 

@@ -123,17 +123,15 @@ class _Session:
 
     def __init__(self, session: Any) -> None:
         self.session = session
+        self.halves = {each.name: each.type == "tensor(float16)" for each in session.get_inputs()}
+        self.outputs = [each.name for each in session.get_outputs()]
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
         flat = dict(_flat(inputs))
-        fed = {}
-        for each in self.session.get_inputs():
-            array = flat[each.name].numpy()
-            fed[each.name] = array.astype("float16") if each.type == "tensor(float16)" else array
-        names = [each.name for each in self.session.get_outputs()]
-        return _nested(
-            {name: torch.from_numpy(array) for name, array in zip(names, self.session.run(None, fed), strict=True)}
-        )
+        arrays = {name: flat[name].numpy() for name in self.halves}
+        fed = {name: array.astype("float16") if self.halves[name] else array for name, array in arrays.items()}
+        found = zip(self.outputs, self.session.run(None, fed), strict=True)
+        return _nested({name: torch.from_numpy(array) for name, array in found})
 
 
 def save_torch(parts: Parts, out: Path) -> list[Path]:

@@ -15,22 +15,12 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
 from bplightning.equivalence import takes_images
-from bplightning.exporting_caches import (
-    CROSS,
-    SELF,
-    Pair,
-    emptied,
-    from_cache,
-    from_cross_cache,
-    to_cache,
-    to_cross_cache,
-    widened,
-)
+from bplightning.exporting_caches import CROSS, SELF, emptied, from_cache, widened
+from bplightning.exporting_modules import Encode, Forward, Start, Step, StepBeside
 
 Call = Callable[[dict[str, Any]], dict[str, Any]]
 """Computes a graph: from its inputs to its outputs, both nested as its module has them."""
@@ -90,6 +80,16 @@ class Parts(ABC):
             inputs: As `forward` takes them.
         """
 
+    def generate(self, calls: Mapping[str, Call], inputs: Mapping[str, Tensor], *, tokens: int) -> Tensor:
+        """What a model writes, greedily and with its cache, ``(B, tokens)``; nothing ends it early.
+
+        Args:
+            calls: By a graph's name, what computes it.
+            inputs: ``input_ids`` and ``attention_mask``.
+            tokens: New tokens in each row.
+        """
+        raise NotImplementedError(f"{type(self.model).__name__} was exported without a cache")
+
 
 def parts_of(model: PreTrainedModel, inputs: Mapping[str, Tensor], *, with_past: bool = True) -> Parts:
     """What is exported of a model.
@@ -108,7 +108,7 @@ class Whole(Parts):
     """One graph for one forward pass."""
 
     def build(self, inputs: dict[str, Tensor]) -> list[Graph]:
-        return [Graph("model", _Forward(self.model), inputs, {name: _axes(name, inputs[name]) for name in inputs})]
+        return [Graph("model", Forward(self.model), inputs, {name: _axes(name, inputs[name]) for name in inputs})]
 
     def compute(self, calls: Mapping[str, Call], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return calls["model"](dict(inputs))
@@ -130,7 +130,7 @@ class Decoder(Parts):
         axes: dict[str, Any] = {name: _axes(name, tensor) for name, tensor in inputs.items()}
         axes["attention_mask"] = {0: BATCH, 1: f"{PAST} + {LENGTH}"}
         axes["past_key_values"] = [{name: {0: BATCH, 2: PAST} for name in pair} for pair in cache]
-        return [Graph("model", _Step(self.model), example, axes)]
+        return [Graph("model", Step(self.model), example, axes)]
 
     def compute(self, calls: Mapping[str, Call], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         inputs = self.placed(inputs)
@@ -144,6 +144,20 @@ class Decoder(Parts):
             logits.append(outputs["logits"])
             past = outputs["present"]
         return {"logits": torch.cat(logits, dim=1)}
+
+    def generate(self, calls: Mapping[str, Call], inputs: Mapping[str, Tensor], *, tokens: int) -> Tensor:
+        step: dict[str, Any] = self.placed(inputs)
+        past: Any = [widened(pair, batch=len(inputs["input_ids"])) for pair in self.empty]
+        written: list[Tensor] = []
+        while True:
+            outputs = calls["model"]({**step, "past_key_values": past})
+            written.append(outputs["logits"][:, -1:].argmax(-1))
+            if len(written) == tokens:
+                return torch.cat(written, dim=1)
+            past, mask = outputs["present"], step["attention_mask"]
+            step |= {"input_ids": written[-1], "attention_mask": torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)}
+            if "position_ids" in step:
+                step["position_ids"] = step["position_ids"][:, -1:] + 1
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """With the positions of the tokens, where the model does not find them itself."""
@@ -159,7 +173,7 @@ class EncoderDecoder(Parts):
 
     def build(self, inputs: dict[str, Tensor]) -> list[Graph]:
         read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        encode, start, step = _Encode(self.model), _Start(self.model), _StepBeside(self.model)
+        encode, start, step = Encode(self.model), Start(self.model), StepBeside(self.model)
         tokens, states = inputs["decoder_input_ids"], encode(**read)["last_hidden_state"]
         first = {
             "input_ids": tokens,
@@ -197,96 +211,25 @@ class EncoderDecoder(Parts):
         logits = [first["logits"], calls["decoder_with_past_model"](step)["logits"]]
         return {"logits": torch.cat(logits, dim=1)}
 
-
-class _Wrapped(nn.Module):
-    """Holds a model.
-
-    Args:
-        model: The model.
-    """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model: Any = model
-
-
-class _Forward(_Wrapped):
-    """Everything the model decides, and no cache."""
-
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Its floating-point outputs by name; what it had from its encoder in between is left out."""
-        uncached = {"use_cache": False} if "use_cache" in signature(self.model.forward).parameters else {}
-        if self.model.config.model_type in ("mbart", "plbart") and "decoder_input_ids" not in inputs:
-            # What they do themselves, in a way of which a graph made with several rows does not work for one row.
-            inputs = {**inputs, "decoder_input_ids": self._last_first(inputs["input_ids"])}
-        outputs = self.model(**inputs, **uncached)
-        return {
-            name: value
-            for name, value in outputs.items()
-            if isinstance(value, Tensor) and not name.startswith("encoder_")
-        }
-
-    def _last_first(self, ids_BL: Tensor) -> Tensor:
-        """The tokens moved on by one place; the last that is not padding comes to the front."""
-        last_B1 = ids_BL.ne(self.model.config.pad_token_id).sum(1, keepdim=True) - 1
-        return torch.cat([ids_BL.gather(1, last_B1), ids_BL[:, :-1]], dim=1)
+    def generate(self, calls: Mapping[str, Call], inputs: Mapping[str, Tensor], *, tokens: int) -> Tensor:
+        read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        states = calls["encoder_model"](read)["last_hidden_state"]
+        mask = {"encoder_attention_mask": inputs["attention_mask"]}
+        begin = torch.full_like(inputs["input_ids"][:, :1], self.model.generation_config.decoder_start_token_id)
+        outputs = calls["decoder_model"]({"input_ids": begin, "encoder_hidden_states": states, **mask})
+        past = _by_layer(outputs["present"])
+        written = [outputs["logits"][:, -1:].argmax(-1)]
+        while len(written) < tokens:
+            outputs = calls["decoder_with_past_model"]({"input_ids": written[-1], "past_key_values": past, **mask})
+            written.append(outputs["logits"][:, -1:].argmax(-1))
+            grown = _by_layer(outputs["present"])
+            past = {name: {**layer, SELF: grown[name][SELF]} for name, layer in past.items()}
+        return torch.cat(written, dim=1)
 
 
-class _Step(_Wrapped):
-    """Tokens that follow those of a cache."""
-
-    def forward(self, past_key_values: list[Pair], **inputs: Tensor) -> dict[str, Any]:
-        """Their logits ``(B, L, vocabulary)``, and the cache that holds them too."""
-        cache = to_cache(past_key_values)
-        outputs = self.model(**inputs, past_key_values=cache, use_cache=True)
-        return {"logits": outputs.logits, "present": from_cache(cache)}
-
-
-class _Encode(_Wrapped):
-    """The encoder."""
-
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """The hidden states ``(B, S, hidden size)``."""
-        return {"last_hidden_state": self.model.get_encoder()(**inputs).last_hidden_state}
-
-
-class _Start(_Wrapped):
-    """The first tokens of a decoder beside an encoder."""
-
-    def forward(
-        self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
-    ) -> dict[str, Any]:
-        """Their logits ``(B, L, vocabulary)``, and the cache of both kinds."""
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        outputs = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
-            attention_mask=encoder_attention_mask,
-            decoder_input_ids=input_ids,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return {"logits": outputs.logits, "present": from_cross_cache(cache)}
-
-
-class _StepBeside(_Wrapped):
-    """Tokens of a decoder beside an encoder that follow those of a cache."""
-
-    def forward(
-        self, input_ids: Tensor, encoder_attention_mask: Tensor, past_key_values: list[dict[str, Pair]]
-    ) -> dict[str, Any]:
-        """Their logits ``(B, L, vocabulary)``, and of the cache what has grown."""
-        cache = to_cross_cache(past_key_values)
-        # Of what the encoder gave, only the shape is looked at: the keys and values made of it are in the cache.
-        shape = (*encoder_attention_mask.shape, self.model.config.d_model)
-        states = torch.zeros(shape, dtype=self.model.dtype, device=input_ids.device)
-        outputs = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=encoder_attention_mask,
-            decoder_input_ids=input_ids,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return {"logits": outputs.logits, "present": [{SELF: each[SELF]} for each in from_cross_cache(cache)]}
+def _by_layer(nested: Any) -> dict[str, dict[str, Any]]:
+    """What is nested by layer, in whichever of both ways a list may be given."""
+    return {str(key): each for key, each in (nested.items() if isinstance(nested, dict) else enumerate(nested))}
 
 
 def _axes(name: str, tensor: Tensor) -> dict[int, str]:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from bplightning import benchmarking, exporting_files, measure
-from bplightning.backends import check_backends, compiling, prepare
+from bplightning.backends import check_backends, compiling, generate, prepare
 from bplightning.benchmarking import benchmark
 from bplightning.benchmarking_models import find_candidates, fitted
 from bplightning.benchmarking_plot import draw, plot
@@ -216,7 +216,7 @@ def test_generation_writes_all_tokens_with_cache_whatever_the_model_would_rather
     loaded = find_candidates(str(tmp_path / "dense"))[0].load(dtype=torch.float32, device=CPU)
     counting, decoder = Counting(loaded), model_type == "llama"
     ids = torch.full((2, 9), 7)
-    written: Any = benchmarking._generate(loaded, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, tokens=5)
+    written: Any = generate(loaded, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, tokens=5)
     assert written.shape == (2, 5 + (9 if decoder else 1))
     assert counting.lengths == [9 if decoder else 1, 1, 1, 1, 1]
 
@@ -232,8 +232,18 @@ def test_generating_models_are_timed_by_first_token_and_decoding(tmp_path: Path)
     assert each == (whole - first) // 3
     assert 0 < each < first < whole
     assert row_of(found, "compact", work="decoding")["ideal_speedup"] > 1.1
-    with pytest.raises(UserError, match="generates text, which is timed in eager alone, and --backends is eager,onnx"):
-        benchmark(str(folder / "compact"), backends=["eager", "onnx"], **QUICK)
+    with pytest.raises(UserError, match=r"generates text, which is not timed in torch\.compile, and --backends is"):
+        benchmark(str(folder / "compact"), backends=["eager", "compile"], **QUICK)
+
+
+@pytest.mark.parametrize(("model_type", "auto"), [("llama", AutoModelForCausalLM), ("t5", AutoModelForSeq2SeqLM)])
+def test_generating_models_are_timed_in_onnx_too(tmp_path: Path, model_type: str, auto: type) -> None:
+    folder = saved(tmp_path, model_type, auto=auto)
+    found = benchmark(str(folder / "compact"), str(folder / "dense"), new_tokens=3, backends=["onnx"], **QUICK)
+    timed = {(row["model"], row["backend"], row["work"]) for row in found["rows"]}
+    works = ("first_token", "generation", "decoding")
+    variants = (("dense", "eager"), ("dense", "onnx"), ("compact", "onnx"))
+    assert timed == {(*variant, work) for variant in variants for work in works}
 
 
 @pytest.mark.parametrize(
@@ -327,7 +337,7 @@ def test_onnx_says_the_same_at_any_shape_but_for_its_rounding(tmp_path: Path, pa
         got: Any = bind(inputs)()
         with torch.inference_mode():
             expected = model(**inputs).start_logits
-        difference = float((torch.from_numpy(got[0]) - expected).abs().max() / expected.abs().max())
+        difference = float((got["start_logits"] - expected).abs().max() / expected.abs().max())
         assert 1e-5 < difference < 0.2
 
 

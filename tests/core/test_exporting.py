@@ -24,15 +24,18 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BertTokenizer,
+    GenerationConfig,
     PreTrainedModel,
 )
 
 from bplightning import exporting
+from bplightning.backends import generate
 from bplightning.cli import main
 from bplightning.compaction import compact
 from bplightning.errors import UserError
-from bplightning.exporting import Exported, export_model, export_onnx
+from bplightning.exporting import Exported, export_model, export_onnx, exported_parts
 from bplightning.exporting_check import LIMITS, largest_difference, made_inputs
+from bplightning.exporting_files import onnx_calls
 from bplightning.exporting_graphs import Call, Parts, parts_of
 from bplightning.layout import PrunableLayout
 
@@ -123,6 +126,27 @@ def test_the_folder_has_what_its_users_need_and_says_the_opset(exported: tuple[P
     assert result.files == (out / "model.onnx",)
     assert [(each.domain, each.version) for each in onnx.load(out / "model.onnx").opset_import] == [("", 20)]
     assert not list(out.parent.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "auto"),
+    [
+        ("gpt2", AutoModelForCausalLM),
+        ("llama", AutoModelForCausalLM),
+        ("bart", AutoModelForSeq2SeqLM),
+        ("t5", AutoModelForSeq2SeqLM),
+    ],
+)
+def test_the_files_write_what_torch_writes(tmp_path: Path, model_type: str, auto: Any) -> None:
+    model = small(model_type, auto)
+    given = model.generation_config
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=given.decoder_start_token_id, pad_token_id=given.pad_token_id or 0
+    )
+    inputs = padded_inputs("left", batch=3, length=9)
+    calls = onnx_calls(export_onnx(model, tmp_path))
+    written = exported_parts(model).generate(calls, inputs, tokens=6)
+    assert torch.equal(written, generate(model, inputs, tokens=6)[:, -6:])
 
 
 def test_opset_as_asked(tmp_path: Path) -> None:
