@@ -19,11 +19,13 @@ from transformers import PreTrainedModel
 from bplightning import measure
 from bplightning.compaction import CompactionPlan, compact
 from bplightning.errors import UserError
+from bplightning.measure import Latency
 from bplightning.module import PruningModule
 from bplightning.notes import Notes
 from bplightning.putting_back import masks_restored, put_back
 from bplightning.report_schema import Aligned, AlignedLayer, AlignmentCandidate, Numbers
 from bplightning.task import Task
+from bplightning.timing import Middle, middle
 
 AUTO = "auto"
 """A multiple that is to be found by measurement."""
@@ -32,10 +34,13 @@ MULTIPLES = (1, 8, 16, 32, 64)
 """Multiples that are measured for it; 1 is no alignment."""
 
 SLOWER = 1.01
-"""A multiple is not taken where a greater one is so many times faster."""
+"""A multiple is not taken where another one is surely so many times faster, at 95 % confidence."""
 
 SECONDS = 2.5
 """Time spent on each model and shape, in seconds."""
+
+ROUNDS = 6
+"""Fewest rounds of a shape: of fewer the median has no confidence interval."""
 
 
 class Alignment:
@@ -47,7 +52,7 @@ class Alignment:
     Args:
         multiple_of: Units that each layer's width is to be a multiple of, 1 or more, such as 8, 16 or 64, as far as the
             dense width goes; 1 leaves widths as they are. Or auto: the fastest of 1, 8, 16, 32 and 64 on this machine,
-            the smallest of those within 1 %.
+            the smallest of those that are not surely 1 % slower.
     """
 
     def __init__(self, multiple_of: int | str = 1) -> None:
@@ -120,8 +125,8 @@ def _find(
     for multiple in multiples:
         with masks_restored(module.strategy.all_masks):
             models[multiple] = compact(put_back(module, multiple))
-    speedups = _speedups(models, task, device=device, dtype=dtype)
-    chosen = fastest(speedups) if auto else multiples[-1]
+    times = _times(models, task, device=device, dtype=dtype)
+    chosen = fastest(times) if auto else multiples[-1]
     widths = {multiple: _widths(model.compaction_plan) for multiple, model in models.items()}
     count = {multiple: sum(of.values()) for multiple, of in widths.items()}
     layout = module.layout
@@ -139,30 +144,43 @@ def _find(
         density_before=kept / of,
         metrics_before=None,
         candidates=[
-            AlignmentCandidate(multiple_of=multiple, units_added=count[multiple] - count[1], speedup=speedups[multiple])
+            AlignmentCandidate(
+                multiple_of=multiple,
+                units_added=count[multiple] - count[1],
+                speedup=measure.speedup(times[1], times[multiple]),
+            )
             for multiple in multiples
         ],
     )
 
 
-def fastest(speedups: Mapping[int, Mapping[str, float]]) -> int:
-    """The multiple to take: the fastest by the median over shapes, or a smaller one that is not 1 % slower.
+def fastest(times: Mapping[int, Mapping[str, Latency]]) -> int:
+    """The multiple to take: the fastest by the median over shapes, or a smaller one that is not surely 1 % slower.
+
+    Where the machine is noisy and nothing is sure, that is the smallest: units are put back for what was measured.
 
     Args:
-        speedups: Multiple to shape to how many times faster than without alignment.
+        times: Multiple to shape to latency, of models timed together.
 
-    >>> fastest({1: {"1x128": 1.0, "8x128": 1.0}, 8: {"1x128": 1.04, "8x128": 1.1}, 64: {"1x128": 1.05, "8x128": 1.1}})
+    >>> slow, fast, noisy = ((9.0,) * 6, (8.0,) * 6, (7.0, 9.1) * 3)
+    >>> models = {1: slow, 8: fast, 16: noisy, 64: fast}
+    >>> fastest({multiple: {"1x128": Latency(rounds, 1, "cpu")} for multiple, rounds in models.items()})
     8
     """
-    overall = {multiple: median(of.values()) for multiple, of in speedups.items()}
-    best = max(overall.values())
-    return min(multiple for multiple, speedup in overall.items() if best / speedup < SLOWER)
+
+    def slower(multiple: int, other: int) -> list[Middle]:
+        pairs = ((times[multiple][shape].rounds_ms, times[other][shape].rounds_ms) for shape in times[multiple])
+        return [middle([mine / its for mine, its in zip(*pair, strict=True)]) for pair in pairs]
+
+    best = min(times, key=lambda multiple: median(ratio.value for ratio in slower(multiple, min(times))))
+    surely = {multiple: median(ratio.low or 0.0 for ratio in slower(multiple, best)) for multiple in times}
+    return min(multiple for multiple, at_least in surely.items() if at_least < SLOWER)
 
 
-def _speedups(
+def _times(
     models: Mapping[int, Any], task: Task, *, device: torch.device, dtype: torch.dtype | None
-) -> dict[int, dict[str, float]]:
-    """Multiple to shape to how many times faster than without alignment, timed side by side; alike models are one."""
+) -> dict[int, dict[str, Latency]]:
+    """Multiple to shape to latency, all timed side by side; alike models are one."""
     first_of: dict[tuple[int, ...], int] = {}
     same_as = {
         multiple: first_of.setdefault(tuple(_widths(model.compaction_plan).values()), multiple)
@@ -173,8 +191,8 @@ def _speedups(
     timed: dict[str, nn.Module] = {name: models[int(name)].to(device, dtype) for name in names}
     shapes = measure.fitting(models[1], measure.DEFAULT_SHAPES)
     seconds = SECONDS * len(timed) if len(timed) > 1 else 0.0
-    times = measure.latency(timed, task.example_inputs, shapes, seconds=seconds)
-    return {multiple: measure.speedup(times["1"], times[str(same)]) for multiple, same in same_as.items()}
+    times = measure.latency(timed, task.example_inputs, shapes, seconds=seconds, min_rounds=ROUNDS)
+    return {multiple: times[str(same)] for multiple, same in same_as.items()}
 
 
 def _widths(plan: CompactionPlan) -> dict[str, int]:
