@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import bert_base_table
 import quality_table
 from transformers import CONFIG_MAPPING
 
@@ -27,6 +28,9 @@ SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80", "soft-movement-80", "soft-movem
 def main() -> None:
     tables = {
         "benchmark": benchmark(),
+        "bert_base_backends": bert_base_table.backends(),
+        "bert_base_latency": bert_base_table.latency(),
+        "bert_base_others": bert_base_table.others(),
         "demo": demo(),
         "families": families(),
         "quality": quality_table.quality(),

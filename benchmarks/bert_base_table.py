@@ -1,0 +1,127 @@
+"""The tables of benchmarks/bert_base.py's rows, for `benchmarks/tables.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results" / "bert_base"
+
+
+def row(name: str) -> dict[str, Any] | None:
+    """A row, if it was measured."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def latency() -> list[str]:
+    found = row("latency")
+    lines = ["| | speed-up | ideal by FLOPs | of that | compact / dense | dense, ms |", "|---" * 6 + "|"]
+    if found is None:
+        return [*lines, "| not run yet |"]
+    dense = {each["shape"]: each["latency_ms"]["median"] for each in found["compact"] if each["model"] == "dense"}
+    for each in found["compact"]:
+        if each["model"] == "compact":
+            own, shape = each["speedup"], each["shape"]
+            lines.append(
+                f"| {shape} | {own['ratio']:.2f}x ({own['low']:.2f} to {own['high']:.2f}) | {each['ideal_speedup']:.2f}x "
+                f"| {100 * each['efficiency']:.0f} % | {1 / own['ratio']:.3f} | {dense[shape]:.4g} |"
+            )
+    return [*lines, "", provenance(found)]
+
+
+def backends() -> list[str]:
+    found = row("backends")
+    lines = [
+        "| | backend | model | time / dense in eager | speed-up over dense in the same backend |",
+        "|---" * 5 + "|",
+    ]
+    if found is None:
+        return [*lines, "| not run yet |"]
+    for kind, rows in ((kind, found[kind]) for kind in found if isinstance(found[kind], list)):
+        for each in sorted(rows, key=lambda each: (each["shape"], each["backend"], each["model"] != "dense")):
+            first = kind == next(iter(found))  # the dense models are the same in both
+            if (each["model"] == "dense" and not first) or (each["model"], each["backend"]) == ("dense", "eager"):
+                continue
+            model = "dense" if each["model"] == "dense" else f"compact, {kind}"
+            over, own = each["speedup_over_eager"], each["speedup"]
+            same = "" if own is None else f"{own['ratio']:.2f}x"
+            lines.append(f"| {each['shape']} | {each['backend']} | {model} | {1 / over['ratio']:.3f} | {same} |")
+    return [*lines, "", provenance(found)]
+
+
+def others() -> list[str]:
+    lines = ["| what | measured | asked for |", "|---|---|---|"]
+    found = {name: row(name) for name in ("evaluation", "compaction", "memory", "loading", "help")}
+    for name, each in found.items():
+        if each is None:
+            lines.append(f"| {name} | not run yet | |")
+            continue
+        lines += [f"| {what} | {value} | {wanted} |" for what, value, wanted in LINES[name](each)]
+    dates = dict.fromkeys(provenance(each) for each in found.values() if each is not None)
+    return [*lines, "", *dates]
+
+
+def of_evaluation(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    shapes = [(shape, each) for shape, each in found.items() if "x" in shape]
+    return [
+        (
+            f"masked evaluation forward / dense, {shape}",
+            f"{each['masked_over_dense']:.3f} ({each['low']:.3f} to {each['high']:.3f})",
+            "at most 1.05; published code 2.07 to 2.29 at 1x128",
+        )
+        for shape, each in shapes
+    ]
+
+
+def of_compaction(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    peak, size = found["peak_above_dense_mb"], found["compact_model_mb"]
+    return [
+        ("compaction", f"{found['seconds']['median']:.2f} s", "at most 0.15 s; published code 0.6 s"),
+        ("memory of compaction above the dense model", f"{peak:.0f} MB", f"at most the compact model's, {size:.0f} MB"),
+    ]
+
+
+def of_memory(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    more = {name: found[f"{name}_mb"] - found["dense_mb"] for name in ("masked", "checkpointed")}
+    return [
+        ("peak of a dense training step's process, 8x128", f"{found['dense_mb']:.0f} MB", ""),
+        (
+            "the same with masks, above that",
+            f"{more['masked']:+.0f} MB",
+            f"at most one masked copy, {found['masked_copy_mb']:.0f} MB",
+        ),
+        (
+            "the same with masks and activation checkpointing",
+            f"{more['checkpointed']:+.0f} MB",
+            f"at most a layer's masked copy, {found['masked_copy_of_a_layer_mb']:.0f} MB, above dense",
+        ),
+    ]
+
+
+def of_loading(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        ("loading the compact folder / the dense one", f"{found['compact_over_dense']:.2f}", ""),
+        ("the same by byte", f"{found['compact_over_dense_per_byte']:.2f}", "at most 1"),
+    ]
+
+
+def of_help(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    wanted = {"bplightning --help": "under 5 s"}
+    return [(f"`{what}`", f"{took:.1f} s", wanted.get(what, "")) for what, took in found["seconds"].items()]
+
+
+LINES = {
+    "evaluation": of_evaluation,
+    "compaction": of_compaction,
+    "memory": of_memory,
+    "loading": of_loading,
+    "help": of_help,
+}
+
+
+def provenance(found: dict[str, Any]) -> str:
+    machine, versions = found["machine"], found["versions"]
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    return f"{machine['cpu']}, {threads}, seed {found['seed']}, torch {versions['torch']}, {found['date']}."
