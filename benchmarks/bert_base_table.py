@@ -23,9 +23,9 @@ def latency() -> list[str]:
     dense = {each["shape"]: each["latency_ms"]["median"] for each in found["compact"] if each["model"] == "dense"}
     for each in found["compact"]:
         if each["model"] == "compact":
-            own, shape = each["speedup"], each["shape"]
+            own, shape, ideal = each["speedup"], each["shape"], each["ideal_speedup"]
             lines.append(
-                f"| {shape} | {own['ratio']:.2f}x ({own['low']:.2f} to {own['high']:.2f}) | {each['ideal_speedup']:.2f}x "
+                f"| {shape} | {own['ratio']:.2f}x ({own['low']:.2f} to {own['high']:.2f}) | {ideal:.2f}x "
                 f"| {100 * each['efficiency']:.0f} % | {1 / own['ratio']:.3f} | {dense[shape]:.4g} |"
             )
     return [*lines, "", provenance(found)]
