@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import latency_table_rows
 import quality_table
 from transformers import CONFIG_MAPPING
 
@@ -29,6 +30,8 @@ def main() -> None:
         "benchmark": benchmark(),
         "demo": demo(),
         "families": families(),
+        "latency_copies": latency_table_rows.latency_copies(),
+        "latency_target": latency_table_rows.latency_target(),
         "quality": quality_table.quality(),
         "quality_ablation": quality_table.ablation(),
         "quality_squad": quality_table.squad(),
