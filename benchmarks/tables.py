@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import bert_base_table
+import latency_table_rows
 import quality_table
 from transformers import CONFIG_MAPPING
 
@@ -33,6 +34,8 @@ def main() -> None:
         "bert_base_others": bert_base_table.others(),
         "demo": demo(),
         "families": families(),
+        "latency_copies": latency_table_rows.latency_copies(),
+        "latency_target": latency_table_rows.latency_target(),
         "quality": quality_table.quality(),
         "quality_ablation": quality_table.ablation(),
         "quality_squad": quality_table.squad(),

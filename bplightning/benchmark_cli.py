@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers.utils import logging as transformers_logging
 
-from bplightning.benchmarking import Watch, benchmark
+from bplightning.benchmarking import benchmark
 from bplightning.benchmarking_plot import check_plot, plot
 from bplightning.benchmarking_schema import Benchmark
 from bplightning.benchmarking_table import render
 from bplightning.errors import UserError
 from bplightning.report import write_whole
+from bplightning.watching import watching
 
 
 def run_benchmark(
@@ -60,10 +59,10 @@ def run_benchmark(
         UserError: As `bplightning.benchmarking.benchmark` has it, or a file is there already or cannot be written.
     """
     rows, tokens = _numbers("batch_sizes", batch_sizes), _numbers("lengths", lengths)
-    files = [None if name is None else _writable(Path(name), overwrite) for name in (output, plot_file)]
+    files = [None if name is None else writable(Path(name), overwrite) for name in (output, plot_file)]
     if files[1] is not None:
         check_plot(files[1])
-    with _quiet(), _progress() as watch:
+    with quiet(), watching() as watch:
         found = benchmark(
             folder,
             against,
@@ -100,7 +99,12 @@ def _numbers(name: str, text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _writable(path: Path, overwrite: bool) -> Path:
+def writable(path: Path, overwrite: bool) -> Path:
+    """A file that may be written; its folder is made.
+
+    Raises:
+        UserError: It is there already and is not to be replaced, is a folder, or cannot be written.
+    """
     if path.is_dir():
         raise UserError(f"the output {str(path)!r} is a folder: name a file in it.")
     if path.exists() and not overwrite:
@@ -112,37 +116,7 @@ def _writable(path: Path, overwrite: bool) -> Path:
 
 
 @contextmanager
-def _progress() -> Iterator[Watch]:
-    """A bar on a terminal, or a line for each thing that is begun. It is drawn between passes, never during one."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        said = [""]
-
-        def say(fraction: float, what: str) -> None:
-            if what != said[0]:
-                sys.stderr.write(f"{100 * fraction:3.0f} %  {what}\n")
-                sys.stderr.flush()
-                said[0] = what
-
-        yield say
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("reading the models", total=1.0)
-        drawn = [0.0]
-
-        def draw(fraction: float, what: str) -> None:
-            bar.update(task, completed=fraction, description=what)
-            if bar.get_time() - drawn[0] > 0.5 or fraction == 0:
-                bar.refresh()
-                drawn[0] = bar.get_time()
-
-        bar.refresh()
-        yield draw
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Nothing of what loading a model or generating with it says beside."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     try:

@@ -30,12 +30,10 @@ from bplightning.invocation import program
 from bplightning.layout import PrunableLayout
 from bplightning.report import now, versions
 from bplightning.timing import side_by_side
+from bplightning.watching import Watch, unwatched
 
 ROUNDS = 6
 """Fewest rounds of a shape, however slow: of fewer values the median has no confidence interval."""
-
-Watch = Callable[[float, str], object]
-"""Told now and then which fraction is done, and what is being done."""
 
 
 def benchmark(
@@ -50,7 +48,7 @@ def benchmark(
     threads: int | None = None,
     tolerance: float = 0.02,
     seconds: float = 20.0,
-    watch: Watch = lambda fraction, what: None,
+    watch: Watch = unwatched,
 ) -> Benchmark:
     """Time a model side by side with the dense one.
 
@@ -75,7 +73,7 @@ def benchmark(
             backend are not to be had.
     """
     _check(shapes, new_tokens=new_tokens, threads=threads, tolerance=tolerance, seconds=seconds)
-    place, precision = _device(device), DTYPES[dtype]
+    place, precision = device_named(device), DTYPES[dtype]
     candidates = find_candidates(folder, against)
     if candidates[0].kind.can_generate() and "compile" in backends:
         raise UserError(
@@ -89,7 +87,7 @@ def benchmark(
     variants = list(dict.fromkeys([(reference, "eager"), *((name, each) for each in backends for name in models)]))
     vocabulary = min((each.vocabulary for each in candidates if each.vocabulary is not None), default=None)
     found: list[Row] = []
-    with _threads(threads), tempfile.TemporaryDirectory() as scratch:
+    with cpu_threads(threads), tempfile.TemporaryDirectory() as scratch:
         watch(0, "counting FLOPs")  # which runs each model at each shape: what there is no room for is said now
         inputs = {shape: _inputs(models[reference], shape, vocabulary) for shape in used}
         flops = {
@@ -169,7 +167,12 @@ def _check(
         raise UserError(f"seconds is {seconds}; it must be more than 0.")
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device; that it is not there is said.
+
+    Raises:
+        UserError: There is no GPU.
+    """
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("device is 'cuda', and torch finds no GPU here: give --device cpu.")
@@ -225,7 +228,8 @@ def _runs_onnx(backends: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """As many CPU threads within; `None` for those that there are."""
     before = torch.get_num_threads()
     try:
         if threads is not None:

@@ -95,10 +95,22 @@ def find_candidates(folder: str, against: str | None = None) -> list[Candidate]:
     model = Candidate(single, str(path), config, _class_of(config, str(path)))
     if against is None:
         return [model]
-    config = _config(against, "the dense model")
-    dense = Candidate("dense", against, config, _class_of(config, against))
+    dense = dense_candidate(against)
     _require_comparable(dense, model)
     return [dense, model]
+
+
+def dense_candidate(path: str) -> Candidate:
+    """A dense model.
+
+    Args:
+        path: Its folder, or its name on the hub.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    config = _config(path, "the dense model")
+    return Candidate("dense", path, config, _class_of(config, path))
 
 
 def fitted(

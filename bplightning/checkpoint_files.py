@@ -143,7 +143,7 @@ def require_same_weights(checkpoint: Mapping[str, Any], module: nn.Module, *, pa
     shapes = [
         f"{name} is {_shape(theirs[name])} in the file and {_shape(value)} here"
         for name, value in ours.items()
-        if name in theirs and theirs[name].shape != value.shape
+        if name in theirs and isinstance(value, torch.Tensor) and theirs[name].shape != value.shape
     ]
     lacks = [f"the file lacks {name}" for name in ours if name not in theirs]
     extra = [f"the file also has {name}" for name in theirs if name not in ours]

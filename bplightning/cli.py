@@ -137,6 +137,45 @@ def benchmark(
     )
 
 
+def latency_table(
+    model: str,
+    out: str,
+    batch_size: int = 1,
+    length: int = 128,
+    device: Literal["cpu", "cuda"] = "cpu",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    threads: int | None = None,
+    seconds: float = 60.0,
+    overwrite: bool = False,
+) -> None:
+    """Measure on this machine what each head and unit of a dense model takes, for --strategy.latency_table.
+
+    Args:
+        model: The dense model's folder, with the head of its task; or a run's, which stands for its baseline; or its
+            name on the hub.
+        out: JSON file to write.
+        batch_size: Rows of the batch, 1 or more.
+        length: Tokens of each row, 1 or more, as far as the model can take so many.
+        device: Where the model runs.
+        dtype: What it computes in, whatever it was saved in.
+        threads: CPU threads, 1 or more; by default as many as torch takes.
+        seconds: Time spent, in seconds; slow models take longer, for six rounds of every copy.
+        overwrite: Whether to replace a file that is there already.
+    """
+    from bplightning.latency_cli import run_latency_table
+
+    run_latency_table(
+        model,
+        out,
+        shape=(batch_size, length),
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        seconds=seconds,
+        overwrite=overwrite,
+    )
+
+
 def export(
     folder: str,
     out: str,
@@ -167,6 +206,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "compact": write_compact,
     "predict": answer,
     "benchmark": benchmark,
+    "latency-table": latency_table,
     "export": export,
 }
 TRAINING_VERBS = {

@@ -103,7 +103,7 @@ def finish(
         return None
 
     # A masked model has the dense shapes, so it stands in for a dense one wherever only shapes count.
-    measured = _measured(models["dense"][0] if dense is not None else masked, made)
+    measured = _measured(models["dense"][0] if dense is not None else masked, made, also=_shape_of(snap))
     layout = module.layout
     assert layout is not None
     found = build_report(
@@ -150,12 +150,13 @@ def finish(
     return found
 
 
-def _measured(dense: PreTrainedModel, made: Compacted) -> dict[str, Any]:
+def _measured(dense: PreTrainedModel, made: Compacted, *, also: tuple[int, int] | None) -> dict[str, Any]:
     """Latency and FLOPs of a model of the dense shapes and of the compact one, as `build_report` takes them."""
     rank_zero_info("Measuring dense and compact latency side by side.")
     pair = {"dense": dense, "compact": made.model}
     make_inputs = made.task.example_inputs  # its tokens are among the dense model's
-    latency = measure.latency(pair, make_inputs, measure.fitting(made.model, measure.DEFAULT_SHAPES))
+    asked = [*measure.DEFAULT_SHAPES, *([] if also is None else [also])]
+    latency = measure.latency(pair, make_inputs, list(dict.fromkeys(measure.fitting(made.model, asked))))
     if (generate := made.task.example_generation(GENERATED_TOKENS)) is not None:
         shapes = measure.fitting(made.model, measure.DEFAULT_SHAPES)
         for name, times in measure.latency(pair, make_inputs, shapes, call=generate).items():
@@ -209,6 +210,15 @@ def snap_of(trainer: Trainer, module: PruningModule) -> dict[str, Any] | None:
     return snap | {"metrics_before": metrics}
 
 
+def _shape_of(snap: dict[str, Any] | None) -> tuple[int, int] | None:
+    """Rows and tokens that a target in time is meant for."""
+    shape = None if snap is None else snap.get("shape")  # a run stopped under an earlier version may not say
+    if shape is None:
+        return None
+    rows, tokens = map(int, shape.split("x"))
+    return rows, tokens
+
+
 def _snap(snap: dict[str, Any] | None, metrics: dict[str, float]) -> Snap | None:
     """A report's word of it; masks that did not change have the same metrics before."""
-    return None if snap is None else cast(Snap, {"metrics_before": metrics, **snap})
+    return None if snap is None else cast(Snap, {"metrics_before": metrics, "shape": None, **snap})

@@ -149,6 +149,9 @@ class PruningModule(LightningModule):
         self.take_teacher()
         for teacher in self._teacher:
             teacher.to(self.device)
+        from bplightning.putting_back import hardened_copy  # it knows this module
+
+        self.strategy.prepare(lambda: hardened_copy(self))
 
     def on_fit_end(self) -> None:
         self._teacher.clear()

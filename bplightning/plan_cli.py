@@ -14,21 +14,20 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBar
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bplightning.module import PruningModule
 from bplightning.pipeline import load_fitting
 from bplightning.planning import NOMINAL_STEPS, plan
-from bplightning.planning_measured import Measuring, Watch, measured
+from bplightning.planning_measured import Measuring, measured
 from bplightning.planning_schema import Plan
 from bplightning.planning_table import render
 from bplightning.plugins import name_of
 from bplightning.strategy import Progress
 from bplightning.task import Task
 from bplightning.training_cli import PruningCLI
+from bplightning.watching import watching
 
 DESCRIPTION = (
     "Show what `fit` would prune with the same options: layers, roles, masks, what cannot be pruned so, parameters and "
@@ -115,7 +114,7 @@ class PlanCLI(PruningCLI):
         )
         if self._measuring is not None and not self.plan["problems"]:
             seed = int(settings.seed_everything)
-            with _watching() as watch:
+            with watching() as watch:
                 self.plan["measured"] = measured(
                     model, self.plan, self._measuring, make_inputs=inputs, seed=seed, watch=watch
                 )
@@ -139,19 +138,6 @@ def _arranged(args: list[str]) -> list[str]:
         if not (settings and item == "--measure=true"):
             arranged.append(item)
     return arranged
-
-
-@contextmanager
-def _watching() -> Iterator[Watch]:
-    """A bar on a terminal, or else lines; it moves between measurements, never during one."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda fraction, what: print(f"{100 * fraction:3.0f} %  {what}", file=sys.stderr, flush=True)
-        return
-    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with ProgressBar(*columns, console=console, auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda fraction, what: bar.update(task, completed=fraction, description=what, refresh=True)
 
 
 def _start(task: Task, start: str, baseline: str) -> PreTrainedModel:

@@ -27,6 +27,7 @@ from bplightning.planning_random import compact_copy, kept_at_random
 from bplightning.planning_schema import Measured, MeasuredModel, Plan
 from bplightning.resizing import Group
 from bplightning.timing import Middle, middle
+from bplightning.watching import Watch, unwatched
 
 DEFAULT_DENSITIES = (0.75, 0.5, 0.25, 0.1, 0.05)
 """Measured where the user names none, beside the one that the strategy's schedule ends at."""
@@ -36,9 +37,6 @@ ROUNDS = 6
 
 WORTHWHILE = 1.1
 """Halving the density is worth it where it makes the model at least so many times faster."""
-
-Watch = Callable[[float, str], object]
-"""Told which fraction is done, and what is being done."""
 
 MakeInputs = Callable[[int, int], Mapping[str, Tensor]]
 """From `B` and `L` to a model's keyword arguments."""
@@ -99,7 +97,7 @@ def measured(
     *,
     make_inputs: MakeInputs | None = None,
     seed: int = 0,
-    watch: Watch = lambda fraction, what: None,
+    watch: Watch = unwatched,
 ) -> Measured:
     """Time compact copies of a model beside it; the model is left as it is.
 

@@ -171,13 +171,17 @@ class Refilled(TypedDict):
 
 
 class Snap(TypedDict):
-    """What the last correction of the masks did to meet a target that the penalty had been steered to."""
+    """What the last correction of the masks did to meet a target that the penalty had been steered to.
+
+    A target in time is meant for `shape`, ``"BxL"``.
+    """
 
     kind: str
     target: float
     before: float
     after: float
     changed: int
+    shape: str | None
     metrics_before: Numbers | None
 
 
@@ -240,13 +244,15 @@ def validate_report(document: object, *, name: str = "report") -> Report:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if isinstance(document, dict) and version in ADDED:
         document = {**ADDED[version], **document, "schema_version": SCHEMA_VERSION}
+        if isinstance(document["snap"], dict):
+            document["snap"] = {"shape": None, **document["snap"]}
     elif version is not None:
         readable = ", ".join(map(str, ADDED))
         raise UserError(
             f"{name} has schema_version {version!r}, and this version of bplightning reads {readable}: "
             "read it with the version of bplightning that wrote it (its `versions.bplightning`), or run again."
         )
-    problems = list(_problems(document, Report, ""))
+    problems = list(schema_problems(document, Report))
     if problems:
         raise UserError(
             f"{name} is not a report of schema_version {SCHEMA_VERSION}: {'; '.join(problems)}. "
@@ -255,8 +261,17 @@ def validate_report(document: object, *, name: str = "report") -> Report:
     return cast(Report, document)
 
 
-def _problems(value: object, hint: Any, path: str) -> Iterator[str]:
-    """What is wrong with `value` against a type made of `TypedDict`, dict, list, optional, str, int, float and any."""
+def schema_problems(value: object, hint: Any, path: str = "") -> Iterator[str]:
+    """What is wrong with a value read from JSON.
+
+    Args:
+        value: The value.
+        hint: The type it must have, made of `TypedDict`, dict, list, optional, str, int, float and any.
+        path: Where it stands in the document.
+
+    Yields:
+        A line for each key that is missing, unknown, or holds another type.
+    """
     if hint is Any:
         return
     where = path or "the document"
@@ -264,7 +279,7 @@ def _problems(value: object, hint: Any, path: str) -> Iterator[str]:
     if origin is types.UnionType or origin is typing.Union:
         if value is not None:
             (inner,) = (each for each in arguments if each is not types.NoneType)
-            yield from _problems(value, inner, path)
+            yield from schema_problems(value, inner, path)
     elif typing.is_typeddict(hint) or origin is dict:
         if not isinstance(value, dict):
             yield f"{where} is {_kind(value)}, not an object"
@@ -275,13 +290,13 @@ def _problems(value: object, hint: Any, path: str) -> Iterator[str]:
         yield from (f"unknown key {dotted[key]}" for key in value if key not in hints)
         for key in hints:
             if key in value:
-                yield from _problems(value[key], hints[key], dotted[key])
+                yield from schema_problems(value[key], hints[key], dotted[key])
     elif origin is list:
         if not isinstance(value, list):
             yield f"{where} is {_kind(value)}, not a list"
             return
         for index, each in enumerate(value):
-            yield from _problems(each, arguments[0], f"{path}[{index}]")
+            yield from schema_problems(each, arguments[0], f"{path}[{index}]")
     elif isinstance(value, bool) != (hint is bool) or not isinstance(value, (int, float) if hint is float else hint):
         yield f"{where} is {_kind(value)}, not {hint.__name__}"
 

@@ -130,6 +130,9 @@ def _stages(report: Report) -> Iterator[str]:
         kind, values = snap["kind"].replace("_", " "), (snap["target"], snap["before"], snap["after"])
         target, before, after = (f"{value:.4g}" for value in values)
         yield f"target {kind} {target}: steered to {before}, then snapped to {after} ({snap['changed']} entries)"
+        if (shape := snap["shape"]) is not None:
+            measured = _cell((report["speedup"] or {}).get(shape), "{:.4g}")
+            yield f"these by the latency table, for {shape}; measured there {measured}"
     if (aligned := report["alignment"]) is not None:
         multiple, measured = aligned["multiple_of"], ", the fastest measured" if aligned["auto"] else ""
         widths = "as pruning left them" if multiple == 1 else f"multiples of {multiple}"

@@ -34,6 +34,11 @@ def size_of(group: Group) -> int:
     return group.kv_heads if isinstance(group, AttentionGroup) else group.width
 
 
+def can_shrink(layout: PrunableLayout) -> list[Group]:
+    """The groups that can lose heads or units: none of those that cannot be sliced, or that are gone already."""
+    return [group for group in layout.groups if size_of(group) and all(each.expert is None for each in group.members)]
+
+
 def kind_of(group: Group) -> str:
     """``"heads"`` or ``"units"``, for messages and for the plan."""
     return "heads" if isinstance(group, AttentionGroup) else "units"

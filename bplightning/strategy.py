@@ -35,8 +35,8 @@ class Progress:
 class PruningStrategy(nn.Module):
     """How a network is pruned: granularity by role, where scores come from, schedule, penalty.
 
-    The life of a strategy is `attach`, then for every optimizer step `advance`, a forward pass, `penalty` added to the
-    loss, and `after_optimizer_step`; at the end `harden`. It knows neither the task nor Lightning.
+    The life of a strategy is `attach`, `prepare`, then for every optimizer step `advance`, a forward pass, `penalty`
+    added to the loss, and `after_optimizer_step`; at the end `harden`. It knows neither the task nor Lightning.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,15 @@ class PruningStrategy(nn.Module):
 
         Args:
             layout: What can be pruned of the model.
+        """
+
+    def prepare(self, dense: Callable[[], nn.Module]) -> None:
+        """Find out what cannot be known where nothing is trained, such as times on the device.
+
+        Called once when training begins, on all ranks, before the first `advance` and after a checkpoint was read.
+
+        Args:
+            dense: Gives a copy of the model as `harden` would leave it, on the device that trains.
         """
 
     def advance(self, progress: Progress) -> None:
@@ -111,7 +120,8 @@ class PruningStrategy(nn.Module):
 
         Returns:
             ``kind`` of target, ``target``, the value asked for, ``before`` and ``after``, the values before and after
-            the correction, and ``changed``, how many entries of all grids it changed.
+            the correction, ``changed``, how many entries of all grids it changed, and ``shape``, the rows and tokens
+            ``"BxL"`` of a target in time, else `None`: a report measures the speed-up there.
         """
         return None
 

@@ -4,15 +4,14 @@ Both ask what is left above a cut on scores. Of a network there are parts that g
 its score: single tiles for the density; for the operations whole heads and units, each with the score of the tile that
 keeps it alive the longest. So a look at the scores, once, gives what is left for every cut.
 
-Legend: `O` out features, `I` in features, `R`, `C` grid rows and columns, `H` heads, `K` key/value heads, `D` head
-size, `F` units.
+Legend: `R`, `C` grid rows and columns.
 """
 
 from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 
 from bplightning.equivalence import made_images, takes_images
 from bplightning.errors import UserError
-from bplightning.groups import AttentionGroup, FeedForwardGroup, Member
 from bplightning.layout import PrunableLayout
-from bplightning.masking import Cover, Mask
+from bplightning.masking import Mask
 from bplightning.measure import FLOPS_SHAPE, fitting, flops_by_module
 from bplightning.planning_estimate import flops_of_group
-from bplightning.resizing import Group, size_of
+from bplightning.resizing import size_of
+from bplightning.strategies.lives import Lives
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,34 @@ class SizeTarget(ABC):
             masks: Its masks.
         """
 
+    @property
+    def known(self) -> bool:
+        """Whether `left` can say what is left already; if not, it can after `prepare`."""
+        return True
+
+    def prepare(self, dense: Callable[[], nn.Module]) -> None:  # noqa: B027  a hook
+        """Find out what takes too long to be found where nothing is trained; called when training begins.
+
+        Args:
+            dense: Gives a copy of the model without masks, on the device that it trains on.
+        """
+
     @abstractmethod
-    def left(self, masks: Sequence[Mask], scores: Sequence[Tensor]) -> Left:
+    def left(self, masks: Sequence[Mask], scores: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
         """What is left with any cut.
 
         Args:
             masks: The masks of the network.
             scores: The scores ``(R, C)`` of each; infinite for what stays in any case.
+
+        Returns:
+            From a cut to the share above it, both 0-d tensors, without waiting for the device.
         """
+
+    @property
+    def shape(self) -> str | None:
+        """Rows and tokens, ``"BxL"``, that a speed-up in time is meant for; `None` for what is counted."""
+        return None
 
     @abstractmethod
     def value_of(self, share: float) -> float:
@@ -137,9 +156,7 @@ class Density(SizeTarget):
 class FlopsSpeedup(SizeTarget):
     """Floating-point operations of the dense model over those of the compact one.
 
-    A head, or a unit, costs the same whichever goes. It goes as `bplightning.compaction` finds: a head when each of its
-    dimensions has a value row or an output column without a tile, a unit when one of its rows or its column has none.
-    That a value's constant may be zero by chance is not foreseen.
+    A head, or a unit, costs the same whichever goes; see `bplightning.strategies.lives` for when it goes.
 
     Args:
         speedup: How many times fewer operations, above 1.
@@ -157,73 +174,27 @@ class FlopsSpeedup(SizeTarget):
                 "compact one's and must be above 1."
             )
         self.value, self.share = speedup, 1 / speedup
-        self.groups: list[tuple[Group, float, bool]] = []
+        self.lives: Lives | None = None
+        self.shares: dict[str, float] = {}  # of one head or unit, by group
         self.always = 1.0
-        self.where: dict[Member, tuple[int, Cover, tuple[int, ...]]] = {}
 
     def attach(self, layout: PrunableLayout, masks: Sequence[Mask]) -> None:
         counts = flops_by_module(layout.model, example_inputs(layout.model))
-        for index, mask in enumerate(masks):
-            for cover in mask.covers:
-                self.where[cover.member] = index, cover, tuple(cover.member.weight(layout.model).shape)
-        for group in layout.groups:
-            if size_of(group) == 0 or any(member.expert is not None for member in group.members):
-                continue  # nothing of it left, or what compaction cannot slice
-            biased = any(member.bias_of(layout.model) is not None for member in group.members[:-1])
+        self.lives = Lives(layout, masks)
+        for group in self.lives.groups:
             share = flops_of_group(counts, group) / counts[""]
-            self.groups.append((group, share / size_of(group), biased))
+            self.shares[group.name] = share / size_of(group)
             self.always -= share
 
     def left(self, masks: Sequence[Mask], scores: Sequence[Tensor]) -> Left:
-        parts = []
-        for group, share, biased in self.groups:
-            lives = (
-                self.heads(group, scores) if isinstance(group, AttentionGroup) else self.units(group, scores, biased)
-            )
-            parts.append((lives, share))
+        assert self.lives is not None
         alike: dict[float, list[Tensor]] = {}
-        for lives, share in parts:
-            alike.setdefault(share, []).append(lives)
+        for group in self.lives.groups:
+            alike.setdefault(self.shares[group.name], []).append(self.lives.of(group, scores))
         return Left(self.always, tuple((torch.cat(lives), share) for share, lives in alike.items()))
-
-    def heads(self, group: AttentionGroup, scores: Sequence[Tensor]) -> Tensor:
-        """Where each key/value head of a group goes, with its queries ``(K,)``."""
-        shape = group.kv_heads, group.heads // group.kv_heads, group.head_size
-        values = self.lines(group.value, scores, axis=0).view(shape[0], 1, shape[2])
-        columns = self.lines(group.output, scores, axis=1).view(shape)
-        return torch.minimum(values, columns).flatten(1).amax(1)
-
-    def units(self, group: FeedForwardGroup, scores: Sequence[Tensor], biased: bool) -> Tensor:
-        """Where each unit of a group goes ``(F,)``; beside a factor that has a bias the other one must go, too."""
-        rows = torch.stack([self.lines(up, scores, axis=0) for up in group.up])
-        lives = rows.amax(0) if biased else rows.amin(0)
-        return torch.minimum(lives, self.lines(group.down, scores, axis=1))
-
-    def lines(self, member: Member, scores: Sequence[Tensor], *, axis: int) -> Tensor:
-        """Where the last tile goes of each row (`axis` 0) or column (1) of a member: ``(O,)`` or ``(I,)``."""
-        index, cover, shape = self.where[member]
-        scores_RC = scores[index].T if cover.transposed else scores[index]
-        highest = scores_RC.amax(1 - axis)
-        return highest.repeat_interleave(shape[axis] // len(highest))
 
     def value_of(self, share: float) -> float:
         return 1 / share
-
-
-def size_target(density: float | None, flops_speedup: float | None) -> SizeTarget | None:
-    """The target of a strategy that may be given one of several.
-
-    Raises:
-        UserError: Both are given, or one is out of its range.
-    """
-    if density is not None and flops_speedup is not None:
-        raise UserError(
-            f"target_density is {density:g} and target_flops_speedup is {flops_speedup:g}, but a penalty is steered to "
-            "one target: give one of both."
-        )
-    if flops_speedup is not None:
-        return FlopsSpeedup(flops_speedup)
-    return None if density is None else Density(density)
 
 
 def example_inputs(model: nn.Module) -> dict[str, Tensor]:

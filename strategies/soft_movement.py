@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bplightning.errors import UserError
 from bplightning.granularity import FALLBACKS, check_roles
 from bplightning.layout import PrunableLayout
 from bplightning.scheduled import ScheduledStrategy
 from bplightning.strategies.guide import Guide
-from bplightning.strategies.size_targets import Left, size_target
 from bplightning.strategies.snap import Snap
 from bplightning.strategies.steering import FARTHEST, Steering
+from bplightning.strategies.targets import size_target
 from bplightning.strategy import Progress
 
 SCORE_LEARNING_RATE = 1e-2
@@ -55,6 +55,11 @@ class SoftMovement(ScheduledStrategy):
             `regularization`.
         target_flops_speedup: The same for how many times fewer floating-point operations the compact model is to need
             than the dense one (8 rows of 128 tokens, as the report counts them), above 1; in place of `target_density`.
+        target_latency_speedup: The same for how many times faster than the dense model the compact one is to be, as
+            measured, above 1; in place of `target_density`.
+        latency_table: File of the verb `latency-table` that says what heads and units take on the machine and at the
+            shape the speed-up is meant for. Default: a table is measured when training begins, in a minute or some, on
+            the device that trains, for one row of 128 tokens.
         guide: Folder of a former compact model of the same dense model: what touches a head that it kept is always
             kept, and takes no part in the penalty. Default: none.
     """
@@ -75,9 +80,11 @@ class SoftMovement(ScheduledStrategy):
         role_weights: dict[str, float] | None = None,
         target_density: float | None = None,
         target_flops_speedup: float | None = None,
+        target_latency_speedup: float | None = None,
+        latency_table: str | None = None,
         guide: str | None = None,
     ) -> None:
-        target = size_target(target_density, target_flops_speedup)
+        target = size_target(target_density, target_flops_speedup, target_latency_speedup, latency_table)
         super().__init__(granularity, initial_warmup, final_warmup, freeze_masks or target is not None)
         for name, value in (("initial", initial_score_threshold), ("final", final_score_threshold)):
             if not 0 <= value < 0.5 or (name == "final" and value == 0):
@@ -111,15 +118,20 @@ class SoftMovement(ScheduledStrategy):
         if self.target is not None:
             device = self.all_masks[0].kept.device
             self.target.attach(layout, self.all_masks)
-            smallest = float(self.left()(torch.tensor(FARTHEST, device=device)))
-            self.target.require_reachable(smallest, guided=self.guide.folder is not None)
+            self._require_reachable()
             cut, weight = logit(self.thresholds[1]), self.regularization
             self.steering = Steering(self.target.share, self.left, final_cut=cut, weight=weight).to(device)
             self.last_move = Snap(self.all_masks)
 
+    def prepare(self, dense: Callable[[], nn.Module]) -> None:
+        if self.target is not None:
+            self.target.prepare(dense)
+            self._require_reachable()
+
     def advance(self, progress: Progress) -> None:
         start, end = self.window(progress)
-        if self.steering is not None and progress.step <= end:
+        if self._steers() and progress.step <= end:
+            assert self.steering is not None
             self.steering.advance(step=progress.step, start=start, end=end)
         super().advance(progress)
 
@@ -130,7 +142,8 @@ class SoftMovement(ScheduledStrategy):
         self.score_threshold.fill_(threshold)
         self.penalty_weight.fill_(self.regularization * threshold / final)
         cut: float | Tensor = logit(threshold)
-        if self.steering is not None:
+        if self._steers():
+            assert self.steering is not None
             self.penalty_weight.copy_(self.steering.weight() * (amount > 0))
             cut = self.steering.cut_to_make(logit(threshold))
             self.score_threshold.copy_(cut.sigmoid())
@@ -163,8 +176,18 @@ class SoftMovement(ScheduledStrategy):
 
     # -- the target ----------------------------------------------------------------------------------------------------
 
+    def _steers(self) -> bool:
+        """Whether there is a target that can be looked at; where nothing is trained one in time may not be known."""
+        return self.target is not None and self.target.known
+
+    def _require_reachable(self) -> None:
+        if self._steers():
+            assert self.target is not None
+            smallest = float(self.left()(torch.tensor(FARTHEST, device=self.all_masks[0].kept.device)))
+            self.target.require_reachable(smallest, guided=self.guide.folder is not None)
+
     @torch.no_grad()
-    def left(self) -> Left:
+    def left(self) -> Callable[[Tensor], Tensor]:
         """What is left of the network with any cut on the scores of this moment."""
         assert self.target is not None
         return self.target.left(self.all_masks, self.scores())
@@ -192,9 +215,10 @@ class SoftMovement(ScheduledStrategy):
         Waits for the device; leaves the masks as they are after the snap.
 
         Returns:
-            ``kind`` of target (``"density"`` or ``"flops_speedup"``), ``target``, its value, ``before`` and ``after``,
-            the values the masks give before and after the snap, and ``changed``, how many entries of all grids it
-            changed. `None` without a target, and before the schedule's end.
+            ``kind`` of target (``"density"``, ``"flops_speedup"`` or ``"latency_speedup"``), ``target``, its value,
+            ``before`` and ``after``, the values the masks give before and after the snap, ``changed``, how many entries
+            of all grids it changed, and ``shape``, ``"BxL"``, that a speed-up in time is meant for. `None` without a
+            target, and before the schedule's end.
         """
         if self.target is None or self.last_move is None or not bool(self.last_move.done):
             return None
@@ -207,6 +231,7 @@ class SoftMovement(ScheduledStrategy):
             "target": self.target.value,
             **values,
             "changed": self.last_move.changed(),
+            "shape": self.target.shape,
         }
 
     def role_weight(self, role: str) -> float:

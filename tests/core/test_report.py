@@ -94,7 +94,7 @@ def built(**changes: Any) -> Report:
             **{"logit_difference": 0.25},
         },
         "snap": {
-            **{"kind": "density", "target": 0.25, "before": 0.2525, "after": 0.25, "changed": 7},
+            **{"kind": "density", "target": 0.25, "before": 0.2525, "after": 0.25, "changed": 7, "shape": None},
             **{"metrics_before": {"f1": 87.0}},
         },
     }

@@ -13,8 +13,9 @@ from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
 from bplightning.measure import flops
 from bplightning.strategies.hybrid import Hybrid
-from bplightning.strategies.size_targets import example_inputs, size_target
+from bplightning.strategies.size_targets import example_inputs
 from bplightning.strategies.soft_movement import SoftMovement
+from bplightning.strategies.targets import size_target
 from bplightning.strategy import Progress
 
 POSITIONS = {"max_position_embeddings": 160, "n_positions": 160}
@@ -99,7 +100,7 @@ def test_a_target_that_cannot_be_reached_is_refused_by_what_can_be() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((0.5, 2.0), "target_density is 0.5 and target_flops_speedup is 2, .*: give one of both"),
+        ((0.5, 2.0), "target_density is 0.5 and target_flops_speedup is 2, .*: give one of them"),
         ((None, 1.0), "target_flops_speedup is 1; .* must be above 1"),
         ((0.0, None), r"target_density is 0; .* must be in \(0, 1\)"),
         ((1.0, None), r"target_density is 1; .* must be in \(0, 1\)"),

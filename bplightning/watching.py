@@ -1,0 +1,50 @@
+"""Telling a user what a measurement is doing, never while anything is timed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+Watch = Callable[[float, str], object]
+"""Told which fraction is done, and what is being done."""
+
+OFTEN = 0.5
+"""Seconds between two drawings of a bar, at least."""
+
+
+def unwatched(fraction: float, what: str) -> None:
+    """Tell nobody."""
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """A bar on a terminal, or a line for each thing that is begun; drawn when it is told, and at no other time."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        said = ""
+
+        def say(fraction: float, what: str) -> None:
+            nonlocal said
+            if what != said:
+                print(f"{100 * fraction:3.0f} %  {what}", file=sys.stderr, flush=True)
+            said = what
+
+        yield say
+        return
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        drawn: tuple[str, float] = "", -OFTEN
+
+        def draw(fraction: float, what: str) -> None:
+            nonlocal drawn
+            bar.update(task, completed=fraction, description=what)
+            if what != drawn[0] or bar.get_time() - drawn[1] >= OFTEN:
+                bar.refresh()
+                drawn = what, bar.get_time()
+
+        yield draw
