@@ -202,19 +202,37 @@ def export(
     export_model(Path(folder), Path(out), format=format, dtype=dtype, quantize=quantize, opset=opset)
 
 
+def report(run: str, output: str | None = None, overwrite: bool = False) -> None:
+    """Draw the report of a run as a page: one HTML file that loads nothing.
+
+    Args:
+        run: Folder of the run, such as runs/qa-hybrid/version_0; or of what `compact` wrote.
+        output: File to write; by default report.html in that folder, which is then drawn anew.
+        overwrite: Whether to replace an output that is there already.
+    """
+    from bplightning.report_page import report_run
+
+    sys.stdout.write(
+        f"The page: {report_run(Path(run), None if output is None else Path(output), overwrite=overwrite)}\n"
+    )
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "compact": write_compact,
     "predict": answer,
     "benchmark": benchmark,
     "latency-table": latency_table,
     "export": export,
+    "report": report,
 }
 TRAINING_VERBS = {
     "fit": "Fine-tune and prune, then compact, evaluate and report. With no model or data of yours: a small example.",
     "validate": "Evaluate on the validation set, usually with --config and --ckpt_path of a run.",
     "test": "Evaluate on the test set.",
 }
-PLAN = {"plan": "Say what would be pruned with this task, model and strategy, without training."}
+PARSED_THEMSELVES = {
+    "plan": "Say what would be pruned with this task, model and strategy, without training.",
+}
 NOT_WRITTEN = {
     errno.ENOSPC: "make room on the disk, or name another place",
     errno.EDQUOT: "make room, or name another place",
@@ -250,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(args: list[str]) -> None:
     # Each is imported only now: it takes seconds.
-    if args and args[0] in PLAN:
+    if args and args[0] == "plan":
         from bplightning.plan_cli import run_plan
 
         run_plan(args[1:])
@@ -275,7 +293,7 @@ def build_parser() -> ArgumentParser:
         description="Block pruning for faster Transformers. Start with: bplightning fit --strategy hybrid",
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB")
-    for name, line in (TRAINING_VERBS | PLAN).items():
+    for name, line in (TRAINING_VERBS | PARSED_THEMSELVES).items():
         verbs.add_subcommand(name, ArgumentParser(), help=line)
     for name, function in VERBS.items():
         description = (function.__doc__ or "").partition("\n")[0]

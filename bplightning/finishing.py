@@ -20,12 +20,15 @@ from bplightning.alignment import Alignment, align
 from bplightning.compact_stage import Compacted, Filling, Saving, make_compact
 from bplightning.invocation import program
 from bplightning.loading import load_saved
+from bplightning.model_card import CARD_FILE, model_card
 from bplightning.module import PruningModule, frozen_module
 from bplightning.notes import Notes
+from bplightning.patterns import head_patterns
 from bplightning.plugins import name_of
 from bplightning.ranks import rank_hashes
 from bplightning.report import build_report, now, render, save_report, versions
-from bplightning.report_schema import Numbers, Report, Snap
+from bplightning.report_page import PAGE_FILE, draw, write_drawn
+from bplightning.report_schema import Monitor, Numbers, Report, Snap
 from bplightning.task import Task
 
 GENERATED_TOKENS = 32
@@ -111,10 +114,13 @@ def finish(
         strategy=name_of(type(module.strategy)),
         model=masked.config._name_or_path,
         metrics={name: values["metrics"] for name, values in evaluated.items()},
+        monitor=Monitor(metric=task.monitor, mode=task.monitor_mode),
+        data=task.data_settings() or None,
         evaluation=evaluated["compact"]["settings"],
         density_by_role=density_by_role,
         heads_by_layer=made.plan.heads,
         units_by_layer=made.plan.units,
+        patterns=head_patterns(layout),
         parameters={
             "dense": measure.parameters(masked, layout),
             "masked": measure.parameters(masked, layout, nonzero=True),
@@ -142,12 +148,28 @@ def finish(
         refill=made.refilled,
         snap=_snap(snap, evaluated["masked"]["metrics"]),
     )
+    _draw(found, report.parent, out, made)  # before the report, with which a run has ended
     save_report(found, report)
     notes.drop()
     console = Console()
     console.print(render(found))
     console.print(f"The compact model: {out}\nThe report: {report}", soft_wrap=True)
     return found
+
+
+def _draw(report: Report, folder: Path, out: Path, made: Compacted) -> None:
+    """The page beside the report, and the card in the compact model's folder."""
+    auto = made.task.auto
+    card = partial(
+        model_card,
+        report,
+        architecture=type(made.model).__name__,
+        reader=type(made.model).__name__ if auto is None else auto.__name__,
+    )
+    write_drawn(
+        folder / PAGE_FILE, partial(draw, report, folder), again=f"`bplightning report {folder}` draws it again."
+    )
+    write_drawn(out / CARD_FILE, card, again="the model is whole without it.")
 
 
 def _measured(dense: PreTrainedModel, made: Compacted, *, also: tuple[int, int] | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from bplightning.loading import record_widths
 from bplightning.masking import freeze_masks, unfreeze_masks
 from bplightning.ranks import MasksAgree, require_supported
 from bplightning.resuming import Resuming
+from bplightning.score_history import ScoreHistory
 from bplightning.simplification import Simplification, Simplifier
 from bplightning.strategy import Progress, PruningStrategy
 from bplightning.task import Task
@@ -82,9 +83,11 @@ class PruningModule(LightningModule):
         self.configured = False
 
     def configure_callbacks(self) -> list[Callback]:
-        """What every run has: it can be resumed, and it ends when its numbers are none or its ranks differ."""
+        """What every run has: it can be resumed, it ends when numbers are none or ranks differ, it is recorded."""
         there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [kind() for kind in (Resuming, FiniteGuard, MasksAgree, CollapseWatch) if kind not in there]
+        return [
+            kind() for kind in (Resuming, FiniteGuard, MasksAgree, CollapseWatch, ScoreHistory) if kind not in there
+        ]
 
     def setup(self, stage: str) -> None:
         require_supported(self.trainer)

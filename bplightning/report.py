@@ -30,9 +30,11 @@ from bplightning.report_schema import (
     LogitDifference,
     Machine,
     Metrics,
+    Monitor,
     Numbers,
     ParameterCount,
     Parameters,
+    Pattern,
     Refilled,
     Report,
     Snap,
@@ -87,6 +89,9 @@ def build_report(
     versions: Mapping[str, str],
     machine: Machine,
     date: str,
+    monitor: Monitor | None = None,
+    data: Mapping[str, Any] | None = None,
+    patterns: Sequence[Pattern] = (),
     distillation: Mapping[str, Any] | None = None,
     simplification: Mapping[str, Any] | None = None,
     alignment: Aligned | None = None,
@@ -123,6 +128,9 @@ def build_report(
         versions: Package to version, see `versions`.
         machine: See `bplightning.measure.machine`.
         date: ISO 8601 in UTC, see `now`.
+        monitor: The metric that says which model is better.
+        data: What the task says of the data it was measured on, as JSON; `None` where it says nothing.
+        patterns: What is left inside the heads, see `bplightning.patterns.head_patterns`.
         distillation: The teacher and what was learned from it; `None` without one.
         simplification: What of the network became simpler; `None` where nothing did.
         alignment: Which removed units were put back; `None` where widths are as pruning left them.
@@ -149,6 +157,8 @@ def build_report(
             masked=_numbers(metrics.get("masked")),
             compact=_numbers(metrics.get("compact")),
         ),
+        monitor=monitor,
+        data=None if data is None else dict(data),
         evaluation=None if evaluation is None else dict(evaluation),
         distillation=None if distillation is None else dict(distillation),
         simplification=None if simplification is None else dict(simplification),
@@ -162,6 +172,7 @@ def build_report(
         ),
         heads=Heads(kept=sum(h["kept"] for h in heads), total=sum(h["total"] for h in heads), by_layer=heads),
         units=Units(kept=sum(u["kept"] for u in units), total=sum(u["total"] for u in units), by_layer=units),
+        patterns=list(patterns),
         parameters=Parameters(dense=_count(full), masked=_count(masked), compact=_count(parameters["compact"])),
         vocabulary=vocabulary,
         dtype=dtype,

@@ -12,12 +12,18 @@ from typing import Any, TypedDict, cast
 
 from bplightning.errors import UserError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
 
 _STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
 _LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
-ADDED: dict[int, dict[str, Any]] = {2: {"evaluation": None, **_STAGES, **_LATER}, 3: _STAGES | _LATER, 4: _LATER}
+_NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None}
+ADDED: dict[int, dict[str, Any]] = {
+    2: {"evaluation": None, **_STAGES, **_LATER, **_NEW},
+    3: _STAGES | _LATER | _NEW,
+    4: _LATER | _NEW,
+    5: {},
+}
 """A version that is read, to the keys it lacks, or may lack, and what they are read as."""
 
 Numbers = dict[str, float | None]
@@ -30,6 +36,13 @@ class Metrics(TypedDict):
     dense: Numbers | None
     masked: Numbers | None
     compact: Numbers | None
+
+
+class Monitor(TypedDict):
+    """The metric that says which model is better, and whether ``"max"`` or ``"min"`` of it is."""
+
+    metric: str
+    mode: str
 
 
 class Density(TypedDict):
@@ -71,6 +84,14 @@ class Units(TypedDict):
     kept: int
     total: int
     by_layer: list[UnitLayer]
+
+
+class Pattern(TypedDict):
+    """What is left of one attention sub-layer's projections, a digit a tile, by `bplightning.patterns.levels`."""
+
+    name: str
+    tile: list[int]
+    projections: dict[str, str]
 
 
 class ParameterCount(TypedDict):
@@ -203,6 +224,8 @@ class Report(TypedDict):
     strategy: str
     model: str
     metrics: Metrics
+    monitor: Monitor | None
+    data: dict[str, Any] | None
     evaluation: dict[str, Any] | None
     distillation: dict[str, Any] | None
     simplification: dict[str, Any] | None
@@ -212,6 +235,7 @@ class Report(TypedDict):
     density: Density
     heads: Heads
     units: Units
+    patterns: list[Pattern]
     parameters: Parameters
     vocabulary: Vocabulary
     dtype: str

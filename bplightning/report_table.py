@@ -26,14 +26,14 @@ def render(report: Report) -> Table:
     """
     table = Table(
         title=Text(f"{report['task']}, {report['strategy']}, {report['model']}"),
-        caption=Text(_caption(report)),
+        caption=Text("\n".join(notes(report))),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("", max_width=28)
     for model in ("dense", "masked", "compact"):
         table.add_column(model, justify="right", max_width=30 if model == "compact" else 16)
-    for row in _rows(report):
+    for row in rows(report):
         table.add_row(*(Text(cell) for cell in row))
     return table
 
@@ -43,8 +43,12 @@ _BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 _FLOPS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12}
 
 
-def _rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
-    """Label, dense, masked, compact."""
+def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """Label, dense, masked, compact.
+
+    Args:
+        report: A report, as `load_report` reads it.
+    """
     metrics, parameters = report["metrics"], report["parameters"]
     columns = [metrics["dense"], metrics["masked"], metrics["compact"]]
     for metric in dict.fromkeys(name for column in columns for name in column or {}):
@@ -102,21 +106,36 @@ def _kept_rows(label: str, kept: Heads | Units) -> Iterator[tuple[str, str, str,
         yield f"  {name}", dense, "", " ".join(str(layer["kept"]) for layer in layers)
 
 
-def _caption(report: Report) -> str:
+def notes(report: Report) -> list[str]:
+    """What else is to be said, line by line.
+
+    Args:
+        report: A report, as `load_report` reads it.
+    """
     density, equivalence, machine = report["density"], report["equivalence"], report["machine"]
     linear, every = (f"{100 * density[name]:.1f} %" for name in ("encoder_linear", "all_parameters"))
     kept = f"kept: {linear} of encoder linear weights, {every} of all parameters"
     roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in density["by_role"].items())
     compact, reloaded = (_cell(equivalence[name], "{:.1e}") for name in ("masked_compact", "compact_reloaded"))
     measured = ", ".join(_settings(report["evaluation"] or {}))
-    return (
-        f"{kept}{'; by role: ' if roles else ''}{roles}\n"
-        f"{''.join(f'{line}{chr(10)}' for line in _stages(report))}"
-        f"{'evaluated with ' if measured else ''}{measured}{chr(10) if measured else ''}"
-        f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}\n"
+    return [
+        f"{kept}{'; by role: ' if roles else ''}{roles}",
+        *_stages(report),
+        *([f"evaluated with {measured}"] if measured else []),
+        f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}",
         f"latency: median; speed-up: median of paired ratios; device: {machine['device']}, "
-        f"processor: {machine['cpu']}, CPU threads: {machine['threads']}"
-    )
+        f"processor: {machine['cpu']}, CPU threads: {machine['threads']}",
+    ]
+
+
+def quantity(value: float, *, bytes: bool = True) -> str:
+    """A number of bytes, or of anything else, in three or four figures.
+
+    >>> quantity(1_596_520), quantity(246_016, bytes=False), quantity(512, bytes=False)
+    ('1.60 MB', '246.02 k', '512')
+    """
+    unit, divisor = _unit(value, _BYTES if bytes else _COUNTS)
+    return f"{value / divisor:.2f} {unit}" if unit else f"{value:g}"
 
 
 def _stages(report: Report) -> Iterator[str]:

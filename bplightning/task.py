@@ -124,6 +124,15 @@ class Task(LightningDataModule, ABC):
         """
         return {}
 
+    def data_settings(self) -> dict[str, Any]:
+        """What the metrics are measured on, for report and model card, as JSON; by default nothing is said.
+
+        Returns:
+            ``dataset`` and ``dataset_config``, a name on the hub and its configuration, `None` for other data;
+            ``validation``, what the validation set is called; ``validation_hash``, a hash of its file, `None` without.
+        """
+        return {}
+
     # -- prediction ----------------------------------------------------------------------------------------------------
 
     def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from bplightning.task import Task
 
 from .class_labels import SINGLE, Labels, labels_of, labels_of_model
 from .classification import scores_of
+from .data_settings import data_settings
 from .example_metric import ExampleMetric
 from .pretrained import build, read
 from .table import hub_split, own_columns, read_hub, require_rows
@@ -164,6 +165,9 @@ class ImageClassification(Task):
             lambda outputs, batch: torch.cat([outputs.logits.float(), batch["labels"][:, None].float()], dim=1),
             lambda rows: scores_of(self.labels, rows),
         )
+
+    def data_settings(self) -> dict[str, Any]:
+        return data_settings(self.dataset, self.dataset_config, self.folders["validation"])
 
     # -- data ----------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from bplightning.errors import UserError
 from bplightning.task import Task
 
 from .batching import collate, length_grouped_sampler
+from .data_settings import data_settings
 from .pretrained import EMBEDDED_MODEL, Pretrained
 from .squad_answers import Spans, find_spans
 from .squad_data import from_records, read_file, read_hub
@@ -178,6 +179,9 @@ class QuestionAnswering(Task):
         if self.version_2_with_negative:
             return SquadV2Metric(**data, **self._span_limits, null_score_diff_threshold=self.null_score_diff_threshold)
         return SquadMetric(**data, **self._span_limits)
+
+    def data_settings(self) -> dict[str, Any]:
+        return data_settings(self.dataset, self.dataset_config, self.files["validation"])
 
     # -- data ----------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from bplightning.errors import UserError
 from bplightning.task import Task
 
 from .batching import collate, length_grouped_sampler
+from .data_settings import data_settings
 from .example_metric import ExampleMetric
 from .pretrained import Pretrained
 from .table import from_records, hub_split, own_columns, read_file, read_hub, require_rows, require_texts
@@ -230,6 +231,9 @@ class TextTask(Task):
     def evaluation_settings(self, metric: Any) -> dict[str, Any]:
         """How many examples were evaluated."""
         return {"examples": metric.examples}
+
+    def data_settings(self) -> dict[str, Any]:
+        return data_settings(self.dataset, self.dataset_config, self.files["validation"])
 
     # -- data ----------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from tiny_families import padded_inputs
 from tiny_task import TinyTask, trainer
 
@@ -46,6 +47,14 @@ def test_fit_leaves_a_compact_folder_and_a_report(tmp_path: Path, capsys: pytest
     assert set(report["speedup"] or {}) == {"1x128", "8x128"}
     assert report["equivalence"]["masked_compact"] < 1e-4
     assert report["world_size"] == 1
+    assert report["monitor"] == {"metric": "accuracy", "mode": "max"}
+    assert {pattern["name"] for pattern in report["patterns"]} == {"encoder.0.self", "encoder.1.self"}
+    assert "Scores of attention over training" in (folder / "report.html").read_text()
+    card = ModelCard.load(folder / "compact" / "README.md")
+    assert card.data.pipeline_tag == "question-answering"
+    assert [result.metric_value for result in card.data.eval_results or []] == list(
+        report["metrics"]["compact"].values()
+    )
     assert "compact_accuracy" in (folder / "metrics.csv").read_text()
 
     compact = task.load_model(folder / "compact")

@@ -24,6 +24,7 @@ FREE_NAMES = {
     "metrics.dense": "NAME",
     "metrics.masked": "NAME",
     "metrics.compact": "NAME",
+    "data": "SETTING",
     "evaluation": "SETTING",
     "distillation": "SETTING",
     "simplification": "SETTING",
@@ -34,6 +35,7 @@ FREE_NAMES = {
     "latency_ms.dense": "BxL",
     "latency_ms.compact": "BxL",
     "speedup": "BxL",
+    "patterns[].projections": "PROJECTION",
     "versions": "PACKAGE",
 }
 """Objects whose keys are names of the run's own, and what the document calls these."""
@@ -49,6 +51,8 @@ def built(**changes: Any) -> Report:
             "masked": {"exact_match": 79.0, "f1": torch.tensor(87.25)},
             "compact": {"exact_match": 79.0, "f1": 87.5},
         },
+        "monitor": {"metric": "f1", "mode": "max"},
+        "data": {"dataset": "rajpurkar/squad", "dataset_config": None, "validation": "rajpurkar/squad"},
         "evaluation": {"examples": 500},
         "density_by_role": {"attention": 0.5, "feed_forward": torch.tensor(0.125)},
         "heads_by_layer": [
@@ -57,6 +61,15 @@ def built(**changes: Any) -> Report:
             ("encoder.2.self", [], 4),
         ],
         "units_by_layer": [("encoder.0.feed_forward", range(300), 512), ("encoder.1.feed_forward", [], 512)],
+        "patterns": [
+            {
+                **{"name": "encoder.1.self", "tile": [32, 32]},
+                "projections": {
+                    **{"query": "0000 9009 0000 0940", "key": "0000 0000 0000 9999"},
+                    **{"value": "0000 0990 0000 0090", "output": "0900 0009 0909 0000"},
+                },
+            }
+        ],
         "parameters": {
             "dense": {"encoder_linear": 80_000_000, "all": 100_000_000},
             "masked": {"encoder_linear": 20_000_000, "all": 40_000_000},
@@ -226,7 +239,7 @@ def test_validation_names_each_wrong_key() -> None:
 def test_another_schema_version_is_refused_before_its_keys() -> None:
     document: Any = {"schema_version": 99}
     with pytest.raises(
-        UserError, match="has schema_version 99, and this version of bplightning reads 2, 3, 4:"
+        UserError, match="has schema_version 99, and this version of bplightning reads 2, 3, 4, 5:"
     ) as error:
         validate_report(document)
     assert "missing" not in str(error.value)
@@ -236,7 +249,8 @@ def test_another_schema_version_is_refused_before_its_keys() -> None:
         validate_report([])
 
 
-LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
+NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None}
+LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []} | NEW
 STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None} | LATER
 
 

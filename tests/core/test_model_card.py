@@ -1,0 +1,72 @@
+"""The model card, read back as the Hub reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from test_report import built, without_baseline
+
+from bplightning.model_card import model_card
+from bplightning.report import Report
+
+
+def card_of(report: Report, architecture: str = "BertForQuestionAnswering") -> ModelCard:
+    return ModelCard(model_card(report, architecture=architecture, reader="AutoModelForQuestionAnswering"))
+
+
+def test_the_hub_reads_its_metadata() -> None:
+    data = card_of(built()).data
+    assert data.library_name == "transformers"
+    assert data.base_model == "bert-base-uncased"
+    assert data.pipeline_tag == "question-answering"
+    assert data.datasets == "rajpurkar/squad"
+    assert data.metrics == ["exact_match", "f1"]
+    assert {"bplightning", "hybrid"} <= set(data.tags or [])
+    results = {result.metric_type: result for result in data.eval_results or []}
+    assert {name: result.metric_value for name, result in results.items()} == {"exact_match": 79.0, "f1": 87.5}
+    assert results["f1"].dataset_type == results["f1"].dataset_name == "rajpurkar/squad"
+    assert results["f1"].task_type == "question-answering"
+
+
+def test_it_says_how_to_load_what_it_cost_and_how_it_was_made() -> None:
+    text = card_of(built()).text
+    code = text.partition("```python\n")[2].partition("```")[0]
+    assert compile(code, "card", "exec")
+    assert code.splitlines()[0].startswith("import bplightning")
+    for said in (
+        *("30.0 % of the linear weights", "(2.02x at 1x128, 2.44x at 8x128)", "| f1 | 88.50 | 87.50 |"),
+        *("    python cli.py fit --strategy hybrid\n", "seed 7", "refilled, epochs 2"),
+    ):
+        assert said in text, said
+
+
+def test_a_folder_of_one_s_own_is_named_by_nothing_but_its_last_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = without_baseline()
+    report["model"], report["data"], report["monitor"] = str(tmp_path / "secret" / "mine"), None, None
+    card = card_of(report, architecture="ThirdPartyModel")
+    assert card.data.base_model is None
+    assert card.data.pipeline_tag is None
+    assert card.data.datasets is None
+    assert card.text.lstrip().startswith("# mine, pruned by hybrid")
+    assert "secret" not in card.content
+    monkeypatch.chdir(tmp_path)
+    report["model"] = "mine"
+    Path("mine").mkdir()
+    assert card_of(report).data.base_model is None
+
+
+def test_hostile_names_stay_within_their_line_and_cell() -> None:
+    report = built()
+    report["strategy"] = "x\n---\n# <script>alert(1)</script> | `a` [b](c)"
+    report["metrics"]["compact"] = {"a | b": 1.0, "nothing": None}
+    card = card_of(report)
+    assert card.data.library_name == "transformers"
+    assert "<script>" not in card.text
+    assert "[b](c)" not in card.text
+    (row,) = (line for line in card.text.splitlines() if line.startswith("| a "))
+    assert row == r"| a \| b | – | 1.00 |"
+    assert [result.metric_type for result in card.data.eval_results or []] == ["a | b"]
