@@ -28,7 +28,7 @@ from bplightning.plugins import name_of
 from bplightning.ranks import rank_hashes
 from bplightning.report import build_report, now, render, save_report, versions
 from bplightning.report_page import PAGE_FILE, draw, write_drawn
-from bplightning.report_schema import Monitor, Numbers, Report, Snap
+from bplightning.report_schema import Monitor, Numbers, Quantized, Report, Snap
 from bplightning.task import Task
 
 GENERATED_TOKENS = 32
@@ -58,6 +58,7 @@ def finish(
     alignment: Alignment = AS_PRUNED,
     filling: Filling | None = None,
     saving: Saving = AS_TRAINED,
+    quantize: bool = False,
     resume: bool = False,
 ) -> Report | None:
     """Align, harden, compact, check, refill, save, evaluate and measure; write the report and print its table.
@@ -72,6 +73,7 @@ def finish(
         alignment: Which of the removed feed-forward units are put back first.
         filling: How the compact model is refilled, if it is.
         saving: How it is saved.
+        quantize: Whether it is also evaluated and timed in 8 bits, as `bplightning.quantization` makes them.
         resume: Whether to go on from what a process that was stopped here has done: the compact model in `out`, and
             evaluations kept beside the report.
 
@@ -102,6 +104,13 @@ def finish(
     }
     for model, _ in models.values():
         nn.Module.to(model, device)
+    small: Quantized | None = None
+    if quantize:
+        from bplightning.quantization import quantized  # its libraries are not everybody's
+
+        beside = models["dense"][0] if dense is not None and trainer.is_global_zero else None
+        of = partial(evaluate, trainer, made.task, prefix="int8")
+        small = notes.once("quantized", partial(quantized, made.task, made.model, beside, evaluate=of))
     if not trainer.is_global_zero:
         return None
 
@@ -147,6 +156,7 @@ def finish(
         alignment=aligned,
         refill=made.refilled,
         snap=_snap(snap, evaluated["masked"]["metrics"]),
+        quantized=small,
     )
     _draw(found, report.parent, out, made)  # before the report, with which a run has ended
     save_report(found, report)

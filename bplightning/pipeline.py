@@ -45,6 +45,7 @@ def fit(
     start: str = "pretrained",
     alignment: Alignment = AS_PRUNED,
     refill: Refill | None = None,
+    quantize: str | None = None,
     stage_trainer: Callable[[Path, int | None], Trainer] | None = None,
     resume: bool = False,
     **fit_arguments: Any,
@@ -65,6 +66,7 @@ def fit(
         alignment: Which of the removed feed-forward units are put back, for widths that suit the hardware; by default
             none.
         refill: How to fine-tune the compact model; by default it is left as it is.
+        quantize: ``int8`` to evaluate and time the compact model in 8 bits, too; by default it is not.
         stage_trainer: From a folder and a number of epochs, `None` for the trainer's own, to the trainer that trains
             there; needed for a baseline of ``train`` and for a refill.
         resume: Whether to go on from what the trainer's folder holds of a run with the same settings: finished stages
@@ -85,6 +87,10 @@ def fit(
         raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
     if refill is not None and not refill.max_epochs:
         refill = None
+    if quantize is not None:
+        from bplightning.quantization import require_quantizable  # its libraries are not everybody's
+
+        require_quantizable(task, quantize)
     for what, wanted in (("baseline is 'train'", baseline == "train"), ("there is to be a refill", refill is not None)):
         if wanted and stage_trainer is None:
             raise UserError(f"{what}, but no stage_trainer was given to train it with: give one.")
@@ -157,6 +163,7 @@ def fit(
         dense=dense,
         alignment=alignment,
         filling=filling,
+        quantize=quantize is not None,
         resume=resume,
     )
 

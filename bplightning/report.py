@@ -35,6 +35,7 @@ from bplightning.report_schema import (
     ParameterCount,
     Parameters,
     Pattern,
+    Quantized,
     Refilled,
     Report,
     Snap,
@@ -97,6 +98,7 @@ def build_report(
     alignment: Aligned | None = None,
     refill: Refilled | None = None,
     snap: Snap | None = None,
+    quantized: Quantized | None = None,
 ) -> Report:
     """The report from measured values alone; what is absent from a mapping over models counts as not measured.
 
@@ -136,6 +138,7 @@ def build_report(
         alignment: Which removed units were put back; `None` where widths are as pruning left them.
         refill: How the compact model was fine-tuned; `None` where it was not.
         snap: What the last correction of the masks did; `None` where nothing was steered.
+        quantized: What the compact model became in 8 bits; `None` where it was not quantized.
 
     Returns:
         The document, ready for `save_report` and `render`.
@@ -165,6 +168,7 @@ def build_report(
         alignment=None if alignment is None else _finite(alignment),
         refill=refill,
         snap=snap,
+        quantized=quantized,
         density=Density(
             encoder_linear=masked["encoder_linear"] / full["encoder_linear"],
             all_parameters=masked["all"] / full["all"],

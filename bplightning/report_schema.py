@@ -17,7 +17,7 @@ SCHEMA_VERSION = 5
 
 _STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
 _LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
-_NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None}
+_NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None, "quantized": None}
 ADDED: dict[int, dict[str, Any]] = {
     2: {"evaluation": None, **_STAGES, **_LATER, **_NEW},
     3: _STAGES | _LATER | _NEW,
@@ -191,6 +191,16 @@ class Refilled(TypedDict):
     logit_difference: float | None
 
 
+class Quantized(TypedDict):
+    """What the compact model became in 8 bits; `speedup` over the dense model in torch, by shape ``"BxL"``."""
+
+    kind: str
+    backend: str
+    metrics: Numbers
+    bytes_on_disk: int
+    speedup: dict[str, float] | None
+
+
 class Snap(TypedDict):
     """What the last correction of the masks did to meet a target that the penalty had been steered to.
 
@@ -232,6 +242,7 @@ class Report(TypedDict):
     alignment: Aligned | None
     refill: Refilled | None
     snap: Snap | None
+    quantized: Quantized | None
     density: Density
     heads: Heads
     units: Units

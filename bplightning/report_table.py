@@ -163,6 +163,10 @@ def _stages(report: Report) -> Iterator[str]:
             without = [f"{100 * aligned['density_before']:.1f} % of encoder linear weights"]
             without += [f"{name} {_cell(value, '{:.2f}')}" for name, value in (aligned["metrics_before"] or {}).items()]
             yield f"without: {', '.join(without)}; speed-up by it: {gains}"
+    if (small := report["quantized"]) is not None:
+        scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in small["metrics"].items())
+        times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in (small["speedup"] or {}).items())
+        yield f"in {small['kind']} ({small['backend']}): {scores}, {quantity(small['bytes_on_disk'])}{times}"
     if refill is not None:
         held = ", zeros held" if refill["hold_masks"] else ""
         yield f"compact: refilled, epochs {refill['max_epochs']}{held}"

@@ -120,6 +120,14 @@ class PruningCLI(LightningCLI):
             "stages are not repeated, and an ended run not at all. Without such a run it begins one, so that one "
             "command begins a run and goes on with it. Other verbs ignore it.",
         )
+        parser.add_argument(
+            "--quantize",
+            type=Literal["int8"] | None,
+            default=None,
+            help="Whether `fit` also evaluates and times the compact model in 8 bits (ONNX Runtime), beside "
+            "the others in the report; `export --quantize int8` writes the files. By default not. Other "
+            "verbs ignore it.",
+        )
         parser.add_class_arguments(Distillation, "distillation")
         parser.add_class_arguments(Simplification, "simplification")
         parser.add_class_arguments(Alignment, "alignment", instantiate=True)
@@ -293,6 +301,7 @@ class PruningCLI(LightningCLI):
             start=self._get(self.config, "start"),
             alignment=self._get(self.config_init, "alignment"),
             refill=self._get(self.config_init, "refill"),
+            quantize=self._get(self.config, "quantize"),
             stage_trainer=self.stage_trainer,
             resume=resume,
             ckpt_path=self._checkpoint(ckpt_path),

@@ -29,6 +29,8 @@ FREE_NAMES = {
     "distillation": "SETTING",
     "simplification": "SETTING",
     "snap.metrics_before": "NAME",
+    "quantized.metrics": "NAME",
+    "quantized.speedup": "BxL",
     "alignment.metrics_before": "NAME",
     "alignment.candidates[].speedup": "BxL",
     "density.by_role": "ROLE",
@@ -110,6 +112,10 @@ def built(**changes: Any) -> Report:
             **{"kind": "density", "target": 0.25, "before": 0.2525, "after": 0.25, "changed": 7, "shape": None},
             **{"metrics_before": {"f1": 87.0}},
         },
+        "quantized": {
+            **{"kind": "int8", "backend": "onnxruntime", "metrics": {"f1": 87.1}, "bytes_on_disk": 44_000_000},
+            "speedup": {"1x128": 4.25},
+        },
     }
     return build_report(**{**values, **changes})
 
@@ -127,6 +133,7 @@ def without_baseline() -> Report:
         alignment=None,
         refill=None,
         snap=None,
+        quantized=None,
     )
 
 
@@ -284,6 +291,7 @@ def test_the_document_explains_every_key_and_no_other() -> None:
         "alignment",
         "refill",
         "snap",
+        "quantized",
     }  # null: explained beside what they hold otherwise
     explained = re.findall(r"^\| `([^`]+)` \| \w", DOCUMENT.read_text(), flags=re.MULTILINE)
     assert set(explained) == written
