@@ -63,4 +63,4 @@ def __getattr__(name: str) -> Any:
 
 @when_imported("transformers.modeling_utils")  # `from_pretrained` is there; now, if transformers was imported before us
 def _register(module: Any) -> None:
-    import_module("bplightning.loading").register()
+    import_module("bplightning.loading")

@@ -315,3 +315,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+register()  # whoever imports this first, which may be transformers' own import of what it needs

@@ -332,6 +332,7 @@ def test_widths_that_are_missing_altogether_are_refused(saved: Path, tmp_path: P
     [
         "import bplightning; assert 'transformers' not in sys.modules; import transformers",
         "import transformers, bplightning",
+        "import bplightning.strategies.hybrid, transformers",
         "from transformers import BertForQuestionAnswering; import bplightning, transformers",
     ],
 )
