@@ -9,6 +9,7 @@ NEEDED = (
     "bplightning/py.typed",
     "bplightning/strategies/hybrid.py",
     "bplightning/tasks/qa_default.yaml",
+    "bplightning/testing/strategy_contract.py",
     "bplightning/tasks/summarization_start/config.json",
 )
 

@@ -65,7 +65,7 @@ def magnitude(folder: Path, *, density: dict[str, float]) -> dict[str, float]:
         masks += [mask for _, mask in masks_of(model, group, "32x32" if group in layout.attention else "unit")]
     for role, share in density.items():
         chosen = [mask for mask in masks if mask.role == role]
-        values = [mask.pooled(model, torch.abs) for mask in chosen]
+        values = [mask.pooled(lambda member: member.weight(model).abs()) for mask in chosen]
         kept = keep_largest(values_N=torch.cat([each.flatten() for each in values]), density=share)
         for mask, part in zip(chosen, kept.split([each.numel() for each in values]), strict=True):
             mask.set_grid(part.view(mask.kept.shape))

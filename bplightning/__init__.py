@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from wrapt import when_imported
 
 if TYPE_CHECKING:
+    from bplightning.callback import PruningCallback
     from bplightning.compaction import CompactionPlan, compact
     from bplightning.errors import UserError
+    from bplightning.fitting import fit
     from bplightning.layout import PrunableLayout
     from bplightning.loading import register, save_compact
     from bplightning.masking import Mask
@@ -29,11 +31,13 @@ _HOMES = {
     "Mask": "masking",
     "Progress": "strategy",
     "PrunableLayout": "layout",
+    "PruningCallback": "callback",
     "PruningModule": "module",
     "PruningStrategy": "strategy",
     "Task": "task",
     "UserError": "errors",
     "compact": "compaction",
+    "fit": "fitting",
     "predict": "predicting",
     "register": "loading",
     "save_compact": "loading",
@@ -44,11 +48,13 @@ __all__ = [
     "Mask",
     "Progress",
     "PrunableLayout",
+    "PruningCallback",
     "PruningModule",
     "PruningStrategy",
     "Task",
     "UserError",
     "compact",
+    "fit",
     "predict",
     "register",
     "save_compact",

@@ -53,6 +53,12 @@ class Member:
         assert parameter is not None
         return self.view(parameter)
 
+    def grad(self, model: nn.Module) -> Tensor | None:
+        """The gradient of this member's ``weight_OI``, a view, or `None` where there is none."""
+        parameter = model.get_submodule(self.module)._parameters[self.parameter]
+        assert parameter is not None
+        return None if parameter.grad is None else self.view(parameter.grad)
+
     def bias_of(self, model: nn.Module) -> Tensor | None:
         """The bias of this member's rows ``(O,)``, a view, or `None` where it has none."""
         bias: Tensor | None = None if self.bias is None else model.get_submodule(self.module)._parameters.get(self.bias)

@@ -120,12 +120,11 @@ class Mask(nn.Module):
         return self.kept.float().mean() * self.total_weights
 
     @torch.no_grad()
-    def pooled(self, model: nn.Module, of: Callable[[Tensor], Tensor]) -> Tensor:
-        """The mean of a function of the unmasked weights over each entry's tile, all covered members together.
+    def pooled(self, of: Callable[[Member], Tensor]) -> Tensor:
+        """The mean of a number for each weight over each entry's tile, all covered members together.
 
         Args:
-            model: The model that carries the mask.
-            of: From a weight ``(O, I)`` to values of the same shape, for example `torch.abs`.
+            of: From a member to values of its shape ``(O, I)``, for example the absolute values of its weights.
 
         Returns:
             ``(R, C)``, on the device.
@@ -133,7 +132,7 @@ class Mask(nn.Module):
         rows, columns = self.kept.shape
         sums = torch.zeros(rows, columns, device=self.kept.device)
         for cover in self.covers:
-            values_OI = of(cover.member.weight(model)).float()
+            values_OI = of(cover.member).float()
             values_OI = values_OI.T if cover.transposed else values_OI
             sums += values_OI.reshape(rows, values_OI.shape[0] // rows, columns, -1).sum((1, 3))
         return sums / self.weights_per_entry

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -65,8 +65,7 @@ class PruningModule(LightningModule):
         super().__init__()
         if learning_rate <= 0:
             raise UserError(f"learning_rate is {learning_rate:g}; it must be above 0. The papers take 3e-5.")
-        if warmup < 0:
-            raise UserError(f"warmup is {warmup:g}; it must be 0 or more: a fraction below 1, or optimizer steps.")
+        check_warmup(warmup)
         self.task = task
         self.strategy = strategy
         self.learning_rate = learning_rate
@@ -133,14 +132,8 @@ class PruningModule(LightningModule):
         Args:
             step: Optimizer steps taken, where the trainer has not counted the last one yet.
         """
-        total = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total):
-            raise UserError(
-                "the run has no last step to schedule pruning by: give trainer.max_steps or trainer.max_epochs."
-            )
-        warmup = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
         step = self.trainer.global_step if step is None else step
-        return Progress(step=step, total_steps=int(total), warmup_steps=warmup)
+        return progress_of(self.trainer, step=step, warmup=self.warmup)
 
     def target_reached(self) -> bool:
         """Whether the network is pruned, and simplified, as far as it is meant to be."""
@@ -271,6 +264,32 @@ class PruningModule(LightningModule):
         if self.simplifier is not None and self.simplifier.harden():
             record_widths(self.model, dense=self.layout, new_biases=())  # for `save_pretrained`, whatever is saved
         return self.model
+
+
+def progress_of(trainer: Trainer, *, step: int, warmup: float) -> Progress:
+    """Where training stands, in optimizer steps.
+
+    Args:
+        trainer: Lightning's trainer, which knows how long it trains.
+        step: Optimizer steps taken.
+        warmup: Learning-rate warm-up: a fraction of all optimizer steps if below 1, else a number of optimizer steps.
+
+    Raises:
+        UserError: The trainer trains without an end.
+    """
+    total = trainer.estimated_stepping_batches
+    if not math.isfinite(total):
+        raise UserError(
+            "the run has no last step to schedule pruning by: give trainer.max_steps or trainer.max_epochs."
+        )
+    warmup_steps = round(warmup * total) if warmup < 1 else int(warmup)
+    return Progress(step=step, total_steps=int(total), warmup_steps=warmup_steps)
+
+
+def check_warmup(warmup: float) -> None:
+    """Refuse a warm-up below 0."""
+    if warmup < 0:
+        raise UserError(f"warmup is {warmup:g}; it must be 0 or more: a fraction below 1, or optimizer steps.")
 
 
 def frozen_module(task: Task, model: nn.Module, *, prefix: str) -> PruningModule:

@@ -183,9 +183,13 @@ class PluginParser(LightningArgumentParser):
         return parser.format_help().strip() + "\n"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One line with what is wrong, and where to read on; the usage of `fit` alone would fill two screens."""
+        """One line with what is wrong, and where to read on; the usage of `fit` alone would fill two screens.
+
+        Raises:
+            UserError: Always: the command line prints it, and Python has it as any other.
+        """
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         program = parser.prog.replace(" [options]", "")
-        self.exit(2, f"bplightning: error: {' '.join(message.split())} (see {program} --help)\n")
+        raise UserError(f"{' '.join(message.split())} (see {program} --help)") from ex

@@ -95,7 +95,11 @@ class PruningStrategy(nn.Module):
         return []
 
     def after_optimizer_step(self) -> None:
-        """Called after each optimizer step, for example to clamp scores."""
+        """Called after each optimizer step, before the next `advance`, for example to clamp scores.
+
+        Gradients are still there (`Member.grad`): those of the step, summed over accumulated batches, averaged over
+        ranks, no longer scaled. Of a step that a 16-bit scaler skipped they are infinite or NaN.
+        """
 
     def calibrate(
         self,

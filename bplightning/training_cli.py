@@ -35,6 +35,7 @@ from bplightning.plugins import STRATEGIES, TASKS, load, name_of
 from bplightning.progress import ProgressLines
 from bplightning.ranks import lost_ranks_named
 from bplightning.refill import Refill
+from bplightning.report_schema import Report
 from bplightning.simplification import Simplification
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
@@ -65,6 +66,7 @@ class PruningCLI(LightningCLI):
         Args:
             args: What follows the program's name.
         """
+        self.report: Report | None = None
         verbs = {name: {"usage": "%(prog)s [options]", "description": line} for name, line in TRAINING_VERBS.items()}
         super().__init__(
             PruningModule,
@@ -293,7 +295,7 @@ class PruningCLI(LightningCLI):
         stop = self._stop_gracefully()
         again = stop.resume if stop.whole else f"{stop.resume} --ckpt_path last"
         fit = lost_ranks_named(self.trainer, remedy=f"Start all ranks again to go on: {again}")(pipeline.fit)
-        fit(
+        self.report = fit(
             self.trainer,
             model,
             datamodule,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from bplightning.masking import Mask
@@ -21,4 +20,4 @@ class Magnitude(TopK):
     learns_scores: ClassVar[bool] = False
 
     def worth(self, mask: Mask) -> Tensor:
-        return mask.pooled(self.layout.model, torch.abs)
+        return mask.pooled(lambda member: member.weight(self.layout.model).abs())

@@ -1,4 +1,4 @@
-"""The core knows the contracts and no plugin: it imports where none is installed."""
+"""The core knows the contracts and no plugin: it imports where none is installed, and without pytest."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.startswith(("bplightning.strategies", "bplightning.tasks")):
             raise ImportError(f"{name} is a plugin")
+        if name.startswith(("pytest", "_pytest")) and not self.tests:
+            raise ImportError(f"{name} is for tests")
+
+    tests = False
 
 folder = sys.argv[1]
 sys.path.insert(0, folder)
@@ -32,6 +36,8 @@ for file in sorted(Path(folder, "bplightning").glob("*.py")):
         found = getattr(module, "__file__", None)
         assert found and Path(found).parent == file.parent, f"{name} came from {found}"
         print(name)
+Refuse.tests = True
+importlib.import_module("bplightning.testing")
 """
 
 
@@ -66,11 +72,12 @@ def test_core_imports_without_plugins(core_copy: Path) -> None:
         "from bplightning.strategies.hybrid import Hybrid",
         "import bplightning.tasks.qa",
         "from . import strategies",
+        "import pytest",
     ],
 )
-def test_the_guard_sees_a_core_module_import_a_plugin(core_copy: Path, line: str) -> None:
+def test_the_guard_sees_a_core_module_import_what_it_must_not(core_copy: Path, line: str) -> None:
     with (core_copy / "bplightning" / "errors.py").open("a") as errors:
         errors.write(f"\n{line}\n")
     done = import_core(core_copy)
     assert done.returncode != 0
-    assert "is a plugin" in done.stderr
+    assert "is a plugin" in done.stderr or "is for tests" in done.stderr

@@ -7,7 +7,6 @@ import copy
 import pytest
 import torch
 from hard_families import make
-from syncs import NoHostSync
 from tiny_families import padded_inputs, tiny
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from bplightning.errors import UserError
 from bplightning.granularity import ROLES, granularity_by_role, make_masks, masks_of
 from bplightning.layout import PrunableLayout
 from bplightning.masking import Mask, freeze_masks, has_masks, install_mask, masked_weight, remove_masks, unfreeze_masks
+from bplightning.testing.syncs import NoHostSync
 
 
 def score(mask: Mask) -> None:
@@ -266,7 +266,7 @@ def test_pooled_values_are_means_over_the_tiles_of_all_covers(granularity: str) 
                 for cover in mask.covers
             ]
             expected.view(-1)[index] = torch.cat([values.abs().flatten() for values in covered]).mean()
-        torch.testing.assert_close(mask.pooled(model, torch.abs).double(), expected)
+        torch.testing.assert_close(mask.pooled(lambda member: member.weight(model).abs()).double(), expected)
 
 
 def test_all_that_a_block_does_not_divide_is_named_at_once() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from syncs import NoHostSync
 from tiny_families import auto_of, inputs_for, tensors_of, tiny, zero_randomly
 from tiny_task import TinyTask
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from bplightning.pipeline import train_baseline
 from bplightning.simplification import UNMEASURED, BlendedActivation, BlendedNorm, Simplification, Simplifier
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategy import Progress, PruningStrategy
+from bplightning.testing.syncs import NoHostSync
 
 BOTH = Simplification(no_norm=True, relu=True, final_warmup=1.0)
 SOME = ("bert", "distilbert", "bart", "gpt2", "albert", "modernbert")

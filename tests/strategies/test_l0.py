@@ -13,7 +13,6 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from syncs import NoHostSync
 from tiny_families import padded_inputs, tiny
 from tiny_task import TinyTask
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from bplightning.masking import freeze_masks, remove_masks, unfreeze_masks
 from bplightning.module import PruningModule
 from bplightning.strategies.l0 import L0, chance_open, hard_concrete
 from bplightning.strategy import Progress
+from bplightning.testing.syncs import NoHostSync
 
 SHAPE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
 GRANULARITY = {"attention": "16x16", "feed_forward": "unit"}

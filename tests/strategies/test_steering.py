@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from syncs import NoHostSync
 from tiny_families import tiny
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
@@ -19,6 +18,7 @@ from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.soft_movement import SoftMovement, logit
 from bplightning.strategies.steering import Steering
 from bplightning.strategy import Progress
+from bplightning.testing.syncs import NoHostSync
 
 SHAPE = {
     "hidden_size": 64,

@@ -1,0 +1,1 @@
+"""Stars of a review, a task for bplightning."""

@@ -1,0 +1,66 @@
+"""`fit` from Python is the command: the same options, the same errors, the same run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import bplightning
+from bplightning.errors import UserError
+
+USER_FILE = """
+from pathlib import Path
+from tiny_task import TinyTask
+
+
+class Tiny(TinyTask):
+    def __init__(self):
+        super().__init__(Path(), hidden_size=16, intermediate_size=32)
+"""
+OPTIONS = {
+    "task": "user_of_python.Tiny",
+    "strategy": "hybrid",
+    "strategy.granularity": {"attention": "4x4"},
+    "strategy.final_warmup": 1,
+    "model.learning_rate": 1e-3,
+    "trainer.accelerator": "cpu",
+    "trainer.max_steps": 8,
+    "trainer.enable_progress_bar": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "user_of_python.py").write_text(USER_FILE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_runs_as_the_command_does(here: Path) -> None:
+    before = sys.argv
+    report = bplightning.fit(OPTIONS)
+    assert sys.argv is before
+    run = here / "runs" / "tiny-hybrid" / "version_0"
+    assert report == json.loads((run / "report.json").read_text())
+    assert (run / "compact" / "model.safetensors").is_file()
+    assert list((run / "checkpoints").iterdir())
+    assert report is not None
+    assert report["command"].startswith("python -m bplightning fit --task=user_of_python.Tiny --strategy=hybrid ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "hybird"}, "no strategy is called 'hybird'; there are: "),
+        ({"strategy.regularisation": 3}, r"regularisation.*\(see bplightning fit --help\)"),
+        ({"strategy.regularization": "much"}, "regularization"),
+        ({"strategy.regularization": -1}, "regularization is -1; it must be 0 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error_and_not_the_end(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        bplightning.fit(OPTIONS | options)
