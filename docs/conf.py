@@ -6,7 +6,7 @@ from importlib.metadata import version as version_of
 
 project = "bplightning"
 version = release = version_of("bplightning")
-copyright = "the bplightning authors, Apache-2.0"  # noqa: A001  Sphinx's name
+copyright = "the bplightning authors, Apache-2.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
