@@ -1,11 +1,11 @@
-# make demo | test | matrix | lint | types: each sets up .venv first, unless it is up to date.
+# make demo | test | matrix | lint | types | docs: each sets up .venv first, unless it is up to date.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test matrix lint types setup clean
+.PHONY: demo test matrix lint types docs setup clean
 
 demo: setup
 	$(BIN)/python cli.py fit --strategy hybrid
@@ -22,6 +22,9 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 setup: $(STAMP)
 

@@ -11,6 +11,7 @@ The row lands in benchmarks/results/demo.json; one that is there is not run agai
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -43,15 +44,25 @@ def main() -> None:
         seconds = time.monotonic() - start
         run = Path(folder) / "runs" / "qa-hybrid" / "version_0"
         report = json.loads((run / "report.json").read_text())
+        curves = curves_of(run / "metrics.csv")
         score = magnitude(run / "baseline" / "model", density=report["density"]["by_role"])
     row = {
         "seconds": round(seconds),
         "magnitude_without_fine_tuning": score,
+        "curves": curves,
         "report": report | {"command": "python cli.py fit --strategy hybrid", "model": Path(report["model"]).name},
     }
     ROW.parent.mkdir(parents=True, exist_ok=True)
     ROW.write_text(json.dumps(row, indent=1) + "\n")
     print(f"took {seconds:.0f} s; magnitude without fine-tuning: {score}")
+
+
+def curves_of(file: Path) -> dict[str, list[float]]:
+    """What benchmarks/pictures.py draws of a run: the threshold, and what is kept, by optimizer step."""
+    with file.open(newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["density/attention"]]
+    names = ("step", "score_threshold", "density/attention", "density/feed_forward")
+    return {name: [float(row[name]) for row in rows] for name in names}
 
 
 @torch.no_grad()
@@ -74,7 +85,7 @@ def magnitude(folder: Path, *, density: dict[str, float]) -> dict[str, float]:
     task.prepare_data()
     task.setup("validate")
     quiet = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    return evaluate(quiet, task, model, prefix="magnitude")[0]
+    return evaluate(quiet, task, model, prefix="magnitude")["metrics"]
 
 
 if __name__ == "__main__":
