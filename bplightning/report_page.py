@@ -81,7 +81,10 @@ def draw(report: Report, run: Path) -> str:
         el("h2", None, "What it gives"),
         el("div", {"class": "columns"}, _latency(report), _sizes(report)),
         el("h2", None, "All of it in numbers"),  # but for what is in the map, the indented rows by layer
-        table(["", "dense", "masked", "compact"], [row for row in rows(report) if row[0].strip() == row[0]]),
+        table(
+            ["", "dense", "masked", "compact"],
+            [[cell.replace("( ", "(") for cell in row] for row in rows(report) if row[0].strip() == row[0]],
+        ),
         el("h2", None, "How it was made"),
         el("dl", None, *_made(report)),
         folded("Versions", el("dl", None, *_entries(report["versions"]))),
