@@ -94,13 +94,14 @@ def draw(report: Report, run: Path) -> str:
 
 
 def short_name(model: str) -> str:
-    """A model's name of the hub as it is, of a folder its last part.
+    """A model's name of the hub as it is, of a folder its last part; one that was never saved has none.
 
-    >>> short_name("google/bert_uncased"), short_name("/models/mine/")
-    ('google/bert_uncased', 'mine')
+    >>> short_name("google/bert_uncased"), short_name("/models/mine/"), short_name("")
+    ('google/bert_uncased', 'mine', 'model')
     """
     path = Path(model)
-    return path.name if path.is_absolute() or len(path.parts) > 2 or model.startswith(".") else model
+    local = path.is_absolute() or len(path.parts) > 2 or model.startswith(".")
+    return (path.name if local else model) or "model"
 
 
 def _tiles(report: Report) -> Iterator[Element]:
