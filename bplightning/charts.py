@@ -16,6 +16,9 @@ WIDTH = 420.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 20.0, 10.0, 34.0
 """Margins of what has axes."""
 
+MARKED = 15
+"""Points of a line, at most, for each to have a mark."""
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -82,8 +85,8 @@ def lines(
     for kind, points in series:
         places = " ".join(f"{written(x(step))},{written(y(value))}" for step, value in points)
         parts.append(el("polyline", {"class": f"line {kind}", "points": places}))
-        if len(points) == 1:
-            parts.append(el("circle", {"class": f"dot {kind}", "cx": x(points[0][0]), "cy": y(points[0][1]), "r": 3}))
+        for step, value in points if len(points) <= MARKED else ():
+            parts.append(el("circle", {"class": kind, "cx": x(step), "cy": y(value), "r": 3}))
     return picture(name, (WIDTH, height), title, words, parts)
 
 

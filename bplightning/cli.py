@@ -232,6 +232,7 @@ TRAINING_VERBS = {
 }
 PARSED_THEMSELVES = {
     "plan": "Say what would be pruned with this task, model and strategy, without training.",
+    "compare": "Set runs side by side, made for it or there already: score against latency and size.",
 }
 NOT_WRITTEN = {
     errno.ENOSPC: "make room on the disk, or name another place",
@@ -272,6 +273,10 @@ def _run(args: list[str]) -> None:
         from bplightning.plan_cli import run_plan
 
         run_plan(args[1:])
+    elif args and args[0] == "compare":
+        from bplightning.compare_cli import run_compare
+
+        run_compare(args[1:])
     elif any(verb in args for verb in TRAINING_VERBS) and args[0] not in VERBS:
         from bplightning.training_cli import PruningCLI
 

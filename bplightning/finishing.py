@@ -121,7 +121,8 @@ def finish(
     found = build_report(
         task=name_of(type(task)),
         strategy=name_of(type(module.strategy)),
-        model=masked.config._name_or_path,
+        # Not the baseline that pruning may have begun from: that is a folder of the run's own.
+        model=str(getattr(task, "model", None) or masked.config._name_or_path),
         metrics={name: values["metrics"] for name, values in evaluated.items()},
         monitor=Monitor(metric=task.monitor, mode=task.monitor_mode),
         data=task.data_settings() or None,

@@ -81,7 +81,10 @@ def draw(report: Report, run: Path) -> str:
         el("h2", None, "What it gives"),
         el("div", {"class": "columns"}, _latency(report), _sizes(report)),
         el("h2", None, "All of it in numbers"),  # but for what is in the map, the indented rows by layer
-        table(["", "dense", "masked", "compact"], [row for row in rows(report) if row[0].strip() == row[0]]),
+        table(
+            ["", "dense", "masked", "compact"],
+            [[cell.replace("( ", "(") for cell in row] for row in rows(report) if row[0].strip() == row[0]],
+        ),
         el("h2", None, "How it was made"),
         el("dl", None, *_made(report)),
         folded("Versions", el("dl", None, *_entries(report["versions"]))),
@@ -91,13 +94,14 @@ def draw(report: Report, run: Path) -> str:
 
 
 def short_name(model: str) -> str:
-    """A model's name of the hub as it is, of a folder its last part.
+    """A model's name of the hub as it is, of a folder its last part; one that was never saved has none.
 
-    >>> short_name("google/bert_uncased"), short_name("/models/mine/")
-    ('google/bert_uncased', 'mine')
+    >>> short_name("google/bert_uncased"), short_name("/models/mine/"), short_name("")
+    ('google/bert_uncased', 'mine', 'model')
     """
     path = Path(model)
-    return path.name if path.is_absolute() or len(path.parts) > 2 or model.startswith(".") else model
+    local = path.is_absolute() or len(path.parts) > 2 or model.startswith(".")
+    return (path.name if local else model) or "model"
 
 
 def _tiles(report: Report) -> Iterator[Element]:

@@ -47,22 +47,23 @@ class ScoreHistory(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a line, where a validation is part of training."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         module: Any = pl_module
-        if not trainer.loggers or trainer.log_dir is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        folder = trainer.log_dir  # asked on all ranks, for it is sent from the first to the others
+        if not trainer.is_global_zero or not trainer.loggers or folder is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         roles = histograms(module.strategy)
         if roles:
-            self._append(Path(trainer.log_dir) / SCORES_FILE, Scores(step=trainer.global_step, roles=roles))
+            self._append(Path(folder) / SCORES_FILE, Scores(step=trainer.global_step, roles=roles))
 
     def _append(self, file: Path, line: Scores) -> None:
         if self._file != file:
             self._file = file
             file.parent.mkdir(parents=True, exist_ok=True)
             if file.is_file() and not file.read_bytes().endswith(b"\n"):  # a process that was killed left half a line
-                line_before = file.read_bytes()
-                file.write_bytes(line_before[: line_before.rfind(b"\n") + 1])
+                before = file.read_bytes()
+                file.write_bytes(before[: before.rfind(b"\n") + 1])
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
 
