@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bplightning import compare_cli
 from bplightning.cli import TRAINING_VERBS, VERBS, build_parser, main
 from bplightning.plugins import STRATEGIES, TASKS, available, load
 
@@ -35,6 +36,10 @@ def test_a_command_in_the_documentation_is_understood(
     if verb in VERBS:
         build_parser().parse_args([verb, *options])
         return
+    if verb == "compare":
+        own, fit = compare_cli._split(options)
+        compare_cli._parser().parse_args(own)
+        verb, options = "fit", [word for word in fit if word not in ("--config", "my.yaml")]
     assert verb in {*TRAINING_VERBS, "plan"}
     if verb == "plan":  # takes what `fit` takes, and says what to measure
         verb, options = "fit", [word for word in options if not word.startswith("--measure")]
