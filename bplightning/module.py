@@ -21,6 +21,7 @@ from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
 from bplightning.guards import FiniteGuard, require_finite_parameters
 from bplightning.layout import PrunableLayout
+from bplightning.live import Live, TeacherWatch
 from bplightning.loading import record_widths
 from bplightning.masking import freeze_masks, unfreeze_masks
 from bplightning.ranks import MasksAgree, require_supported
@@ -84,9 +85,8 @@ class PruningModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """What every run has: it can be resumed, it ends when numbers are none or ranks differ, it is recorded."""
         there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [
-            kind() for kind in (Resuming, FiniteGuard, MasksAgree, CollapseWatch, ScoreHistory) if kind not in there
-        ]
+        kinds = (Resuming, FiniteGuard, MasksAgree, CollapseWatch, ScoreHistory, Live, TeacherWatch)
+        return [kind() for kind in kinds if kind not in there]
 
     def setup(self, stage: str) -> None:
         require_supported(self.trainer)
@@ -120,6 +120,11 @@ class PruningModule(LightningModule):
         return self.model(**self.task.model_inputs(batch))
 
     # -- training ------------------------------------------------------------------------------------------------------
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The teacher, while there is one."""
+        return self._teacher[0] if self._teacher else None
 
     def take_teacher(self) -> None:
         """Read the teacher, if there is to be one, and check that it fits; `configure_model` comes before."""

@@ -119,6 +119,19 @@ class PruningStrategy(nn.Module):
         """What to log beside density by role, name to scalar, for example ``{"score_threshold": 0.07}``."""
         return {}
 
+    def advice(self, progress: Progress) -> list[str]:
+        """What a user should know of this moment, to stop a run that will not give what it is meant to.
+
+        Called when training begins and at each validation that is part of it; it may wait for the device.
+
+        Args:
+            progress: Where training stands.
+
+        Returns:
+            A line each: what is wrong, by which numbers, and what to do; the same line is said once.
+        """
+        return []
+
     def snap(self) -> dict[str, Any] | None:
         """What the last correction of the masks did, of a strategy that is steered to a target; by default `None`.
 

@@ -17,10 +17,10 @@ from bplightning.errors import UserError
 from bplightning.latency_measuring import measured_table
 from bplightning.latency_table import LatencyTable
 from bplightning.layout import PrunableLayout
+from bplightning.lives import Lives
 from bplightning.masking import Mask
 from bplightning.measure import DEFAULT_SHAPES
 from bplightning.resizing import Group
-from bplightning.strategies.lives import Lives
 from bplightning.strategies.size_targets import SizeTarget
 from bplightning.watching import watching
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from bplightning.equivalence import made_images, takes_images
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
+from bplightning.lives import Lives
 from bplightning.masking import Mask
 from bplightning.measure import FLOPS_SHAPE, fitting, flops_by_module
 from bplightning.planning_estimate import flops_of_group
 from bplightning.resizing import size_of
-from bplightning.strategies.lives import Lives
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Density(SizeTarget):
 class FlopsSpeedup(SizeTarget):
     """Floating-point operations of the dense model over those of the compact one.
 
-    A head, or a unit, costs the same whichever goes; see `bplightning.strategies.lives` for when it goes.
+    A head, or a unit, costs the same whichever goes; see `bplightning.lives` for when it goes.
 
     Args:
         speedup: How many times fewer operations, above 1.

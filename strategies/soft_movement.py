@@ -22,6 +22,9 @@ from bplightning.strategy import Progress
 SCORE_LEARNING_RATE = 1e-2
 """The papers' learning rate of scores."""
 
+SATURATED = 9.2
+"""Where the slope of sigmoid(score), by which the penalty pulls, is a ten-thousandth."""
+
 SCORE_TRAVEL = 30.0
 """How far scores can travel in a run whose score learning rate follows from its length: times the way to the cut."""
 
@@ -238,14 +241,41 @@ class SoftMovement(ScheduledStrategy):
         """Factor of a role's share of the penalty."""
         return self.role_weights.get(role, self.role_weights.get(FALLBACKS.get(role, role), 1.0))
 
+    def _score_learning_rate(self, total_steps: int) -> float:
+        if self.score_learning_rate is not None:
+            return self.score_learning_rate
+        # Adam moves a score by at most about its learning rate a step; the way is from 0 to logit(threshold).
+        return max(SCORE_LEARNING_RATE, SCORE_TRAVEL * -logit(self.thresholds[1]) / total_steps)
+
     def parameter_groups(self, *, total_steps: int) -> list[dict[str, Any]]:
-        learning_rate = self.score_learning_rate
-        if learning_rate is None:
-            # Adam moves a score by at most about its learning rate a step; the way is from 0 to logit(threshold).
-            way = -logit(self.thresholds[1])
-            learning_rate = max(SCORE_LEARNING_RATE, SCORE_TRAVEL * way / total_steps)
+        learning_rate = self._score_learning_rate(total_steps)
         scores = [mask.scores for mask in self.all_masks]
         return [{"params": scores, "lr": learning_rate, "weight_decay": 0.0, "name": "scores"}]
+
+    @torch.no_grad()
+    def advice(self, progress: Progress) -> list[str]:
+        found, (start, end) = [], self.window(progress)
+        rate, way = self._score_learning_rate(progress.total_steps), -logit(self.thresholds[1])
+        reach = rate * (end - progress.step)  # Adam moves a score by at most about its learning rate a step
+        if progress.step <= start and self.target is None and reach < way:
+            found.append(
+                f"score_learning_rate is {rate:.3g}, and pruning ends at step {end}: until then scores can move by "
+                f"{reach:.3g}, and the threshold is {way:.3g} below where they start, so that nothing will be pruned. "
+                "Give a greater one, or none for one that fits, or train longer."
+            )
+        for role in dict.fromkeys(mask.role for mask in self.all_masks):
+            kept = [
+                scores_RC[mask.kept & scores_RC.isfinite()]
+                for mask, scores_RC in zip(self.all_masks, self.scores(), strict=True)
+                if mask.role == role
+            ]
+            high = torch.cat(kept) > SATURATED
+            if not self.target_reached(progress) and len(high) and float(high.float().mean()) > 0.5:
+                found.append(
+                    f"more than half of the scores of {role} that are kept lie above {SATURATED:g}, where the penalty "
+                    "hardly moves them: give a smaller score_learning_rate, or a greater regularization from the start."
+                )
+        return found
 
     def metrics(self) -> dict[str, Tensor | float]:
         if self.steering is None:

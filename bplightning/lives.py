@@ -29,11 +29,12 @@ class Lives:
         masks: Its masks.
 
     Attributes:
-        groups: Those that can lose heads or units.
+        groups: Those that can lose heads or units, and all of whose projections have a mask.
     """
 
     def __init__(self, layout: PrunableLayout, masks: Sequence[Mask]) -> None:
-        self.groups = can_shrink(layout)
+        masked = {cover.member for mask in masks for cover in mask.covers}
+        self.groups = [group for group in can_shrink(layout) if masked.issuperset(group.members)]
         self._biased = {
             group.name: any(member.bias_of(layout.model) is not None for member in group.members[:-1])
             for group in self.groups
