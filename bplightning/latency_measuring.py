@@ -1,23 +1,22 @@
-"""Measuring a latency table: compact copies of a model, each timed side by side with it.
+"""Measuring a latency table: compact copies of a model, timed side by side with it.
 
 Layers are not timed alone, where their weights and activations would be in the cache. In each copy every layer of one
 role keeps as many heads or units; what one layer takes is the difference from the copy that keeps none, over the number
-of layers. A copy is timed in turns with the dense model, as reports time a compact model, and only the ratio counts, so
-that a machine that becomes slower does not bend the table. A copy has weights of its own: those that it shared with
-others would be in the cache.
+of layers. Copies are timed in turns with the dense model, as reports time a compact model, and only the ratio counts,
+so that a machine that becomes slower does not bend the table. The layers of a copy have weights of their own: those
+shared with other copies would be in the cache.
 
-Roles are pruned together, and what they then take is not quite the sum: by further copies, in which all layers keep the
-same part of their heads and units, sums are put right.
+Pruning takes from all roles together, and unlike numbers from layer to layer, and what that takes is not quite the sum:
+by further copies, which lost heads and units at random, sums are put right.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import median
-from typing import NamedTuple
+from statistics import fmean, median
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +25,18 @@ from bplightning import measure
 from bplightning.errors import UserError
 from bplightning.example_inputs import random_inputs
 from bplightning.latency_shapes import ModelShape
-from bplightning.latency_table import LatencyTable, RoleTimes, part_of
+from bplightning.latency_table import LatencyTable, RoleTimes
 from bplightning.layout import PrunableLayout
-from bplightning.planning_random import compact_copy
+from bplightning.planning_random import compact_copy, kept_at_random
 from bplightning.report import now
-from bplightning.resizing import can_shrink, size_of
+from bplightning.resizing import can_shrink
 from bplightning.watching import Watch, unwatched
 
 SECONDS = 60.0
 """Time spent on a table, in seconds."""
+
+AT_ONCE = 8
+"""Copies that are in memory at a time."""
 
 MOST_HEADS = 16
 """Every number of heads is measured up to so many; of more than that, a geometric grid."""
@@ -48,15 +50,14 @@ SMALLEST = 1 / 100
 ROUNDS = 6
 """Fewest rounds of a copy, however slow."""
 
-TOGETHER = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75)
-"""Parts of all heads and all units that are kept in the copies by which sums are put right."""
+TOGETHER = tuple((part, seed) for part in (0.05, 0.1, 0.25, 0.5, 0.75) for seed in (1001, 1002))
+"""Parts of all heads and all units that are kept, at random by a seed, in the copies by which sums are put right."""
 
+RANDOM = ""
+"""In place of a role's name: a copy that lost heads and units at random."""
 
-class _Point(NamedTuple):
-    """What a copy is made for: one role with so many kept, or all roles with such a part of all kept."""
-
-    role: str | None
-    keeps: float
+Kept = Mapping[str, Tensor]
+"""Name of each group that shrinks to the indices that stay."""
 
 
 def measured_table(
@@ -79,7 +80,7 @@ def measured_table(
         watch: Is told of progress, never while anything is timed.
 
     Raises:
-        UserError: Layers of one role differ, or nothing can be removed.
+        UserError: Layers of one role differ, nothing can be removed, or the model takes no longer with what can.
     """
     layout = PrunableLayout.of(model)
     described = ModelShape.of(layout)
@@ -88,23 +89,43 @@ def measured_table(
             "the model has no head or unit that can be removed: there is nothing to make a latency table of."
         )
     (shape,) = measure.fitting(model, [shape])
-    points = [_Point(role, k) for role, of in described.roles.items() for k in grid(of.size, heads=of.kind == "heads")]
-    points += [_Point(None, part) for part in TOGETHER]
+    alike = {role: [*grid(of.size, heads=of.kind == "heads"), of.size] for role, of in described.roles.items()}
+    copies: dict[tuple[str, float], Kept] = {}  # by role and count, or by what is random
+    groups = can_shrink(layout)
+    for role, counts in alike.items():
+        for count in counts[:-1]:
+            copies[role, count] = {each.name: torch.arange(count) for each in groups if each.role == role}
+    for index, (part, seed) in enumerate(TOGETHER):
+        copies[RANDOM, index] = kept_at_random(groups, dict.fromkeys(described.roles, part), seed=seed)
+    copies[RANDOM, len(TOGETHER)] = {each.name: torch.arange(0) for each in groups}
     dense: list[float] = []
-    ratios: dict[_Point, float] = {}
-    for done, point in enumerate(points):
-        watch(done / len(points), f"{len(points)} compact copies beside the dense model, {measure.shape_name(*shape)}")
-        took_ms, ratios[point] = _beside(model, _copy_of(layout, point), shape, seconds / len(points))
+    ratios: dict[tuple[str, float], float] = {}
+    names, parts = list(copies), math.ceil(len(copies) / AT_ONCE)
+    for done in range(parts):
+        watch(done / parts, f"{len(copies)} compact copies beside the dense model, {measure.shape_name(*shape)}")
+        own = names[done::parts]  # of every kind, so that what bends one part bends no curve
+        took_ms, found = _beside(model, [_copy_of(layout, copies[name]) for name in own], shape, seconds / parts)
         dense.append(took_ms)
+        ratios |= {name: min(ratio, 1.0) for name, ratio in zip(own, found, strict=True)}
     watch(1.0, "done")
     dense_ms = median(dense)
     roles = {}
     for role, of in described.roles.items():
-        kept = [*grid(of.size, heads=of.kind == "heads"), of.size]
-        shares = not_falling([*(min(ratios[_Point(role, count)], 1.0) for count in kept[:-1]), 1.0])
+        shares = not_falling([*(ratios[role, count] for count in alike[role][:-1]), 1.0])
         ms = tuple((share - shares[0]) / of.layers * dense_ms for share in shares)
-        roles[role] = RoleTimes(of, tuple(kept), ms)
-    took = not_falling([*(min(ratios[_Point(None, part)], 1.0) for part in TOGETHER), 1.0])
+        roles[role] = RoleTimes(of, tuple(alike[role]), ms)
+    together = [
+        (sum(roles[each.role].of_count(len(kept[each.name])) for each in groups), ratios[RANDOM, index] * dense_ms)
+        for (role, index), kept in copies.items()
+        if role == RANDOM
+    ]
+    full = sum(of.shape.layers * of.ms[-1] for of in roles.values())
+    if full == 0:
+        raise UserError(
+            f"without any head or unit the model takes as long at {measure.shape_name(*shape)}: take more seconds, a "
+            "larger shape, or a machine that does nothing else."
+        )
+    sums, took = together_line(together, last=(full, dense_ms))
     return LatencyTable(
         model_type=described.model_type,
         model_class=described.model_class,
@@ -116,8 +137,8 @@ def measured_table(
         date=now(),
         dense_ms=dense_ms,
         roles=roles,
-        kept_together=(*TOGETHER, 1.0),
-        ms_together=tuple(share * dense_ms for share in took),
+        sums_ms=sums,
+        together_ms=took,
     )
 
 
@@ -137,7 +158,7 @@ def grid(size: int, *, heads: bool) -> list[int]:
         return list(range(size))
     steps = math.floor(math.log(SMALLEST) / math.log(STEP) + 1e-9)
     counts = {round(size * STEP**step) for step in range(1, steps + 1)}
-    return sorted({0, *(count if heads else count | 1 for count in counts if count)} - {size, size + 1})
+    return sorted({0, 1, *(count if heads else count | 1 for count in counts if count)} - {size, size + 1})
 
 
 def not_falling(values: Sequence[float]) -> list[float]:
@@ -162,22 +183,45 @@ def not_falling(values: Sequence[float]) -> list[float]:
     return [mean for mean, count in pools for _ in range(count)]
 
 
-def _copy_of(layout: PrunableLayout, point: _Point) -> nn.Module:
-    kept = {}
-    for group in can_shrink(layout):
-        if point.role in (None, group.role):
-            count = part_of(size_of(group), point.keeps) if point.role is None else int(point.keeps)
-            kept[group.name] = torch.arange(count)
-    return copy.deepcopy(compact_copy(layout, kept))
+def together_line(
+    points: Sequence[tuple[float, float]], *, last: tuple[float, float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The line by which sums are put right.
+
+    Args:
+        points: Of copies, one without any head or unit among them, what their layers take in sum, and what they take;
+            milliseconds.
+        last: The same of the dense model.
+
+    Returns:
+        The sums, strictly rising, and what is taken, which does not fall.
+
+    >>> together_line([(2.0, 5.0), (0.0, 1.0), (2.0, 4.0), (3.0, 4.0), (9.0, 8.0)], last=(8.0, 9.0))
+    ((0.0, 2.0, 3.0, 8.0), (1.0, 4.25, 4.25, 9.0))
+    """
+    several: dict[float, list[float]] = {}
+    for total, took in sorted(points):
+        if total < last[0]:
+            several.setdefault(total, []).append(took)
+    line = not_falling([*(fmean(took) for took in several.values()), last[1]])
+    return (*several, last[0]), tuple(line)
 
 
-def _beside(model: nn.Module, other: nn.Module, shape: tuple[int, int], seconds: float) -> tuple[float, float]:
-    """Median milliseconds of a model, and of another one as a part of that."""
-    pair = {"dense": model, "copy": other}
-    found = measure.latency(pair, partial(_inputs, model), [shape], seconds=seconds, min_rounds=ROUNDS)
-    dense, copied = (found[name][measure.shape_name(*shape)] for name in pair)
-    ratio = median(b / a for a, b in zip(dense.rounds_ms, copied.rounds_ms, strict=True))
-    return dense.median_ms, ratio
+def _copy_of(layout: PrunableLayout, kept: Kept) -> nn.Module:
+    layers = {member.name for member in layout.members}
+    named = layout.model.named_parameters(remove_duplicate=False)
+    return copy.deepcopy(compact_copy(layout, kept), {id(each): each for name, each in named if name not in layers})
+
+
+def _beside(
+    model: nn.Module, others: Sequence[nn.Module], shape: tuple[int, int], seconds: float
+) -> tuple[float, list[float]]:
+    """Median milliseconds of a model, and of others as parts of that."""
+    together = dict(zip(map(str, range(1 + len(others))), (model, *others), strict=True))
+    found = measure.latency(together, partial(_inputs, model), [shape], seconds=seconds, min_rounds=ROUNDS)
+    dense, *copied = (found[name][measure.shape_name(*shape)] for name in together)
+    ratios = [median(b / a for a, b in zip(dense.rounds_ms, each.rounds_ms, strict=True)) for each in copied]
+    return dense.median_ms, ratios
 
 
 def _inputs(model: nn.Module, rows: int, tokens: int) -> dict[str, Tensor]:

@@ -47,8 +47,8 @@ class _Document(TypedDict):
     date: str
     dense_ms: float
     roles: dict[str, _Role]
-    kept_together: list[float]
-    ms_together: list[float]
+    sums_ms: list[float]
+    together_ms: list[float]
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,9 @@ class LatencyTable:
         date: When, ISO 8601 in UTC.
         dense_ms: Milliseconds of the dense model.
         roles: Role to what one of its layers takes.
-        kept_together: Parts of all heads and units, from 0 to 1, of which `ms_together` says what they take together:
-            not quite the sum of what was measured role by role, and sums are put right by it.
-        ms_together: Milliseconds of the model with these; they do not fall. The first is what no head or unit belongs
-            to.
+        sums_ms: What the layers take by role, summed over all, from 0 to all of it; milliseconds.
+        together_ms: What the model takes with layers of such a sum; not quite that, and sums are put right by it. The
+            first is what no head or unit belongs to, the last the dense model.
     """
 
     model_type: str
@@ -109,8 +108,8 @@ class LatencyTable:
     date: str
     dense_ms: float
     roles: Mapping[str, RoleTimes]
-    kept_together: tuple[float, ...]
-    ms_together: tuple[float, ...]
+    sums_ms: tuple[float, ...]
+    together_ms: tuple[float, ...]
 
     @property
     def shape(self) -> str:
@@ -120,27 +119,12 @@ class LatencyTable:
     @property
     def rest_ms(self) -> float:
         """Milliseconds of what no head or unit belongs to."""
-        return self.ms_together[0]
+        return self.together_ms[0]
 
     @property
     def largest_speedup(self) -> float:
         """How many times faster than the dense model one without any head or unit is."""
         return self.dense_ms / self.rest_ms
-
-    def together(self) -> tuple[list[float], list[float]]:
-        """What sums of layers become together: milliseconds summed by role, strictly rising, and those of the model."""
-        sums = [
-            sum(of.shape.layers * of.of_count(part_of(of.shape.size, part)) for of in self.roles.values())
-            for part in self.kept_together
-        ]
-        points = list(zip(sums, self.ms_together, strict=True))
-        first, *between, last = points
-        found = [first]
-        for point in between:  # where kernels take as long for less, sums are alike
-            if found[-1][0] < point[0] < last[0]:
-                found.append(point)
-        rising, ms = zip(*found, last, strict=True)
-        return list(rising), list(ms)
 
     def milliseconds(self, kept: Iterable[tuple[str, int]]) -> float:
         """What a forward pass takes.
@@ -149,7 +133,7 @@ class LatencyTable:
             kept: Of each layer its role, and how many heads or units it keeps.
         """
         total = sum(self.roles[role].of_count(count) for role, count in kept)
-        return float(np.interp(total, *self.together()))
+        return float(np.interp(total, self.sums_ms, self.together_ms))
 
     def require_fits(self, layout: PrunableLayout, *, name: str) -> None:
         """Refuse a model that the table was not made for.
@@ -177,7 +161,7 @@ class LatencyTable:
             role: asdict(times.shape) | {"kept": list(times.kept), "ms": list(times.ms)}
             for role, times in self.roles.items()
         }
-        together = {"kept_together": list(self.kept_together), "ms_together": list(self.ms_together)}
+        together = {"sums_ms": list(self.sums_ms), "together_ms": list(self.together_ms)}
         return {"version": TABLE_VERSION, **asdict(self), "roles": roles, **together}
 
     def save(self, path: Path) -> None:
@@ -228,13 +212,8 @@ class LatencyTable:
             role: RoleTimes(RoleShape(**{key: of[key] for key in shapes}), tuple(of["kept"]), tuple(of["ms"]))
             for role, of in document["roles"].items()
         }
-        values |= {key: tuple(values[key]) for key in ("kept_together", "ms_together")}
+        values |= {key: tuple(values[key]) for key in ("sums_ms", "together_ms")}
         return cls(roles=roles, **values)
-
-
-def part_of(size: int, part: float) -> int:
-    """How many of so many a part is, to the nearest."""
-    return round(size * part)
 
 
 def _wrong_numbers(document: _Document) -> Iterator[str]:
@@ -255,15 +234,17 @@ def _wrong_numbers(document: _Document) -> Iterator[str]:
         yield from _wrong_curve(of, "kept", "ms", of["size"], where=f"roles.{role}.")
         if of["ms"][:1] != [0]:
             yield f"roles.{role}.ms must begin with 0"
-    yield from _wrong_curve(values, "kept_together", "ms_together", 1)
-    if document["ms_together"][-1:] != [document["dense_ms"]] or not document["ms_together"][0] > 0:
-        yield "ms_together must begin above 0 and end with dense_ms"
+    full = sum(of["layers"] * of["ms"][-1] for of in roles.values() if of["ms"])
+    yield from _wrong_curve(values, "sums_ms", "together_ms", full)
+    took = document["together_ms"]
+    if took[-1:] != [document["dense_ms"]] or not took[0] > 0:
+        yield "together_ms must begin above 0 and end with dense_ms"
 
 
-def _wrong_curve(values: Mapping[str, Any], x: str, y: str, last: int, *, where: str = "") -> Iterator[str]:
+def _wrong_curve(values: Mapping[str, Any], x: str, y: str, last: float, *, where: str = "") -> Iterator[str]:
     """What is wrong with milliseconds `y` that are taken with `x` kept."""
     kept, ms = values[x], values[y]
-    if len(kept) < 2 or kept != sorted(set(kept)) or (kept[0], kept[-1]) != (0, last):
-        yield f"{where}{x} must ascend from 0 to {last}"
-    if len(ms) != len(kept) or not all(map(math.isfinite, ms)) or ms != sorted(ms) or not ms[-1] > ms[0]:
-        yield f"{where}{y} must be as many finite numbers as {where}{x}, rising from the first to the last"
+    if len(kept) < 2 or kept != sorted(set(kept)) or kept[0] != 0 or not math.isclose(kept[-1], last):
+        yield f"{where}{x} must ascend from 0 to {last:g}"
+    if len(ms) != len(kept) or not all(map(math.isfinite, ms)) or ms != sorted(ms):
+        yield f"{where}{y} must be as many finite numbers as {where}{x}, and must not fall"

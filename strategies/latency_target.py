@@ -19,7 +19,7 @@ from bplightning.latency_table import LatencyTable
 from bplightning.layout import PrunableLayout
 from bplightning.lives import Lives
 from bplightning.masking import Mask
-from bplightning.measure import DEFAULT_SHAPES
+from bplightning.measure import DEFAULT_SHAPES, fitting, shape_name
 from bplightning.resizing import Group
 from bplightning.strategies.size_targets import SizeTarget
 from bplightning.watching import watching
@@ -122,23 +122,22 @@ class LatencySpeedup(nn.Module, SizeTarget):
     def take(self, table: LatencyTable) -> None:
         """Look up in this table from now on."""
         self.table = table
-        full = sum(of.shape.layers * of.ms[-1] for of in table.roles.values())
         own = sum(len(groups) * table.roles[role].ms[-1] for role, groups in self.by_role.items())
-        sums, ms = table.together()
-        values = {"always_ms": full - own, "sums_ms": sums, "shares": [each / table.dense_ms for each in ms]}
+        shares = [each / table.dense_ms for each in table.together_ms]
+        values = {"always_ms": table.sums_ms[-1] - own, "sums_ms": table.sums_ms, "shares": shares}
         values |= {f"ms_{role}": table.roles[role].by_count() for role in self.by_role}
         for name, value in values.items():  # not saved: they follow from the table
             self.register_buffer(name, torch.tensor(value, device=self.always_ms.device), persistent=False)
 
     def _measure(self, model: nn.Module) -> LatencyTable:
         own = next(model.parameters())
-        dtype = str(own.dtype).removeprefix("torch.")
+        dtype, (shape,) = str(own.dtype).removeprefix("torch."), fitting(model, [SHAPE])
         rank_zero_info(
-            f"Measuring what heads and units take on {own.device}, {dtype}, {'x'.join(map(str, SHAPE))} (a file of "
+            f"Measuring what heads and units take on {own.device}, {dtype}, {shape_name(*shape)} (a file of "
             "`latency-table` may be given in place of that)."
         )
         with watching() as watch:
-            return measured_table(model, SHAPE, device=own.device, dtype=dtype, watch=watch)
+            return measured_table(model, shape, device=own.device, dtype=dtype, watch=watch)
 
     def get_extra_state(self) -> dict[str, Any] | None:
         """The table: plain values, for a checkpoint is read without running anything that is in it."""

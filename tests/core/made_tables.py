@@ -39,7 +39,7 @@ def made_table(layout: PrunableLayout, *, bent: float = 0.0, **changes: object) 
         "date": "2026-11-27T00:00:00+00:00",
         "dense_ms": REST_MS + full,
         "roles": roles,
-        "kept_together": (0.0, 0.5, 1.0),
-        "ms_together": (REST_MS, REST_MS + half * (1 + bent), REST_MS + full),
+        "sums_ms": (0.0, half, full),
+        "together_ms": (REST_MS, REST_MS + half * (1 + bent), REST_MS + full),
     }
     return LatencyTable(**(values | changes))  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from made_tables import REST_MS, made_table
 from tiny_families import HEADS, LAYERS, UNITS, tiny
 from transformers import AutoModelForSequenceClassification
 
-from bplightning import measure
+from bplightning import latency_measuring, measure
 from bplightning.cli import main
 from bplightning.compaction import compact
 from bplightning.errors import UserError
-from bplightning.latency_measuring import TOGETHER, grid, measured_table, not_falling
+from bplightning.latency_measuring import grid, measured_table, not_falling
 from bplightning.latency_table import LatencyTable
 from bplightning.layout import PrunableLayout
 from bplightning.planning_random import compact_copy
@@ -53,14 +52,6 @@ def test_sums_are_put_right_by_what_was_measured_together() -> None:
     assert bent.milliseconds(everything(0, 0)) == REST_MS
 
 
-def test_where_less_takes_as_long_the_line_of_sums_still_rises() -> None:
-    table = made_table(LAYOUT, kept_together=(0.0, 0.001, 0.5, 0.999, 1.0), ms_together=(2.0, 2.5, 6.0, 10.0, 16.0))
-    sums, ms = table.together()
-    assert (sums[0], ms[0], ms[-1]) == (0.0, 2.0, 16.0)
-    assert all(before < after for before, after in pairwise(sums))
-    assert table.milliseconds(everything(0, 0)) == 2.0
-
-
 def test_values_that_fall_are_pooled() -> None:
     assert not_falling([0.2, 0.1, 0.3, 0.5, 0.4, 0.3, 1.0]) == pytest.approx([0.15, 0.15, 0.3, 0.4, 0.4, 0.4, 1.0])
 
@@ -71,7 +62,7 @@ def test_a_grid_goes_from_none_to_less_than_all() -> None:
     assert (many[0], many[-1]) == (0, 45)
     for width in (16, 1536, 3072):
         units = grid(width, heads=False)
-        assert units[0] == 0
+        assert units[:2] == [0, 1]
         assert all(count % 2 for count in units[1:])
         assert 0.6 * width < units[-1] < width
 
@@ -80,7 +71,7 @@ def test_a_grid_goes_from_none_to_less_than_all() -> None:
 
 
 def test_what_is_saved_is_read_again_and_again(tmp_path: Path) -> None:
-    table = made_table(LAYOUT, bent=0.1, dense_ms=1 / 3, ms_together=(0.1, 0.2, 1 / 3))
+    table = made_table(LAYOUT, bent=0.1, dense_ms=1 / 3, together_ms=(0.1, 0.2, 1 / 3))
     table.save(tmp_path / "table.json")
     assert LatencyTable.load(tmp_path / "table.json") == LatencyTable.load(str(tmp_path / "table.json")) == table
 
@@ -99,10 +90,10 @@ def test_what_is_saved_is_read_again_and_again(tmp_path: Path) -> None:
         (lambda d: d["roles"]["attention"].update(kind="tails"), r"roles\.attention\.kind is 'tails'"),
         (lambda d: d["roles"]["attention"]["ms"].__setitem__(-1, float("inf")), r"roles\.attention\.ms must be"),
         (lambda d: d["roles"]["attention"]["ms"].__setitem__(0, -1.0), r"roles\.attention\.ms must begin with 0"),
-        (lambda d: d["roles"]["feed_forward"]["ms"].reverse(), r"roles\.feed_forward\.ms must be .* rising"),
+        (lambda d: d["roles"]["feed_forward"]["ms"].reverse(), r"roles\.feed_forward\.ms must be .* must not fall"),
         (lambda d: d["roles"]["feed_forward"]["kept"].pop(), r"roles\.feed_forward\.kept must ascend from 0 to"),
-        (lambda d: d["ms_together"].__setitem__(0, 0.0), "ms_together must begin above 0"),
-        (lambda d: d["kept_together"].clear(), "kept_together must ascend from 0 to 1"),
+        (lambda d: d["together_ms"].__setitem__(0, 0.0), "together_ms must begin above 0"),
+        (lambda d: d["sums_ms"].clear(), "sums_ms must ascend from 0 to"),
     ],
 )
 def test_a_damaged_file_is_refused_by_what_is_wrong(tmp_path: Path, damage: Any, message: str) -> None:
@@ -152,7 +143,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     latency = measure.latency
 
     def briefly(*arguments: Any, **options: Any) -> Any:
-        return latency(*arguments, **(options | {"seconds": 0.0, "block_ms": 0.0, "min_rounds": 2}))
+        return latency(*arguments, **(options | {"seconds": 0.0, "block_ms": 0.0, "min_rounds": 6}))
 
     monkeypatch.setattr(measure, "latency", briefly)
 
@@ -171,11 +162,17 @@ def test_a_table_is_measured(model_type: str) -> None:
     table.require_fits(layout, name="it")
     assert LatencyTable.of_document(json.loads(json.dumps(table.document())), name="it") == table
     assert set(table.roles) == {group.role for group in layout.groups}
-    assert table.kept_together == (*TOGETHER, 1.0)
+    assert len(table.sums_ms) > 2
     assert table.shape == "1x8"
     assert told == sorted(told)
     assert told[-1] == 1.0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_that_takes_as_long_with_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_measuring, "_beside", lambda _, others, *rest: (1.0, [1.01] * len(others)))
+    with pytest.raises(UserError, match="takes as long at 1x8: take more seconds"):
+        measured_table(tiny("bert"), (1, 8), device=torch.device("cpu"))
 
 
 def test_layers_that_differ_are_refused() -> None:
