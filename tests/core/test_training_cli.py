@@ -108,6 +108,26 @@ def test_what_the_user_configures_wins() -> None:
     assert [type(callback) for callback in one.checkpoint_callbacks] == [ModelCheckpoint]
 
 
+def test_tensorboard_gets_losses_and_densities_by_name() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = fit(
+        *("--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "mine"),
+        *("--trainer.log_every_n_steps", "2"),
+    )
+    assert Path(run.log_dir).resolve() == Path("mine/lightning_logs/version_0").resolve()
+    events = EventAccumulator(run.log_dir)
+    events.Reload()
+    steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for tag in ("task_loss", "penalty", "density/attention", "density/feed_forward", "density/total"):
+        assert steps[tag] == [1, 3, 5], tag
+    for tag in ("val_accuracy", "val_density", "val_target_reached"):
+        assert steps[tag] == [2, 5], tag
+    logged = events.Scalars("val_density")[-1].value
+    assert logged == pytest.approx(float(run.lightning_module.strategy.density()["total"]))
+    assert 0 < logged < 1
+
+
 # -- last and best -------------------------------------------------------------------------------------------------
 
 
