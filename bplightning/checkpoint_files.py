@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from bplightning.errors import UserError
+
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)
+"""What torch raises where a file is none of its own, or damaged."""
 
 SHOWN = 3
 """What does not fit may be hundreds of entries; this many are named."""
@@ -84,19 +88,41 @@ def read_checkpoint(
         mmap: Whether to leave tensors on the disk until they are used.
 
     Raises:
-        UserError: It is not there, damaged, or no checkpoint.
+        UserError: It is not there, damaged, or no checkpoint; the newest one beside it that is whole is offered.
     """
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=weights_only, mmap=mmap)
-        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-            raise ValueError("it holds no state_dict")
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
+        return _read(path, map_location=map_location, weights_only=weights_only, mmap=mmap)
+    except UNREADABLE as error:
         reason, remedy = _line(error), "give a .ckpt file that is there and whole, or 'last'"
         if isinstance(error, pickle.UnpicklingError):  # torch's own words fill a screen
             reason = "it is damaged, or holds other things than tensors and plain values"
             remedy += "; --weights_only false reads any file, and runs what is in it"
+        remedy = _offer(path, lambda _: True) or remedy
         raise UserError(f"checkpoint {str(path)!r} cannot be read ({reason}): {remedy}.") from error
+
+
+def _read(path: Path, *, map_location: Any = "cpu", weights_only: bool = True, mmap: bool = False) -> dict[str, Any]:
+    checkpoint = torch.load(path, map_location=map_location, weights_only=weights_only, mmap=mmap)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), Mapping):
+        raise ValueError("it holds no state_dict")
     return checkpoint
+
+
+def _offer(path: Path, fits: Callable[[Mapping[str, Any]], bool]) -> str:
+    """How to go on from the newest other file beside `path` that can be read and fits; empty where there is none."""
+    others = [other for other in path.parent.glob("*.ckpt") if other != path and other.is_file()]
+    for other in sorted(others, key=lambda file: file.stat().st_mtime_ns, reverse=True):
+        try:
+            saved = _read(other, mmap=True)
+        except UNREADABLE:
+            continue
+        if fits(saved):
+            remove = f"remove {path.name} and repeat the command, with --resume true or --ckpt_path last, or "
+            return (
+                f"the newest good one of this run is {str(other)!r}, of optimizer step {saved.get('global_step')}: "
+                f"{remove if path.exists() else ''}give --ckpt_path {shlex.quote(str(other))}"
+            )
+    return ""
 
 
 def find_checkpoint(folder: Path, which: str = "last") -> Path | None:
@@ -148,7 +174,8 @@ def require_same_weights(checkpoint: Mapping[str, Any], module: nn.Module, *, pa
     lacks = [f"the file lacks {name}" for name in ours if name not in theirs]
     extra = [f"the file also has {name}" for name in theirs if name not in ours]
     if differences := shapes + lacks + extra:  # masks follow from the model: what is wrong with that comes first
-        _refuse(path, sorted(differences, key=lambda line: " strategy." in f" {line}"))
+        good = _offer(Path(str(path)), lambda saved: _shapes(saved["state_dict"]) == _shapes(ours))
+        _refuse(path, sorted(differences, key=lambda line: " strategy." in f" {line}"), good)
     if training and "optimizer_states" not in checkpoint:
         raise UserError(
             f"checkpoint {str(path)!r} holds weights only, from which training cannot go on: give one that was saved "
@@ -172,12 +199,16 @@ def require_same_groups(theirs: Sequence[Mapping[str, Any]], ours: Sequence[Mapp
         _refuse(path, [f"the optimizer's groups are {', '.join(in_file)} in the file and {', '.join(here)} here"])
 
 
-def _refuse(path: Any, differences: list[str]) -> None:
+def _refuse(path: Any, differences: list[str], good: str = "") -> None:
     more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
     raise UserError(
         f"checkpoint {str(path)!r} is of another model or strategy ({'; '.join(differences[:SHOWN])}{more}): give the "
-        "options of the run it is of, which are in its config.yaml, or another --ckpt_path."
+        f"options of the run it is of, which are in its config.yaml, or another --ckpt_path{good and f'; {good}'}."
     )
+
+
+def _shapes(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in values.items()}
 
 
 def _shape(value: torch.Tensor) -> str:

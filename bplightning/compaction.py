@@ -45,6 +45,25 @@ class GroupPlan:
     total: int
     new_bias: bool = False
 
+    def check(self) -> None:
+        """Refuse what no plan says; a plan may come from anywhere.
+
+        Raises:
+            UserError: It is of another kind, or keeps what there is not.
+        """
+        kind, total, new_bias = self.kind, self.total, self.new_bias
+        if kind not in ("heads", "units") or type(total) is not int or total < 0 or type(new_bias) is not bool:
+            raise UserError(
+                f"the compaction plan's {self.name[:40]!r} must have a kind, heads or units, their total, 0 or more, "
+                f"and new_bias, true or false; it has {str((kind, total, new_bias))[:80]}: make the plan again."
+            )
+        ascending = all(type(index) is int for index in self.kept) and list(self.kept) == sorted(set(self.kept))
+        if not ascending or not all(0 <= index < total for index in self.kept):
+            raise UserError(
+                f"the compaction plan's kept {kind} of {self.name[:40]} must be ascending whole numbers from 0 to "
+                f"{total - 1}, got {str(list(self.kept)[:8])[:80]}: make the plan again."
+            )
+
 
 @dataclass(frozen=True)
 class CompactionPlan:
@@ -100,22 +119,25 @@ class CompactionPlan:
         try:
             document: dict[str, Any] = json.loads(text)
             version = document["version"]
-            if version != PLAN_VERSION:
+            if type(version) is not int or version != PLAN_VERSION:
                 raise UserError(
-                    f"the compaction plan has version {version!r}, this bplightning reads {PLAN_VERSION}: "
+                    f"the compaction plan has version {repr(version)[:40]}, this bplightning reads {PLAN_VERSION}: "
                     "make the plan again."
                 )
             groups = tuple(GroupPlan(**{**group, "kept": tuple(group["kept"])}) for group in document["groups"])
             plan = cls(document["model_type"], groups)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"this is not a compaction plan ({error!r}): give the text that to_json wrote.") from error
-        for group in plan.groups:
-            ascending = list(group.kept) == sorted({index for index in group.kept if type(index) is int})
-            if not ascending or not all(0 <= index < group.total for index in group.kept):
-                raise UserError(
-                    f"the compaction plan's kept {group.kind} of {group.name} must be ascending whole numbers from 0 "
-                    f"to {group.total - 1}, got {list(group.kept)[:8]}: make the plan again."
-                )
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            reason = " ".join(repr(error).split())[:200]
+            raise UserError(f"this is not a compaction plan ({reason}): give the text that to_json wrote.") from error
+        if unknown := sorted(set(document) - {"version", "model_type", "groups"}):
+            raise UserError(f"the compaction plan has {unknown[0][:40]!r}, which plans have not: make the plan again.")
+        names = [group.name for group in groups]
+        if not isinstance(plan.model_type, str) or not all(isinstance(name, str) for name in names):
+            raise UserError("the compaction plan must name its model type and groups in words: make the plan again.")
+        if len(set(names)) < len(names):
+            raise UserError("the compaction plan names a group twice: make the plan again.")
+        for group in groups:
+            group.check()
         return plan
 
 

@@ -16,8 +16,9 @@ from bplightning.errors import UserError
 class FiniteGuard(Callback):
     """Stops at a loss, scores or weights with NaN or infinity; every `PruningModule` brings it along.
 
-    It looks at loss and scores in each step on one processor; on an accelerator, which it would hold up, and among
-    several ranks, only in the steps that are logged. At weights it looks before validations and checkpoints.
+    It looks at loss and scores in each step on processors, where ranks tell one another: a step later, what one of them
+    has is in every weight of all. On an accelerator, which it would hold up, it looks in the steps that are logged. At
+    weights it looks before validations and checkpoints.
     """
 
     def __init__(self) -> None:
@@ -34,8 +35,7 @@ class FiniteGuard(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Look before the optimizer would write what is wrong into every weight."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        free = loss.device.type == "cpu" and trainer.world_size == 1
-        if not free and (not every or (trainer.global_step + 1) % every):
+        if loss.device.type != "cpu" and (not every or (trainer.global_step + 1) % every):
             return
         self._require_finite(trainer, pl_module, loss=loss.detach())
 

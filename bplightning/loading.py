@@ -10,6 +10,7 @@ nothing of a quantizer is left on the model.
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -27,6 +29,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bplightning.equivalence import LogitDifference, made_inputs, require_equal
 from bplightning.errors import UserError
+from bplightning.folder_bounds import (
+    numbers_in,
+    require_own_weights,
+    require_plausible_layers,
+    require_plausible_size,
+)
 from bplightning.layout import PrunableLayout
 from bplightning.no_norm import has_no_norm, use_no_norm
 from bplightning.resizing import kind_of, make_bias, resize, size_of
@@ -45,6 +53,12 @@ CONFIG_KEYS = ("version", "widths", "biases", "columns", "no_norm")
 
 STACKS = {"encoder", "decoder"}
 """What the names of groups begin with."""
+
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError),
+    *(EOFError, pickle.UnpicklingError, SafetensorError, StrictDataclassError),
+)
+"""What transformers and torch raise at a folder that is damaged, forged, or none of a model."""
 
 PLAN_FILE = "compaction_plan.json"
 """The plan, beside the weights."""
@@ -117,12 +131,16 @@ def load_saved(load: Callable[[Any], Any], folder: str | Path, *, what: str) -> 
         UserError: It is missing, truncated, no model, or its weights are not of the shapes its configuration says.
     """
     try:
+        require_own_weights(Path(folder))
+        require_plausible_layers(Path(folder))
         return load(folder)
     except UserError as error:
         raise UserError(f"{what} {str(folder)!r} cannot be loaded: {error}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        rule = f"{type(error).__name__}: {reason}"
+        if isinstance(error, StrictDataclassError):  # the rule stands in its second line
+            reason = " ".join(str(error).split())
+        rule = f"{type(error).__name__}: {reason[:300]}"
         if isinstance(error, SafetensorError):
             rule = f"its weights are truncated or damaged ({reason})"
         elif "ignore_mismatched_sizes" in reason:
@@ -163,8 +181,12 @@ def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequen
     config.quantization_config = {"quant_method": QUANT_METHOD}
 
 
-def apply_widths(model: nn.Module) -> None:
+def apply_widths(model: nn.Module, numbers: int = 0) -> None:
     """Make a model as `from_pretrained` has built it what its configuration says it was, which is checked first.
+
+    Args:
+        model: The model, of the meta device.
+        numbers: How many numbers its files of weights hold; 0 where that is not known.
 
     Raises:
         UserError: The field is missing, or does not fit the model.
@@ -174,7 +196,7 @@ def apply_widths(model: nn.Module) -> None:
     field = getattr(model.config, CONFIG_FIELD, None)
     version = field.get("version") if isinstance(field, dict) else field
     if not isinstance(field, dict) or type(version) is not int or not 1 <= version <= CONFIG_VERSION:
-        raise _broken(f"has version {version!r} where this bplightning reads versions 1 to {CONFIG_VERSION}")
+        raise _broken(f"has version {_shown(version)} where this bplightning reads versions 1 to {CONFIG_VERSION}")
     if unknown := sorted(set(field) - set(CONFIG_KEYS[: version + 2])):
         raise _broken(f"has {unknown[0][:40]!r}, which version {version} of it has not")
     widths, biases, columns = field.get("widths"), field.get("biases"), field.get("columns", {})
@@ -188,18 +210,23 @@ def apply_widths(model: nn.Module) -> None:
         raise _broken(f"must name columns of position biases by the model's groups, got {str(columns)[:80]}")
     if not isinstance(widths, dict) or set(widths) != set(sizes):
         odd = sorted(set(sizes).symmetric_difference(widths if isinstance(widths, dict) else ()))
-        raise _broken(f"must give one width for each of the model's {len(sizes)} groups; it does not for {odd[:4]}")
+        raise _broken(
+            f"must give one width for each of the model's {len(sizes)} groups; it does not for {_shown(odd[:4])}"
+        )
     for name, width in widths.items():
         total = size_of(sizes[name])
         if type(width) is not int or not 0 <= width <= total:
-            raise _broken(f"must keep 0 to {total} {kind_of(sizes[name])} of {name!r}, got {width!r}")
+            raise _broken(f"must keep 0 to {total} {kind_of(sizes[name])} of {name!r}, got {_shown(width)}")
     if not isinstance(biases, list) or not all(
         isinstance(name, str) and (name in sizes or _stack(name) not in stacks) for name in biases
     ):
-        raise _broken(f"must list groups with a bias of their own, got {biases!r}")
+        raise _broken(f"must list groups with a bias of their own, got {_shown(biases)}")
     no_norm = False if version in (1, 2) else field.get("no_norm")
     if type(no_norm) is not bool:
-        raise _broken(f"must say true or false of no_norm, got {no_norm!r}")
+        raise _broken(f"must say true or false of no_norm, got {_shown(no_norm)}")
+    inside = {member.module for group in layout.groups for member in group.members}
+    outside = (value.numel() for name, value in model.named_parameters() if name.rpartition(".")[0] not in inside)
+    require_plausible_size(sum(outside) + sum(widths.values()), numbers)
     # Which ones of the dense model's were kept matters only for the columns: all else is loaded in the kept sizes.
     # On the CPU: transformers calls this where new tensors are of the meta device.
     kept = {name: torch.arange(width, device="cpu") for name, width in widths.items()}
@@ -233,8 +260,12 @@ class CompactConfig(QuantizationConfigMixin):
 class CompactLoader(HfQuantizer):
     """Shrinks the modules before weights load. Not a quantizer; it only takes the slot of one while loading."""
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        apply_widths(model)
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
+        numbers = numbers_in(checkpoint_files or ())
+        apply_widths(model, numbers)
+        require_plausible_size(sum(parameter.numel() for parameter in model.parameters()), numbers)
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -268,7 +299,7 @@ def _columns(layout: PrunableLayout, widths: Mapping[str, int], columns: Any) ->
             numbers = isinstance(given, list) and all(type(each) is int and 0 <= each < total for each in given)
             if not numbers or given != sorted(set(given)) or len(given) != width:
                 what = f"the {width} columns from 0 to {total - 1} of its position bias that {group.name!r} looks up"
-                raise _broken(f"must name {what}, ascending, got {given!r}")
+                raise _broken(f"must name {what}, ascending, got {_shown(given)}")
             checked[group.name] = torch.tensor(given, dtype=torch.long, device="cpu")
     return checked
 
@@ -305,6 +336,11 @@ def _layer(module: str) -> str:
 
 def _stack(group: str) -> str:
     return group.partition(".")[0]
+
+
+def _shown(value: object) -> str:
+    """A value of a file, which may be of any length."""
+    return repr(value)[:160]
 
 
 def _broken(rule: str) -> UserError:

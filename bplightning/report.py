@@ -239,7 +239,7 @@ def load_report(path: str | Path) -> Report:
         raise UserError(
             f"report {str(path)!r} does not exist: a run writes it at its end, beside config.yaml."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"report {str(path)!r} is not JSON ({error}): build it again.") from error
     return validate_report(document, name=str(path))
 

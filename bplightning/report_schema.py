@@ -277,14 +277,14 @@ def validate_report(document: object, *, name: str = "report") -> Report:
         UserError: Another schema version; or keys that are missing, unknown, or hold another type, each named.
     """
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if isinstance(document, dict) and version in ADDED:
+    if isinstance(document, dict) and type(version) is int and version in ADDED:
         document = {**ADDED[version], **document, "schema_version": SCHEMA_VERSION}
         if isinstance(document["snap"], dict):
             document["snap"] = {"shape": None, **document["snap"]}
     elif version is not None:
         readable = ", ".join(map(str, ADDED))
         raise UserError(
-            f"{name} has schema_version {version!r}, and this version of bplightning reads {readable}: "
+            f"{name} has schema_version {str(version)[:40]}, and this version of bplightning reads {readable}: "
             "read it with the version of bplightning that wrote it (its `versions.bplightning`), or run again."
         )
     problems = list(schema_problems(document, Report))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +68,38 @@ def load_task(folder: str | Path, override: str | None = None, **settings: Any) 
     unknown = sorted(set(recorded) - set(cls.saved_settings))
     if unknown:
         raise UserError(
-            f"{str(file)!r} has settings {unknown}, which task {chosen!r} does not save: the file is of another "
-            "version of the task; install that one, or take them out."
+            f"{str(file)!r} has settings {repr(unknown)[:80]}, which task {chosen!r} does not save: the file is of "
+            "another version of the task; install that one, or take them out."
         )
+    hints = typing.get_type_hints(cls.__init__)
+    for setting, value in recorded.items():
+        kinds = _kinds(hints.get(setting, Any))
+        if kinds and type(value) not in kinds:
+            names = " or ".join(sorted(kind.__name__ for kind in kinds))
+            raise _damaged(file, f"has setting {setting} {repr(value)[:80]}, and task {chosen!r} takes {names}")
     try:
         return cls(model=str(folder), **(recorded | settings))
     except TypeError as error:
         raise UserError(
             f"the settings in {str(file)!r} do not fit task {chosen!r} ({error}): mend the file."
         ) from error
+
+
+def _kinds(hint: Any) -> set[type]:
+    """What of JSON a constructor's argument may be; empty where its annotation does not say."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        inner = [_kinds(each) for each in typing.get_args(hint)]
+        return set().union(*inner) if all(inner) else set()
+    if typing.get_origin(hint) is typing.Literal:
+        return {type(each) for each in typing.get_args(hint)}
+    kind = typing.get_origin(hint) or hint
+    kinds = {Mapping: dict, Sequence: list}
+    kind = kinds.get(kind, kind)
+    return {float, int} if kind is float else {kind} if kind in (int, bool, str, list, dict, types.NoneType) else set()
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _recorded_name(cls: type[Task]) -> str:
@@ -90,6 +116,7 @@ def _require_installed(name: str | None, file: Path) -> None:
             f"--task NAME, from Python task='NAME'; there are: {known}."
         )
     if name not in available(TASKS):
+        name = name[:80]
         raise UserError(
             f"{str(file)!r} names the task {name!r}, which is not among those installed ({known}), and a file does "
             f"not choose what code is imported: if you have that task and trust it, give --task {name}, from Python "
@@ -100,17 +127,21 @@ def _require_installed(name: str | None, file: Path) -> None:
 def _read(file: Path) -> tuple[str | None, dict[str, Any]]:
     """Name and settings as the file has them, checked; no name where there is no file."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes(), parse_constant=_no_number)
     except FileNotFoundError:
         return None, {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(file, f"is not valid JSON ({error})") from error
     if not isinstance(content, dict) or content.get("version") != TASK_FILE_VERSION:
         version = content.get("version") if isinstance(content, dict) else None
-        raise _damaged(file, f"has version {version!r} where this bplightning reads version {TASK_FILE_VERSION}")
+        raise _damaged(
+            file, f"has version {repr(version)[:80]} where this bplightning reads version {TASK_FILE_VERSION}"
+        )
     name, settings = content.get("task"), content.get("settings", {})
     if not isinstance(name, str) or not isinstance(settings, dict):
-        raise _damaged(file, f"must hold a task's name and its settings; it has {name!r} and {settings!r}")
+        raise _damaged(
+            file, f"must hold a task's name and its settings; it has {repr(name)[:80]} and {repr(settings)[:80]}"
+        )
     return name, settings
 
 

@@ -267,13 +267,18 @@ class PruningCLI(LightningCLI):
         return (
             settings.enable_checkpointing is not False
             and not settings.barebones
-            and not any(isinstance(item, Checkpoint) for item in settings.callbacks or [])
+            and not any(isinstance(item, Checkpoint) for item in PruningCLI._given(settings))
         )
 
     @staticmethod
-    def _callbacks(settings: Namespace) -> list[Callback]:
+    def _given(settings: Namespace) -> list[Callback]:
+        """The user's callbacks, which Lightning takes as one or as several."""
+        callbacks = settings.callbacks or []
+        return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+
+    def _callbacks(self, settings: Namespace) -> list[Callback]:
         """The user's callbacks, and progress for a log file where the output is one."""
-        callbacks: list[Callback] = list(settings.callbacks or [])
+        callbacks = self._given(settings)
         wants_bar = settings.enable_progress_bar is not False and not settings.barebones
         if wants_bar and not sys.stdout.isatty() and not any(isinstance(item, ProgressBar) for item in callbacks):
             callbacks.append(ProgressLines())
@@ -339,7 +344,7 @@ class PruningCLI(LightningCLI):
         """What ``last`` and ``best`` mean: a file in the folders the user named, or of the newest run like this one."""
         if ckpt_path not in ("last", "best"):
             return ckpt_path
-        callbacks = self._get(self.config_init, "trainer").callbacks or []
+        callbacks = self._given(self._get(self.config_init, "trainer"))
         chosen = [item.dirpath for item in callbacks if isinstance(item, ModelCheckpoint) and item.dirpath]
         found = [path for folder in chosen if (path := find_checkpoint(Path(folder), ckpt_path)) is not None]
         if found:

@@ -20,9 +20,20 @@ trainer: {max_epochs: 2, accelerator: cpu}
 """
 USER_TASK = '''
 import os
+import sys
 from pathlib import Path
 
 from tiny_task import TinyTask
+
+RANK = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+
+
+def note(event, args):
+    if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and "runs" in Path(str(args[0])).parts:
+        os.write(1, f"written by rank {RANK}: {args[0]}\\n".encode())
+
+
+sys.addaudithook(note)
 
 
 class Deadly(TinyTask):
@@ -37,6 +48,9 @@ class Deadly(TinyTask):
         if self.trainer.training:
             self.reached(f"{stage} {self.trainer.global_step} rank {self.trainer.global_rank}")
         return batch
+
+    def prepare_data(self):
+        self.reached(f"preparing on rank {RANK}")
 
     def setup(self, stage):
         if stage == "validate":

@@ -78,6 +78,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[tu
     first, second = agents(folders[1])
     ended.append((first.process.wait(timeout=100), first.said))
     assert second.process.wait(timeout=30) == 0, second.said
+    assert "preparing on rank 1" in second.said  # once a node, so by its own first rank
     return one, two, ended
 
 

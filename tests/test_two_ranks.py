@@ -35,6 +35,12 @@ def test_one_folder_one_report_of_two_ranks(runs: Runs) -> None:
     assert {path.name for path in last.iterdir()} == {path.name for path in whole.iterdir()}
 
 
+def test_only_the_first_rank_prepares_data_and_writes(runs: Runs) -> None:
+    said = runs[2][-1][1]
+    for what in ("preparing on rank", "written by rank"):
+        assert set(re.findall(rf"{what} (\d)", said)) == {"0"}
+
+
 def test_a_rank_that_dies_ends_the_others_and_the_command_goes_on(runs: Runs) -> None:
     _, _, pieces = runs
     assert [status != 0 for status, _ in pieces] == [True, True, True, False], pieces[-1][1]

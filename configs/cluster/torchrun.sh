@@ -13,7 +13,12 @@
 set -euo pipefail
 nodes=${NODES:-1}
 gpus=${GPUS:-$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')}
-exec torchrun --nnodes "$nodes" --nproc_per_node "$gpus" --rdzv_backend c10d --rdzv_id bplightning \
+# torchrun knows the machine's own name, but of its own addresses only those that its name stands for.
+meeting=()
+if [ "$nodes" -gt 1 ] && [[ " $(hostname -I 2>/dev/null || true)" == *" ${HEAD:-localhost} "* ]]; then
+    meeting=(--rdzv_conf is_host=1)
+fi
+exec torchrun --nnodes "$nodes" --nproc_per_node "$gpus" --rdzv_backend c10d --rdzv_id bplightning "${meeting[@]}" \
     --rdzv_endpoint "${HEAD:-localhost}:${PORT:-29400}" \
     "$(dirname "${BASH_SOURCE[0]}")/../../cli.py" fit \
     --trainer.num_nodes "$nodes" --trainer.devices "$gpus" --trainer.strategy ddp --resume true "$@"

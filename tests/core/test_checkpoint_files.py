@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,6 +122,30 @@ def test_a_checkpoint_of_another_run_is_refused_before_training(tmp_path: Path, 
     ):
         with pytest.raises(UserError, match=rf"a\.ckpt' is of another model or strategy \(.*{says}.* give the options"):
             fit(tmp_path, **({"strategy": hybrid()} | other), resume=saved)
+
+
+def test_the_newest_good_one_beside_a_bad_one_is_offered(tmp_path: Path, saved: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    whole = saved.read_bytes()
+    fit(tmp_path, SoftMovement(final_warmup=0)).save_checkpoint(folder / "foreign.ckpt", weights_only=False)
+    foreign = (folder / "foreign.ckpt").read_bytes()
+    contents = {"older.ckpt": whole, "good.ckpt": whole, "cut.ckpt": whole[:-1000], "foreign.ckpt": foreign}
+    for age, (name, content) in enumerate(contents.items()):
+        (folder / name).write_bytes(content)
+        os.utime(folder / name, (1000 + age, 1000 + age))
+    cut, good = folder / "cut.ckpt", folder / "good.ckpt"
+    offer = rf"{re.escape(repr(str(good)))}, of optimizer step 2: remove {{}} and repeat the command, .* or give --ckpt"
+    with pytest.raises(
+        UserError, match=r"foreign\.ckpt' is of another model.* one of this run is " + offer.format("foreign.ckpt")
+    ):
+        fit(tmp_path, hybrid(), resume=folder / "foreign.ckpt")
+    (folder / "foreign.ckpt").unlink()
+    with pytest.raises(
+        UserError, match=r"cut\.ckpt' cannot be read .*: the newest good one .* is " + offer.format("cut.ckpt")
+    ):
+        fit(tmp_path, hybrid(), resume=cut)
+    assert fit(tmp_path, hybrid(), resume=good, max_steps=3).global_step == 3
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path, saved: Path) -> None:

@@ -416,6 +416,15 @@ def test_a_plan_that_would_change_the_function_is_refused() -> None:
         (_PLAN.replace("[0, 4]", "[0.5]"), "must be ascending"),
         (_PLAN.replace("[0, 4]", "[true]"), "must be ascending"),
         (_PLAN.replace("[0, 4]", "[-1]"), "must be ascending"),
+        (_PLAN.replace("4, \"new", "\"4\", \"new"), "'a' must have a kind, heads or units, their total, 0 or more"),
+        (_PLAN.replace("heads", "../heads"), r"it has \('\.\./heads', 4, False\): make"),
+        (_PLAN.replace("false", "1"), r"it has \('heads', 4, 1\): make"),
+        (_PLAN.replace("\"a\"", "[1]"), "must name its model type and groups in words"),
+        (_PLAN.replace("\"groups", "\"more\": 1, \"groups"), "has 'more', which plans have not"),
+        (_PLAN.replace("\"version\": 1", "\"version\": true"), "has version True, this bplightning reads 1"),
+        ("[" * 100_000, "this is not a compaction plan"),
+        ('{"version": 1, "model_type": "bert", "groups": [{"name": "a", "kind": "units", "kept": [], "total": 1},'
+         '{"name": "a", "kind": "units", "kept": [], "total": 1}]}', "names a group twice"),
     ],
 )  # fmt: skip
 def test_a_broken_plan_is_refused_in_one_line(text: str, message: str) -> None:

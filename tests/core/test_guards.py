@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -120,6 +124,53 @@ def test_a_rank_whose_values_are_finite_says_that_anothers_are_not(tmp_path: Pat
 
     with pytest.raises(UserError, match=r"a value is NaN .* step 5, first of all on another rank, which says where:"):
         train(tmp_path, OtherSpoils(), ranks=OneOfTwo(torch.device("cpu")))
+
+
+ON_A_RANK = """
+from pathlib import Path
+
+from lightning.pytorch import Callback
+from tiny_task import TinyTask, trainer
+
+from bplightning.errors import UserError
+from bplightning.module import PruningModule
+from bplightning.strategies.hybrid import Hybrid
+
+
+class SpoilTheSecond(Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if index == 3 and trainer.global_rank == 1:
+            layer = module.model.bert.encoder.layer[0].intermediate
+            layer.register_forward_hook(lambda *args: args[2] * float("nan"))
+
+
+task = TinyTask(Path(), hidden_size=16, intermediate_size=32)
+module = PruningModule(task, Hybrid(granularity={"attention": "4x4"}), learning_rate=1e-3)
+options = {"devices": 2, "strategy": "ddp", "logger": False, "enable_checkpointing": False}
+run = trainer(Path(), callbacks=[SpoilTheSecond()], **options)
+try:
+    run.fit(module, datamodule=task)
+except UserError as error:
+    print(f"rank {run.global_rank} ended: {error}", flush=True)
+"""
+
+
+def test_one_rank_of_two_stops_both_and_names_the_module(tmp_path: Path) -> None:
+    (tmp_path / "spoiled.py").write_text(ON_A_RANK)
+    done = subprocess.run(
+        [sys.executable, "spoiled.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    ended = dict(re.findall(r"rank (\d) ended: (.*)", done.stdout))
+    assert ended.keys() == {"0", "1"}, done.stdout
+    at = "is NaN or infinite at optimizer step 4, first of all"
+    assert ended["1"].startswith(f"the loss {at} the output of bert.encoder.layer.0.intermediate: lower the learning")
+    assert ended["0"].startswith(f"a value {at} on another rank, which says where: lower the learning")
 
 
 def test_scores_are_looked_at_where_the_loss_does_not_show_them(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from bplightning.equivalence import LogitDifference
 from bplightning.errors import UserError
 from bplightning.families import FAMILIES
 from bplightning.layout import PrunableLayout
-from bplightning.loading import register, save_compact
+from bplightning.loading import load_saved, register, save_compact
 
 EMPTY = {"some": (), "empty-first": (0,), "empty-all": tuple(range(LAYERS))}
 IN_FULL = [f"{model_type}+empty-first" for model_type in ONE_OF_EACH_ROW]
@@ -388,3 +388,54 @@ def test_weights_of_the_body_that_are_not_there_are_refused_and_not_drawn(
 
 def test_another_head_than_the_saved_one_is_new(saved: Path) -> None:
     assert BertForSequenceClassification.from_pretrained(saved).classifier.weight.shape[0] == 2
+
+
+EVIL = "from pathlib import Path\nPath({ran!r}).touch()\n"
+
+
+class Pickled:
+    """What runs when it is unpickled."""
+
+    def __init__(self, ran: Path) -> None:
+        self.ran = ran
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.ran,)
+
+
+def test_code_in_a_folder_is_not_run(saved: Path, tmp_path: Path) -> None:
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(saved, folder)
+    (folder / "evil.py").write_text(EVIL.format(ran=str(ran)))
+    config = json.loads((folder / "config.json").read_text())
+    names = ("AutoConfig", "AutoModel", "AutoModelForQuestionAnswering")
+    config["auto_map"] = dict.fromkeys(names, "evil.Evil") | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    load_saved(AutoModelForQuestionAnswering.from_pretrained, folder, what="the model")
+    assert not ran.exists()
+    config["model_type"] = "evil"  # of which there is no code here
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_saved(AutoModelForQuestionAnswering.from_pretrained, folder, what="the model")
+    assert not ran.exists()
+
+
+def test_nothing_is_unpickled(saved: Path, tmp_path: Path) -> None:
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(saved, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"bert.embeddings.word_embeddings.weight": Pickled(ran)}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_saved(AutoModelForQuestionAnswering.from_pretrained, folder, what="the model")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("place", ["../outside.safetensors", "{outside}"])
+def test_weights_from_outside_a_folder_are_refused(saved: Path, tmp_path: Path, place: str) -> None:
+    folder, outside = tmp_path / "model", tmp_path / "outside.safetensors"
+    shutil.copytree(saved, folder)
+    (folder / "model.safetensors").rename(outside)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(outside), place.format(outside=outside))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="names weights outside of it, such as '"):
+        load_saved(AutoModelForQuestionAnswering.from_pretrained, folder, what="the model")

@@ -22,6 +22,7 @@ from bplightning.errors import UserError
 from bplightning.module import PruningModule, frozen_module
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.l0 import L0
+from bplightning.strategies.movement import Movement
 from bplightning.strategy import Progress, PruningStrategy
 
 
@@ -133,6 +134,34 @@ def test_the_schedule_counts_optimizer_steps(tmp_path: Path) -> None:
     # At the start, then after each fourth of 24 batches, which makes a step.
     assert [progress.step for progress in seen] == [0, 1, 2, 3, 4, 5, 6]
     assert {(progress.total_steps, progress.warmup_steps) for progress in seen} == {(6, 1)}
+
+
+def test_half_precision_accumulation_and_clipping_go_with_masks(tmp_path: Path) -> None:
+    norms: list[float] = []
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Trainer, module: Any) -> None:
+            layer = module.model.bert.encoder.layer[0].attention.self.query
+            layer.register_forward_hook(lambda *args: kinds.add(args[2].dtype) if module.training else None)
+
+            def clipped(optimizer: torch.optim.Optimizer, *args: Any) -> None:
+                values = [value for group in optimizer.param_groups for value in group["params"]]
+                norms.append(float(torch.nn.utils.get_total_norm([v.grad for v in values if v.grad is not None])))
+
+            trainer.optimizers[0].register_step_post_hook(clipped)
+
+    kinds: set[torch.dtype] = set()
+    task = TinyTask(tmp_path)
+    module = PruningModule(task, Movement(density=0.5, final_warmup=1), learning_rate=1e-3)
+    options: dict[str, Any] = {"precision": "bf16-mixed", "accumulate_grad_batches": 2, "gradient_clip_val": 0.02}
+    trainer(tmp_path, Look(), **options).fit(module, datamodule=task)
+    assert kinds == {torch.bfloat16}
+    assert norms == pytest.approx([0.02] * 12, rel=1e-2)  # of 24 batches; of weights and scores together
+    assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+    assert float(module.strategy.density()["total"]) == pytest.approx(0.5, abs=0.01)
+    kept = {name: int(mask.kept.sum()) for name, mask in module.strategy.masks.items()}  # type: ignore[operator, union-attr]
+    query = module.harden().bert.encoder.layer[0].attention.self.query.weight
+    assert int((query != 0).sum()) == kept["encoder-0-self-query"]
 
 
 def test_learning_rate_rises_and_falls_in_optimizer_steps(tmp_path: Path) -> None:

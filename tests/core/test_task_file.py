@@ -83,8 +83,10 @@ def test_a_folder_that_does_not_say_needs_a_name(tmp_path: Path) -> None:
         ),
         (
             '{"version": 1, "task": "pointing_task.PointingTask", "settings": {"offset": "x"}}',
-            "do not fit task 'pointing_task.PointingTask' .*: mend the file",
+            "has setting offset 'x', and task 'pointing_task.PointingTask' takes int: save the model again",
         ),
+        ("[" * 100_000, r"task\.json' is not valid JSON"),
+        ('{"version": 1, "task": "a", "settings": NaN}', r"is not valid JSON \(NaN is no number\)"),
         ('{"version": 1, "task": "pointing_task.PointingTask", "settings": {"offset": -1}}', "offset is -1; it must"),
     ],
 )

@@ -104,6 +104,28 @@ def test_what_the_user_configures_wins() -> None:
     assert not fit("--trainer.enable_checkpointing", "false").checkpoint_callbacks
     ours = fit("--trainer.callbacks+=bplightning.checkpoints.LastCheckpoint", "--trainer.callbacks.every_minutes=3")
     assert [callback.every for callback in ours.checkpoint_callbacks] == [180]
+    one = fit("--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.filename", "mine")  # not in a list
+    assert [type(callback) for callback in one.checkpoint_callbacks] == [ModelCheckpoint]
+
+
+def test_tensorboard_gets_losses_and_densities_by_name() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = fit(
+        *("--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "mine"),
+        *("--trainer.log_every_n_steps", "2"),
+    )
+    assert Path(run.log_dir).resolve() == Path("mine/lightning_logs/version_0").resolve()
+    events = EventAccumulator(run.log_dir)
+    events.Reload()
+    steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for tag in ("task_loss", "penalty", "density/attention", "density/feed_forward", "density/total"):
+        assert steps[tag] == [1, 3, 5], tag
+    for tag in ("val_accuracy", "val_density", "val_target_reached"):
+        assert steps[tag] == [2, 5], tag
+    logged = events.Scalars("val_density")[-1].value
+    assert logged == pytest.approx(float(run.lightning_module.strategy.density()["total"]))
+    assert 0 < logged < 1
 
 
 # -- last and best -------------------------------------------------------------------------------------------------
@@ -253,6 +275,22 @@ def test_a_folder_with_a_vocabulary_of_its_own(capsys: pytest.CaptureFixture[str
     for file in Path("small").glob("tokenizer*"):
         file.unlink()
     assert "--ckpt_path 'small' has " in refused(capsys, "validate", *options, "--ckpt_path", "small")
+
+
+def test_a_damaged_last_one_is_named_with_the_good_one_from_which_the_run_then_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fit("--resume", "true")
+    (best,) = Path("runs/tiny-hybrid/version_0/checkpoints").glob("best-*.ckpt")
+    last = best.with_name("last.ckpt")
+    last.write_bytes(last.read_bytes()[:-1000])
+    for how in (["--resume", "true"], ["--ckpt_path", "last"]):
+        said = refused(capsys, "fit", *OPTIONS, *how)
+        assert f"checkpoint '{last}' cannot be read (" in said
+        assert f"the newest good one of this run is '{best}', of optimizer step 6" in said
+        assert "remove last.ckpt and repeat the command, with --resume true or --ckpt_path last" in said
+    last.unlink()
+    assert fit("--resume", "true").ckpt_path == best
 
 
 # -- errors --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""What a folder's configuration may ask for, bounded by the weights beside it: a folder may come from anywhere.
+
+transformers builds what a configuration says before it looks at the weights: a billion layers take for ever, and where
+shapes disagree it fills tensors of the configuration's shapes before it says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from bplightning.errors import UserError
+
+LAYERS = 256
+"""Layers that are always allowed: those of a family that shares its layers' weights are few tensors."""
+
+SLACK = 1 << 22
+"""Numbers that a model may have beyond twice those in its files: a new head, or embeddings that are not tied yet."""
+
+
+def require_plausible_layers(folder: Path) -> None:
+    """Refuse a configuration with more layers than the weights beside it can fill; before a model is built.
+
+    Args:
+        folder: Folder of a saved model. What else is wrong with it is left to whoever loads it.
+
+    Raises:
+        UserError: It says so.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    allowed = None
+    for key, value in _integers(config):
+        if "layer" in key and not 0 <= value <= LAYERS:
+            if allowed is None:
+                allowed = max(LAYERS, sum(1 for _ in _sizes(folder.glob("*.safetensors"))))
+            if not 0 <= value <= allowed:
+                raise UserError(
+                    f"config.json says {key} {value}, and with the weights beside it it must be 0 to {allowed}"
+                )
+
+
+def require_own_weights(folder: Path) -> None:
+    """Refuse an index of weights that names files outside of its folder: no folder chooses what else is read here.
+
+    Args:
+        folder: Folder of a saved model.
+
+    Raises:
+        UserError: It does.
+    """
+    for file in folder.glob("*.index.json"):
+        try:
+            names = json.loads(file.read_bytes())["weight_map"].values()
+            outside = [name for name in names if Path(name).name != name]
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"its {file.name} is no index of weights ({type(error).__name__})") from error
+        if outside:
+            raise UserError(f"its {file.name} names weights outside of it, such as {outside[0][:80]!r}")
+
+
+def require_plausible_size(wanted: int, there: int) -> None:
+    """Refuse a model of far more numbers than its files hold; before it is given memory.
+
+    Args:
+        wanted: Numbers that the model would have, or some of them.
+        there: Numbers in its files, as `numbers_in` counts them; 0 where they do not say.
+
+    Raises:
+        UserError: It is.
+    """
+    if there and wanted > 2 * there + SLACK:
+        raise UserError(
+            f"the sizes in config.json make a model of {wanted:,} numbers or more, and its weights are {there:,}: the "
+            "file is damaged, or of another model."
+        )
+
+
+def numbers_in(files: Iterable[str | Path]) -> int:
+    """Numbers in the safetensors files among these, by their headers alone."""
+    return sum(_sizes(file for file in map(Path, files) if file.suffix == ".safetensors"))
+
+
+def _integers(value: Any) -> Iterator[tuple[str, int]]:
+    """Each whole number of a configuration, also of those within it, by its key."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if type(inner) is int:
+                yield key, inner
+            else:
+                yield from _integers(inner)
+
+
+def _sizes(files: Iterable[Path]) -> Iterator[int]:
+    """Numbers in each tensor of safetensors files, by their headers alone."""
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, it is no mapping
+                yield math.prod(tensors.get_slice(name).get_shape())
