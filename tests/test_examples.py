@@ -79,7 +79,7 @@ def test_a_strategy_written_by_the_book_works_from_its_file(tmp_path: Path) -> N
     options = ["--strategy", "my_file.MyStrategy", "--strategy.density", "0.25", "--task", "user_tiny.Tiny"]
     run("-m", "bplightning", "fit", *options, "--trainer.max_steps=40", "--trainer.accelerator=cpu", cwd=tmp_path)
     report = json.loads((tmp_path / "runs" / "tiny-my-strategy" / "version_0" / "report.json").read_text())
-    assert report["density"]["feed_forward"] == 0.25
+    assert report["density"]["by_role"]["feed_forward"] == 0.25
     assert "density" in run("-m", "bplightning", "fit", "--strategy.help", "my_file.MyStrategy", cwd=tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_python_is_as_short_as_the_command() -> None:
     text = (ROOT / "README.md").read_text().partition("\n## From Python\n")[2]
     command = re.search(r"^    (bplightning fit (?:.*\\\n)*.*)$", text, flags=re.M)
     assert command is not None
-    _, _, *words = shlex.split(command[1])
+    _, _, *words = shlex.split(command[1].replace("\\\n", " "))
     typed = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     (call,) = (
         node for node in ast.walk(ast.parse(blocks("README.md", "From Python")[0])) if isinstance(node, ast.Dict)

@@ -19,6 +19,6 @@ pytest.register_assert_rewrite(
 )  # so that a failure shows values
 
 from bplightning.testing.strategy_contract import StrategyCase, StrategyContract, strategy_cases  # noqa: E402
-from bplightning.testing.task_contract import TaskCase, TaskContract  # noqa: E402
+from bplightning.testing.task_contract import TaskCase, TaskContract, small_case  # noqa: E402
 
-__all__ = ["StrategyCase", "StrategyContract", "TaskCase", "TaskContract", "strategy_cases"]
+__all__ = ["StrategyCase", "StrategyContract", "TaskCase", "TaskContract", "small_case", "strategy_cases"]

@@ -57,12 +57,28 @@ class TaskCase:
             pytest.skip("the task does not answer `predict`")
 
 
+def small_case(
+    cls: type[Task], cache: Path, *, options: Mapping[str, Any], records: Sequence[dict[str, Any]]
+) -> TaskCase:
+    """A task with small batches of validation and a folder for what it keeps on disk, where it can be told of them.
+
+    Args:
+        cls: The class.
+        cache: The folder.
+        options: Further constructor arguments.
+        records: Things to answer.
+    """
+    small = {"cache_dir": str(cache), "eval_batch_size": 4}
+    taken = inspect.signature(cls).parameters
+    return TaskCase(cls, {**{name: value for name, value in small.items() if name in taken}, **options}, records)
+
+
 class TaskContract:
     """Tests of what `Task` promises, on small data of the task's own: it must give two batches of validation.
 
     Attributes:
         task: The class.
-        options: Constructor arguments to try it with, by which its data is small.
+        options: Constructor arguments to try it with, by which its data is small; an `eval_batch_size` is 4 anyway.
         records: Three or more different things to answer, as lines of JSON hold them; none where the task does not
             answer `predict`.
     """
@@ -75,9 +91,7 @@ class TaskContract:
     @classmethod
     def case(cls, tmp_path_factory: pytest.TempPathFactory) -> TaskCase:
         """The task and what it is tried with; a folder of its own for what it keeps on disk."""
-        cache = {"cache_dir": str(tmp_path_factory.mktemp("cache"))}
-        takes_cache = "cache_dir" in inspect.signature(cls.task).parameters
-        return TaskCase(cls.task, {**(cache if takes_cache else {}), **cls.options}, cls.records)
+        return small_case(cls.task, tmp_path_factory.mktemp("cache"), options=cls.options, records=cls.records)
 
     @pytest.fixture(scope="class")
     @classmethod

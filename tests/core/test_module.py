@@ -164,6 +164,25 @@ def test_half_precision_accumulation_and_clipping_go_with_masks(tmp_path: Path) 
     assert int((query != 0).sum()) == kept["encoder-0-self-query"]
 
 
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_after_an_optimizer_step_its_gradients_are_still_there(tmp_path: Path, accumulated: int) -> None:
+    norms: dict[str, list[float]] = {"before": [], "after": []}
+
+    class Note(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, module: Any, *args: Any) -> None:
+            norms["before"].append(norm(module.layout))
+
+    def norm(layout: Any) -> float:
+        return sum(float(member.grad(layout.model).square().sum()) for member in layout.members)
+
+    module = pruning(tmp_path)
+    module.strategy.after_optimizer_step = lambda: norms["after"].append(norm(module.layout))  # type: ignore[method-assign]
+    trainer(tmp_path, Note(), accumulate_grad_batches=accumulated).fit(module, datamodule=module.task)
+    assert len(norms["after"]) == 24 // accumulated
+    assert norms["after"] == norms["before"]
+    assert all(norms["after"])
+
+
 def test_learning_rate_rises_and_falls_in_optimizer_steps(tmp_path: Path) -> None:
     rates: list[float] = []
 

@@ -13,6 +13,7 @@ import yaml
 from transformers import BertConfig, BertForQuestionAnswering
 from transformers.utils import logging as transformers_logging
 
+from bplightning.cli import main
 from bplightning.errors import UserError
 from bplightning.plan_cli import PlanCLI, run_plan
 from bplightning.planning_measured import Measuring
@@ -261,7 +262,7 @@ def test_densities_are_checked_before_anything_is_built(densities: str) -> None:
 
 def test_a_measure_that_is_no_list_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        run_plan([*USER, "--measure.densities", "half"])
+        main(["plan", *USER, "--measure.densities", "half"])
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -287,7 +288,7 @@ def test_logging_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mistakes_point_to_the_help_of_plan(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        run_plan([*USER, "--strategy.nope", "1"])
+        main(["plan", *USER, "--strategy.nope", "1"])
     assert stop.value.code == 2
     assert "(see bplightning plan --help)" in capsys.readouterr().err
 

@@ -74,6 +74,13 @@ def test_scores_and_masks_are_those_of_a_pruning_module(
     compare(with_module(tmp_path, **there), callback.strategy, rtol=1e-5, atol=1e-6)
 
 
+def test_so_they_are_where_gradients_are_scaled(tmp_path: Path) -> None:
+    trainer, callback = made(tmp_path)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)  # as fp16 has it, on a GPU only
+    trainer.train()
+    compare(with_module(tmp_path), callback.strategy, rtol=1e-5, atol=1e-6)
+
+
 def test_a_resumed_run_is_the_run_that_was_interrupted(tmp_path: Path) -> None:
     whole, first = made(tmp_path, save_strategy="epoch")
     whole.train()

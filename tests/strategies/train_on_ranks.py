@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "custom_strategy"))
 
+from taylor_pruning import Taylor
 from tiny_task import TinyTask, rows
 
 from bplightning.module import PruningModule
@@ -36,6 +38,7 @@ STRATEGIES: dict[str, Callable[[], PruningStrategy]] = {
     "movement": lambda: Movement(density=0.3),
     "magnitude": lambda: Magnitude(density=0.3),
     "l0": lambda: L0(granularity={"attention": "4x4"}),
+    "taylor": lambda: Taylor(density=0.3),  # by gradients after the step: they must be those of all ranks
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from bplightning.errors import UserError
 from bplightning.plugins import TASKS, available, load
 from bplightning.task import Task
 from bplightning.task_file import load_task, save_task
-from bplightning.testing import TaskCase, TaskContract
+from bplightning.testing import TaskCase, TaskContract, small_case
 
 NAMES = list(available(TASKS))
 SENTENCES = ("Kelholm lies on the Porarno.", "Who would visit Marbridge today, in the winter of the year 1950?", "Red.")
@@ -44,11 +43,8 @@ class TestEveryTask(TaskContract):
     @pytest.fixture(scope="class")
     @classmethod
     def case(cls, name: str, tmp_path_factory: pytest.TempPathFactory) -> TaskCase:
-        task, folder = load(TASKS, name), tmp_path_factory.mktemp("contract")
-        small = {"cache_dir": str(folder / "cache"), "eval_batch_size": 4}
-        taken = inspect.signature(task).parameters
-        options = {key: value for key, value in small.items() if key in taken}
-        return TaskCase(task, options, records(name, folder))
+        folder = tmp_path_factory.mktemp("contract")
+        return small_case(load(TASKS, name), folder / "cache", options={}, records=records(name, folder))
 
     def test_a_saved_model_says_its_task(self, made: Task, tmp_path: Path) -> None:
         made.build_model().save_pretrained(tmp_path)
