@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from made_tables import made_table
-from syncs import NoHostSync
 from test_size_targets import spread_scores
 from test_steering import END, SHAPE, STEPS, WARMUP, landing, train
 from tiny_families import tiny
@@ -29,6 +28,7 @@ from bplightning.strategies.latency_target import LatencySpeedup, interpolated
 from bplightning.strategies.soft_movement import SoftMovement
 from bplightning.strategies.targets import size_target
 from bplightning.strategy import Progress
+from bplightning.testing.syncs import NoHostSync
 
 
 def model_of(units: int = 256) -> Any:
