@@ -95,4 +95,7 @@ def test_half_a_line_of_a_process_that_was_killed_costs_that_line_only(tmp_path:
         history._append(file, {"step": step, "roles": {}})
     assert [json.loads(text)["step"] for text in file.read_text().splitlines()] == [5, 10, 10, 15]
     assert [line["step"] for line in read_scores(file)] == [5, 10, 15]
+    again = {"low": 0.0, "high": 1.0, "pruned": [1], "kept": [2]}
+    history._append(file, {"step": 10, "roles": {"attention": again}})  # trained once more, from a checkpoint before
+    assert read_scores(file)[1]["roles"] == {"attention": again}
     assert read_scores(tmp_path / "absent") == []
