@@ -6,6 +6,7 @@ Pure functions of reports; nothing is run here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any, Literal, TypedDict
 
 from bplightning.errors import UserError
@@ -23,7 +24,8 @@ class Point(TypedDict):
     """One model: the compact one of a run, or a dense one.
 
     ``beaten`` says of each of `COSTS` whether another model costs no more and scores no worse, and one of both better;
-    `None` where it was not measured, or not on one machine.
+    `None` where it was not measured, or not on one machine. Of runs that were compared with one dense model, the
+    milliseconds are that model's, their median, over each run's speed-up.
     """
 
     run: str
@@ -74,8 +76,9 @@ def compare(reports: Mapping[str, Report], *, metric: str | None = None, shape: 
             raise UserError(f"{run!r} has no metric {name!r}: give --metric, one of {_metrics(report)}.")
     shape = _shape(reports, shape)
     machines = len({tuple(report["machine"].items()) for report in reports.values()})
-    points = [_compact(run, report, name, shape) for run, report in reports.items()]
-    for point in (_dense(run, report, name, shape) for run, report in reports.items()):
+    common = _dense_ms(list(reports.values()), shape)
+    points = [_compact(run, report, name, shape, common) for run, report in reports.items()]
+    for point in (_dense(run, report, name, shape, common) for run, report in reports.items()):
         same = ("model", "score", "bytes")  # a dense model that several runs were compared with stands there once
         if point is not None and not any(
             other["kind"] == "dense" and all(other[key] == point[key] for key in same)  # type: ignore[literal-required]
@@ -122,7 +125,30 @@ def dominated(
     return found
 
 
-def _compact(run: str, report: Report, metric: str, shape: str) -> Point:
+DenseMs = Mapping[tuple[str, int], float]
+"""A dense model's name and size to its milliseconds."""
+
+
+def _dense_ms(reports: Sequence[Report], shape: str) -> DenseMs:
+    """The median over the runs that were compared with one dense model of the times that it took.
+
+    Each run has timed it beside its own compact model, on a machine that was busier at one time than at another. Only
+    their ratio holds; against one time for all, runs can be compared.
+    """
+    times: dict[tuple[str, int], list[float]] = {}
+    for report in reports:
+        if (report["latency_ms"]["dense"] or {}).get(shape) is not None:
+            times.setdefault(_key(report), []).append((report["latency_ms"]["dense"] or {})[shape])
+    return {key: median(values) for key, values in times.items()}
+
+
+def _key(report: Report) -> tuple[str, int]:
+    return short_name(report["model"]), report["parameters"]["dense"]["all"]
+
+
+def _compact(run: str, report: Report, metric: str, shape: str, common: DenseMs) -> Point:
+    speedup = (report["speedup"] or {}).get(shape)
+    own = report["latency_ms"]["compact"].get(shape)
     return Point(
         run=run,
         kind="compact",
@@ -131,14 +157,14 @@ def _compact(run: str, report: Report, metric: str, shape: str) -> Point:
         seed=report["seed"],
         score=float((report["metrics"]["compact"] or {})[metric] or 0.0),
         density=report["density"]["encoder_linear"],
-        latency_ms=report["latency_ms"]["compact"].get(shape),
+        latency_ms=common[_key(report)] / speedup if speedup is not None and _key(report) in common else own,
         bytes=report["bytes_on_disk"]["compact"],
-        speedup=(report["speedup"] or {}).get(shape),
+        speedup=speedup,
         beaten={},
     )
 
 
-def _dense(run: str, report: Report, metric: str, shape: str) -> Point | None:
+def _dense(run: str, report: Report, metric: str, shape: str, common: DenseMs) -> Point | None:
     """The dense model that a run was compared with, where there was one."""
     score = (report["metrics"]["dense"] or {}).get(metric)
     if score is None:
@@ -151,7 +177,7 @@ def _dense(run: str, report: Report, metric: str, shape: str) -> Point | None:
         seed=report["seed"],
         score=score,
         density=1.0,
-        latency_ms=(report["latency_ms"]["dense"] or {}).get(shape),
+        latency_ms=common.get(_key(report)),
         bytes=report["bytes_on_disk"]["dense"],
         speedup=None,
         beaten={},

@@ -55,6 +55,15 @@ def test_runs_and_the_dense_model_they_share_are_set_side_by_side() -> None:
     assert found["points"][0]["speedup"] == 2.4
 
 
+def test_a_busy_machine_does_not_decide_which_run_is_faster() -> None:
+    quiet = built(latency_ms={"dense": {"8x128": 100.0}, "compact": {"8x128": 50.0}}, speedup={"8x128": 2.0})
+    busy = built(latency_ms={"dense": {"8x128": 300.0}, "compact": {"8x128": 100.0}}, speedup={"8x128": 3.0})
+    slower, faster, dense = compare({"quiet": quiet, "busy": busy})["points"]
+    assert (slower["latency_ms"], dense["latency_ms"]) == (100.0, 200.0)
+    assert faster["latency_ms"] == pytest.approx(200 / 3)
+    assert slower["beaten"]["latency_ms"]
+
+
 def test_a_metric_that_is_to_be_low_is_best_low() -> None:
     lower = {"monitor": {"metric": "f1", "mode": "min"}}
     found = compare({"a": run_of(87.5, 50.0, 176, **lower), "b": run_of(86.0, 60.0, 150, **lower)})
