@@ -29,7 +29,7 @@ from bplightning.latency_table import LatencyTable, RoleTimes
 from bplightning.layout import PrunableLayout
 from bplightning.planning_random import compact_copy, kept_at_random
 from bplightning.report import now
-from bplightning.resizing import can_shrink
+from bplightning.resizing import Group, can_shrink
 from bplightning.watching import Watch, unwatched
 
 SECONDS = 60.0
@@ -58,6 +58,9 @@ RANDOM = ""
 
 Kept = Mapping[str, Tensor]
 """Name of each group that shrinks to the indices that stay."""
+
+_Copy = tuple[str, int]
+"""A role and how many each of its layers keeps, or `RANDOM` and a number."""
 
 
 def measured_table(
@@ -89,17 +92,11 @@ def measured_table(
             "the model has no head or unit that can be removed: there is nothing to make a latency table of."
         )
     (shape,) = measure.fitting(model, [shape])
-    alike = {role: [*grid(of.size, heads=of.kind == "heads"), of.size] for role, of in described.roles.items()}
-    copies: dict[tuple[str, float], Kept] = {}  # by role and count, or by what is random
     groups = can_shrink(layout)
-    for role, counts in alike.items():
-        for count in counts[:-1]:
-            copies[role, count] = {each.name: torch.arange(count) for each in groups if each.role == role}
-    for index, (part, seed) in enumerate(TOGETHER):
-        copies[RANDOM, index] = kept_at_random(groups, dict.fromkeys(described.roles, part), seed=seed)
-    copies[RANDOM, len(TOGETHER)] = {each.name: torch.arange(0) for each in groups}
+    alike = {role: [*grid(of.size, heads=of.kind == "heads"), of.size] for role, of in described.roles.items()}
+    copies = _copies(groups, alike)
     dense: list[float] = []
-    ratios: dict[tuple[str, float], float] = {}
+    ratios: dict[_Copy, float] = {}
     names, parts = list(copies), math.ceil(len(copies) / AT_ONCE)
     for done in range(parts):
         watch(done / parts, f"{len(copies)} compact copies beside the dense model, {measure.shape_name(*shape)}")
@@ -205,6 +202,18 @@ def together_line(
             several.setdefault(total, []).append(took)
     line = not_falling([*(fmean(took) for took in several.values()), last[1]])
     return (*several, last[0]), tuple(line)
+
+
+def _copies(groups: Sequence[Group], alike: Mapping[str, Sequence[int]]) -> dict[_Copy, Kept]:
+    """What the copies keep: of each role every count but all, then of all roles parts at random, and nothing."""
+    copies: dict[_Copy, Kept] = {}
+    for role, counts in alike.items():
+        for count in counts[:-1]:
+            copies[role, count] = {each.name: torch.arange(count) for each in groups if each.role == role}
+    for index, (part, seed) in enumerate(TOGETHER):
+        copies[RANDOM, index] = kept_at_random(groups, dict.fromkeys(alike, part), seed=seed)
+    copies[RANDOM, len(TOGETHER)] = {each.name: torch.arange(0) for each in groups}
+    return copies
 
 
 def _copy_of(layout: PrunableLayout, kept: Kept) -> nn.Module:

@@ -202,11 +202,13 @@ def test_the_verb_writes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         (["--length", "0"], "length is 0; it must be 1 or more"),
         (["--seconds", "0"], "seconds is 0; it must be more than 0"),
+        ([], "has no baseline: give the folder of a dense model with its task's head"),
     ],
 )
-def test_numbers_out_of_range_are_refused(
+def test_what_cannot_be_measured_is_refused(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "config.yaml").write_text("baseline: none")
     with pytest.raises(SystemExit):
         main(["latency-table", str(tmp_path), str(tmp_path / "table.json"), *options])
     assert message in capsys.readouterr().err

@@ -23,6 +23,7 @@ from bplightning.latency_table import LatencyTable
 from bplightning.layout import PrunableLayout
 from bplightning.module import PruningModule
 from bplightning.planning import plan
+from bplightning.strategies import latency_target
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.latency_target import LatencySpeedup, interpolated
 from bplightning.strategies.soft_movement import SoftMovement
@@ -163,17 +164,52 @@ def test_a_run_measures_its_table_and_reports_the_speed_up_at_its_shape(
         return 10.0, [0.1 + 0.9 * weights / full for weights in left]
 
     monkeypatch.setattr(latency_measuring, "_beside", beside)
+    monkeypatch.setattr(latency_target, "SHAPE", (2, 16))  # none that a report measures anyway
     task = TinyTask(tmp_path, num_attention_heads=8, intermediate_size=256)  # no part of it is much of the whole
     strategy = Hybrid(final_warmup=2, granularity={"attention": "8x8"}, target_latency_speedup=1.5)
     module = PruningModule(task, strategy, learning_rate=1e-3)
     report = pipeline.fit(trainer(tmp_path), module, task)
     assert report is not None
-    assert set(measured) == {(1, 40)}  # it has but 40 positions
+    assert set(measured) == {(2, 16)}
     snap = report["snap"]
     assert snap is not None
-    assert (snap["kind"], snap["target"], snap["shape"]) == ("latency_speedup", 1.5, "1x40")
+    assert (snap["kind"], snap["target"], snap["shape"]) == ("latency_speedup", 1.5, "2x16")
     assert snap["after"] == pytest.approx(1.5, rel=0.05)
-    assert snap["shape"] in (report["speedup"] or {})
+    assert report["speedup"] is not None
+    assert snap["shape"] in report["speedup"]
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_does_not_measure_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def module() -> PruningModule:
+        strategy = Hybrid(final_warmup=2, granularity={"attention": "16x16"}, target_latency_speedup=1.5)
+        return PruningModule(TinyTask(tmp_path), strategy, learning_rate=1e-3)
+
+    monkeypatch.setattr(latency_measuring, "_beside", lambda _, others, *rest: (10.0, [0.5] * len(others)))
+    first, options = (
+        module(),
+        {"enable_checkpointing": False, "logger": False, "limit_val_batches": 0, "max_epochs": -1},
+    )
+    run = trainer(tmp_path, max_steps=3, **options)
+    run.fit(first, datamodule=first.task)
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    monkeypatch.setattr(latency_measuring, "_beside", lambda *_: pytest.fail("it measures"))
+    second = module()
+    trainer(tmp_path, max_steps=5, **options).fit(second, datamodule=second.task, ckpt_path=tmp_path / "run.ckpt")
+    assert second.strategy.target.table == first.strategy.target.table is not None  # type: ignore[union-attr]
+
+
+def test_a_rank_takes_the_first_ranks_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy, own, layout = attached(tmp_path / "table.json")
+    theirs = made_table(layout, bent=0.2)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(
+        torch.distributed, "broadcast_object_list", lambda objects, src: objects.__setitem__(src, theirs.document())
+    )
+    strategy.prepare(lambda: layout.model)
+    assert strategy.target.table == theirs != own  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
