@@ -116,11 +116,15 @@ def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor])
         old = module._parameters[name]
         assert old is not None
         new = old.detach()
-        for axis, indices in axes.items():
-            if len(indices) < new.shape[axis]:
-                new = new.index_select(axis, indices.to(new.device))
-        if new.data_ptr() == old.data_ptr():
-            new = new.clone()
+        if old.is_meta:  # nothing is there to be selected from
+            shape = [len(axes[axis]) if axis in axes else size for axis, size in enumerate(old.shape)]
+            new = torch.empty(shape, dtype=old.dtype, device="meta")
+        else:
+            for axis, indices in axes.items():
+                if len(indices) < new.shape[axis]:
+                    new = new.index_select(axis, indices.to(new.device))
+            if new.data_ptr() == old.data_ptr():
+                new = new.clone()
         module._parameters[name] = nn.Parameter(new, requires_grad=old.requires_grad)
         _set_features(module)
     columns = _looked_up(layout, kept)
