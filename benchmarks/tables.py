@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import quality_table
+import reliability_table
 from transformers import CONFIG_MAPPING
 
 from bplightning.families import FAMILIES
@@ -28,6 +29,9 @@ def main() -> None:
     tables = {
         "benchmark": benchmark(),
         "demo": demo(),
+        "fuzz": reliability_table.fuzz(),
+        "kill_loop": reliability_table.kill_loop(),
+        "reliability": reliability_table.reliability(),
         "families": families(),
         "quality": quality_table.quality(),
         "quality_ablation": quality_table.ablation(),
@@ -43,7 +47,7 @@ def main() -> None:
     for path in (
         ROOT / "README.md",
         ROOT / "docs" / "results.md",
-        *(ROOT / "docs" / name for name in ("scaling.md", "performance.md")),
+        *(ROOT / "docs" / name for name in ("scaling.md", "performance.md", "reliability.md")),
     ):
         text = path.read_text()
         for name, lines in tables.items():
