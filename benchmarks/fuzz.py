@@ -50,6 +50,7 @@ ROOT = Path(__file__).resolve().parent
 RESULT = ROOT / "results" / "fuzz.json"
 ROOM, SECONDS = 2 << 30, 20
 """Bytes of address space beside what is in use at the start, and the longest a load may take."""
+EXAMPLE = {"id": "1", "question": "Who lives in Dinmouth?", "context": "Sirina Senman lives in Dinmouth."}
 SAME = "the same"
 HARMLESS = ("refused", SAME, "a new head, as transformers warns", "a plan that keeps what is dead")
 
@@ -109,7 +110,7 @@ def make(folder: Path) -> dict[str, Target]:
             layer.attention.output.dense.weight[:, : 8 * (2 + index)] = 0
             layer.output.dense.weight[:, : 10 * (1 + index)] = 0
     save_compact(bplightning.compact(masked), folder)
-    task = QuestionAnswering()
+    task = QuestionAnswering(max_length=32, stride=4)
     task.tokenizer.save_pretrained(folder)
     save_task(task, folder)
     report = json.loads((ROOT / "results" / "demo.json").read_text())["report"]
@@ -182,10 +183,14 @@ def read_plan(folder: Path, masked: BertForQuestionAnswering) -> str:
 
 def read_task(folder: Path, expected: QuestionAnswering) -> str:
     task = load_task(folder)
-    same = type(task) is type(expected) and all(
-        type(getattr(task, name)) is type(getattr(expected, name)) for name in task.saved_settings
-    )
-    return SAME if same else "another task without a word"
+    if not isinstance(task, QuestionAnswering):
+        return "another task without a word"
+    task.read_inputs([EXAMPLE], ["the example"])  # where lengths are held against the model
+    kinds = {name: {type(getattr(expected, name))} for name in task.saved_settings}
+    kinds["max_length"] |= {int}
+    kinds["null_score_diff_threshold"] |= {int}
+    fits = all(type(getattr(task, name)) in of for name, of in kinds.items())
+    return SAME if fits else "settings of another kind without a word"
 
 
 def read_report(folder: Path) -> str:

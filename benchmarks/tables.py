@@ -16,6 +16,7 @@ from typing import Any
 import bert_base_table
 import latency_table_rows
 import quality_table
+import reliability_table
 from transformers import CONFIG_MAPPING
 
 from bplightning.families import FAMILIES
@@ -33,6 +34,9 @@ def main() -> None:
         "bert_base_latency": bert_base_table.latency(),
         "bert_base_others": bert_base_table.others(),
         "demo": demo(),
+        "fuzz": reliability_table.fuzz(),
+        "kill_loop": reliability_table.kill_loop(),
+        "reliability": reliability_table.reliability(),
         "families": families(),
         "latency_copies": latency_table_rows.latency_copies(),
         "latency_target": latency_table_rows.latency_target(),
@@ -50,7 +54,7 @@ def main() -> None:
     for path in (
         ROOT / "README.md",
         ROOT / "docs" / "results.md",
-        *(ROOT / "docs" / name for name in ("scaling.md", "performance.md")),
+        *(ROOT / "docs" / name for name in ("scaling.md", "performance.md", "reliability.md")),
     ):
         text = path.read_text()
         for name, lines in tables.items():

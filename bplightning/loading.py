@@ -140,7 +140,8 @@ def load_saved(load: Callable[[Any], Any], folder: str | Path, *, what: str) -> 
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         if isinstance(error, StrictDataclassError):  # the rule stands in its second line
             reason = " ".join(str(error).split())
-        rule = f"{type(error).__name__}: {reason[:300]}"
+        reason = reason[:300]  # it may quote the file
+        rule = f"{type(error).__name__}: {reason}"
         if isinstance(error, SafetensorError):
             rule = f"its weights are truncated or damaged ({reason})"
         elif "ignore_mismatched_sizes" in reason:

@@ -26,6 +26,9 @@ ADDED: dict[int, dict[str, Any]] = {
 }
 """A version that is read, to the keys it lacks, or may lack, and what they are read as."""
 
+PROBLEMS = 8
+"""How many problems of a document are named."""
+
 Numbers = dict[str, float | None]
 """Name to number; `None` where the number was not finite, which JSON cannot hold."""
 
@@ -289,8 +292,10 @@ def validate_report(document: object, *, name: str = "report") -> Report:
         )
     problems = list(schema_problems(document, Report))
     if problems:
+        shown = "; ".join(problem[:120] for problem in problems[:PROBLEMS])
+        more = f"; and {len(problems) - PROBLEMS} more" if len(problems) > PROBLEMS else ""
         raise UserError(
-            f"{name} is not a report of schema_version {SCHEMA_VERSION}: {'; '.join(problems)}. "
+            f"{name} is not a report of schema_version {SCHEMA_VERSION}: {shown}{more}. "
             "docs/report-schema.md lists every key."
         )
     return cast(Report, document)

@@ -155,6 +155,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.timeout(240)
 def test_one_rank_of_two_stops_both_and_names_the_module(tmp_path: Path) -> None:
     (tmp_path / "spoiled.py").write_text(ON_A_RANK)
     done = subprocess.run(
@@ -164,7 +165,7 @@ def test_one_rank_of_two_stops_both_and_names_the_module(tmp_path: Path) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=200,
     )
     ended = dict(re.findall(r"rank (\d) ended: (.*)", done.stdout))
     assert ended.keys() == {"0", "1"}, done.stdout

@@ -243,6 +243,16 @@ def test_validation_names_each_wrong_key() -> None:
     assert message.count(";") == 5
 
 
+def test_a_document_full_of_problems_is_one_short_line() -> None:
+    document: Any = copy.deepcopy(built())
+    document["heads"]["by_layer"] = list(range(100_000))
+    with pytest.raises(UserError, match=r"by_layer\[7\] is int, not an object; and 99992 more\. docs") as caught:
+        validate_report(document)
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(UserError, match=r"has schema_version \[4\], and this version"):
+        validate_report(document | {"schema_version": [4]})
+
+
 def test_another_schema_version_is_refused_before_its_keys() -> None:
     document: Any = {"schema_version": 99}
     with pytest.raises(
