@@ -187,7 +187,7 @@ def read_task(folder: Path, expected: QuestionAnswering) -> str:
         return "another task without a word"
     task.read_inputs([EXAMPLE], ["the example"])  # where lengths are held against the model
     kinds = {name: {type(getattr(expected, name))} for name in task.saved_settings}
-    kinds["max_length"] |= {int}
+    kinds["max_length"] |= {type(None)}  # the default
     kinds["null_score_diff_threshold"] |= {int}
     fits = all(type(getattr(task, name)) in of for name, of in kinds.items())
     return SAME if fits else "settings of another kind without a word"

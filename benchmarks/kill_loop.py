@@ -7,7 +7,7 @@ compaction, refill, evaluation, measuring. One run is left alone. Of each of the
 processes, at moments drawn (seeded) from the first one's course: the kinds of moment in turn, a time among all of that
 kind. With two processes (DDP, gloo) it ends rank 0, rank 1 or both. A run is lost if it does not end, if its masks are
 others, or if a weight differs: by a bit in one process, by more than rounding in two. The counts land in
-benchmarks/results/kill_loop.json; about ten minutes for each number of processes, on a core that is free.
+benchmarks/results/kill_loop.json, with how long it took.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def test_what_the_user_configures_wins() -> None:
     assert not fit("--trainer.enable_checkpointing", "false").checkpoint_callbacks
     ours = fit("--trainer.callbacks+=bplightning.checkpoints.LastCheckpoint", "--trainer.callbacks.every_minutes=3")
     assert [callback.every for callback in ours.checkpoint_callbacks] == [180]
-    one = fit("--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.filename", "mine")  # not in a list
-    assert [type(callback) for callback in one.checkpoint_callbacks] == [ModelCheckpoint]
+    one = fit("--trainer.callbacks", "bplightning.checkpoints.LastCheckpoint")  # not in a list
+    assert [type(callback) for callback in one.checkpoint_callbacks] == [LastCheckpoint]
 
 
 def test_tensorboard_gets_losses_and_densities_by_name() -> None:
