@@ -157,16 +157,17 @@ def compared(zeros: PreTrainedModel, *, threads: int, shapes: Any, backends: lis
 
 def compaction(threads: int) -> dict[str, Any]:
     zeros = hardened(dense_model())
-    ctypes.CDLL(None).malloc_trim(0)  # glibc: what was freed so far is given back, and not used again
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: from here on a new peak counts
-    before = peak()
-    small = compact(zeros)
-    above = peak() - before
     seconds = []
     for _ in range(15):
         start = timer()
         small = compact(zeros)
         seconds.append(timer() - start)
+    del small
+    ctypes.CDLL(None).malloc_trim(0)  # glibc: what was freed so far is given back, and not used again
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: from here on a new peak counts
+    before = peak()
+    small = compact(zeros)
+    above = peak() - before
     size = sum(value.numel() * value.element_size() for value in small.parameters())
     found = middle(seconds)
     return {

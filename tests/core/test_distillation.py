@@ -168,15 +168,17 @@ def test_a_cached_teacher_says_the_same_and_is_asked_once(tmp_path: Path, megaby
 
 
 class Asked(Losses):
-    """Counts the rows that the teacher computes."""
+    """Counts the rows that the teacher computes to teach; in the first validation it is evaluated, too."""
 
     rows = kept = 0
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        self.trainer = trainer
         module._teacher[0].model.register_forward_pre_hook(self.count, with_kwargs=True)
 
     def count(self, model: Any, args: Any, inputs: dict[str, Any]) -> None:
-        self.rows += len(inputs["input_ids"])
+        if self.trainer.training:
+            self.rows += len(inputs["input_ids"])
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.kept = len(module._teacher[0].cache)

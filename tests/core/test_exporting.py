@@ -128,15 +128,8 @@ def test_the_folder_has_what_its_users_need_and_says_the_opset(exported: tuple[P
     assert not list(out.parent.glob(".*"))
 
 
-@pytest.mark.parametrize(
-    ("model_type", "auto"),
-    [
-        ("gpt2", AutoModelForCausalLM),
-        ("llama", AutoModelForCausalLM),
-        ("bart", AutoModelForSeq2SeqLM),
-        ("t5", AutoModelForSeq2SeqLM),
-    ],
-)
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("model_type", "auto"), [("llama", AutoModelForCausalLM), ("t5", AutoModelForSeq2SeqLM)])
 def test_the_files_write_what_torch_writes(tmp_path: Path, model_type: str, auto: Any) -> None:
     model = small(model_type, auto)
     given = model.generation_config
