@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +19,7 @@ from transformers.utils import PushToHubMixin
 
 from bplightning.compaction import compact
 from bplightning.equivalence import LogitDifference
+from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
 from bplightning.loading import save_compact
 from bplightning.masking import has_masks
@@ -123,6 +124,39 @@ class Attachment:
             inputs: What the saved and the reloaded model are compared on; by default seeded random tokens.
         """
         return save_compact(self.compact(), folder, tokenizer, inputs)
+
+
+class Attached:
+    """What a callback gives once its strategy is attached to a model, in whosever training."""
+
+    not_yet: ClassVar[str]
+    """What to do first, where nothing is attached yet."""
+
+    _attachment: Attachment | None = None
+
+    @property
+    def attachment(self) -> Attachment:
+        """The strategy on its model.
+
+        Raises:
+            UserError: Nothing has been trained with this callback yet.
+        """
+        if self._attachment is None:
+            raise UserError(f"nothing has been pruned yet: {self.not_yet}.")
+        return self._attachment
+
+    def compact(self) -> PreTrainedModel:
+        """The compact model, once training is done; the trained model stays, with zeros where it is pruned."""
+        return self.attachment.compact()
+
+    def save(
+        self,
+        folder: str | Path,
+        tokenizer: PushToHubMixin | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> LogitDifference:
+        """Compact, and save as a transformers folder, as `Attachment.save` has it; in one process only."""
+        return self.attachment.save(folder, tokenizer, inputs)
 
 
 def _any_in(parameters: Iterable[Tensor], wanted: set[int]) -> bool:

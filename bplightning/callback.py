@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import PushToHubMixin
 
-from bplightning.attachment import Attachment
-from bplightning.equivalence import LogitDifference
+from bplightning.attachment import Attached, Attachment
 from bplightning.errors import UserError
 from bplightning.module import check_warmup, progress_of
 from bplightning.ranks import require_agreement, require_supported
 from bplightning.strategy import Progress, PruningStrategy
 
 
-class PruningCallback(Callback):
+class PruningCallback(Attached, Callback):
     """Prunes the transformers model inside a LightningModule while that learns whatever it learns.
 
     The strategy becomes a module of the LightningModule, ``pruning_strategy``: so its scores and masks are on the right
@@ -40,12 +36,13 @@ class PruningCallback(Callback):
         and ``callback.save("compact", tokenizer)``.
     """
 
+    not_yet = "give the callback to a Trainer, and call its `fit` first"
+
     def __init__(self, strategy: PruningStrategy, model: str | None = None, warmup: float = 0.05) -> None:
         check_warmup(warmup)
         self.strategy = strategy
         self.path = model
         self.warmup = warmup
-        self._attachment: Attachment | None = None
         self._step = 0
 
     # -- before training -----------------------------------------------------------------------------------------------
@@ -113,36 +110,6 @@ class PruningCallback(Callback):
         return progress_of(trainer, step=step, warmup=self.warmup)
 
     # -- after training ------------------------------------------------------------------------------------------------
-
-    @property
-    def attachment(self) -> Attachment:
-        """The strategy on its model.
-
-        Raises:
-            UserError: No trainer has run with this callback yet.
-        """
-        if self._attachment is None:
-            raise UserError("nothing has been pruned yet: give the callback to a Trainer, and call its `fit` first.")
-        return self._attachment
-
-    def compact(self) -> PreTrainedModel:
-        """The compact model, once training is done; the module keeps its own, with zeros where it is pruned."""
-        return self.attachment.compact()
-
-    def save(
-        self,
-        folder: str | Path,
-        tokenizer: PushToHubMixin | None = None,
-        inputs: Mapping[str, Tensor] | None = None,
-    ) -> LogitDifference:
-        """Save the compact model as a transformers folder, proved by loading it again; on one rank only.
-
-        Args:
-            folder: Where to save; it must not exist yet, or be empty.
-            tokenizer: Tokenizer or image processor, saved beside the model.
-            inputs: What the saved and the reloaded model are compared on; by default seeded random tokens.
-        """
-        return self.attachment.save(folder, tokenizer, inputs)
 
 
 def find_model(module: nn.Module, path: str | None) -> PreTrainedModel:

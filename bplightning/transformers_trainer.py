@@ -10,21 +10,17 @@ For another Trainer than the plain one: ``class MyTrainer(PruningTrainerMixin, S
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import PushToHubMixin
 
-from bplightning.attachment import Attachment
-from bplightning.equivalence import LogitDifference
+from bplightning.attachment import Attached, Attachment
 from bplightning.errors import UserError
 from bplightning.strategy import Progress, PruningStrategy
 
 
-class PruningTrainerCallback(TrainerCallback):
+class PruningTrainerCallback(Attached, TrainerCallback):
     """Prunes the Trainer's model; the Trainer must be a `PruningTrainer`, or another with `PruningTrainerMixin`.
 
     The strategy becomes a module of the model, ``pruning_strategy``: so its scores and masks are in the Trainer's
@@ -35,10 +31,11 @@ class PruningTrainerCallback(TrainerCallback):
         strategy: How to prune.
     """
 
+    not_yet = "give the callback to a PruningTrainer, and train"
+
     def __init__(self, strategy: PruningStrategy) -> None:
         self.strategy = strategy
         self.joined = False
-        self._attachment: Attachment | None = None
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Install the masks, before an optimizer exists and before a checkpoint is read.
@@ -79,36 +76,6 @@ class PruningTrainerCallback(TrainerCallback):
     def _advance(self, args: TrainingArguments, state: TrainerState, *, step: int) -> None:
         total = state.max_steps
         self.strategy.advance(Progress(step, total, warmup_steps=args.get_warmup_steps(total)))
-
-    @property
-    def attachment(self) -> Attachment:
-        """The strategy on its model.
-
-        Raises:
-            UserError: No Trainer has been made with this callback yet.
-        """
-        if self._attachment is None:
-            raise UserError("nothing has been pruned yet: give the callback to a PruningTrainer, and train.")
-        return self._attachment
-
-    def compact(self) -> PreTrainedModel:
-        """The compact model, once training is done; the Trainer's model stays, with zeros where it is pruned."""
-        return self.attachment.compact()
-
-    def save(
-        self,
-        folder: str | Path,
-        tokenizer: PushToHubMixin | None = None,
-        inputs: Mapping[str, Tensor] | None = None,
-    ) -> LogitDifference:
-        """Save the compact model as a transformers folder, proved by loading it again; in one process only.
-
-        Args:
-            folder: Where to save; it must not exist yet, or be empty.
-            tokenizer: Tokenizer or image processor, saved beside the model.
-            inputs: What the saved and the reloaded model are compared on; by default seeded random tokens.
-        """
-        return self.attachment.save(folder, tokenizer, inputs)
 
 
 if TYPE_CHECKING:
