@@ -91,11 +91,11 @@ def dense_model() -> PreTrainedModel:
 
 
 @torch.no_grad()
-def hardened(model: PreTrainedModel, *, multiple_of: int = 1) -> PreTrainedModel:
+def hardened(model: PreTrainedModel, *, density: dict[str, float] = DENSITY, multiple_of: int = 1) -> PreTrainedModel:
     """A copy with zeros as pruning leaves them."""
     pruned = copy.deepcopy(model)
     layout = PrunableLayout.of(pruned)
-    kept = kept_at_random(layout.groups, DENSITY, seed=SEED)
+    kept = kept_at_random(layout.groups, density, seed=SEED)
     for group in layout.groups:
         removed = torch.ones(size_of(group), dtype=torch.bool)
         removed[kept[group.name]] = False

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bert_base"
+GPU = RESULTS.parent / "bert_base_gpu"
 
 
 def row(name: str) -> dict[str, Any] | None:
@@ -49,6 +50,31 @@ def backends() -> list[str]:
             same = "" if own is None else f"{own['ratio']:.2f}x"
             lines.append(f"| {each['shape']} | {each['backend']} | {model} | {1 / over['ratio']:.3f} | {same} |")
     return [*lines, "", provenance(found)]
+
+
+def gpu() -> list[str]:
+    """Speed-ups on a GPU: shape by precision and widths, each in eager and as a CUDA graph."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(GPU.glob("*.json"), reverse=True)}
+    columns = {
+        f"{precision}, {widths}": {
+            (each["shape"], each["backend"]): each for each in document["rows"] if each["speedup"]
+        }
+        for precision, documents in found.items()
+        for widths, document in documents.items()
+        if precision != "float32" or widths == "as pruned"  # in float32 both are alike
+    }
+    if not columns:
+        return ["Not run yet."]
+    shapes = list(dict.fromkeys(shape for rows in columns.values() for shape, _ in rows))
+    lines = ["| | backend | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
+    for shape in shapes:
+        for backend in ("eager", "cuda-graph"):
+            cells = [f"{rows[shape, backend]['speedup']['ratio']:.2f}x" for rows in columns.values()]
+            lines.append(f"| {shape} | {backend} | {' | '.join(cells)} |")
+    document = next(iter(found.values()))["as pruned"]
+    where = f"{document['machine']['device']}, seed 0, torch {document['versions']['torch']}, {document['date'][:10]}."
+    ideal = [each["ideal_speedup"] for each in document["rows"] if each["ideal_speedup"]]
+    return [*lines, "", f"Ideal by FLOPs: {min(ideal):.2f}x to {max(ideal):.2f}x. {where}"]
 
 
 def others() -> list[str]:

@@ -1,4 +1,4 @@
-"""What computes a model's forward pass: torch as it is, torch.compile, ONNX Runtime.
+"""What computes a model's forward pass: torch as it is, a CUDA graph, torch.compile, ONNX Runtime.
 
 A backend prepares a model once and binds it to the inputs of one shape; what it binds is called without arguments.
 """
@@ -32,8 +32,11 @@ class Bind(Protocol):
         """
 
 
-BACKENDS = ("eager", "compile", "onnx", "onnx-int8")
+BACKENDS = ("eager", "cuda-graph", "compile", "onnx", "onnx-int8")
 """By name; what a model is compared in comes first."""
+
+FORWARD_ONLY = ("cuda-graph", "compile")
+"""Those in which a model that generates is not run: what each token adds has another shape."""
 
 VERSIONS = 4096
 """So many versions of one piece of code may be compiled: more than any model has layers."""
@@ -55,6 +58,11 @@ def check_backends(backends: Sequence[str], *, device: torch.device, dtype: torc
             raise UserError(f"backend {name!r} is not known: --backends takes {', '.join(BACKENDS)}, with commas.")
     if "compile" in backends:
         _require_compiler(device)
+    if "cuda-graph" in backends and device.type != "cuda":
+        raise UserError(
+            f"the backend cuda-graph runs on a GPU of NVIDIA's, and device is '{device}': give --device cuda, or leave "
+            "it out of --backends."
+        )
     if any(name.startswith("onnx") for name in backends):
         from bplightning.exporting_files import require_onnx  # where the libraries may be missing
 
@@ -80,6 +88,8 @@ def prepare(backend: str, model: PreTrainedModel, *, folder: Path) -> Bind:
     def bind(inputs: Mapping[str, Tensor], tokens: int | None = None) -> Callable[[], object]:
         if tokens is not None:
             return partial(generate, model, inputs, tokens=tokens)
+        if backend == "cuda-graph":
+            return recorded(model, inputs)
         # Each shape is compiled for itself: what is compiled for any shape is slower, and is not what is asked.
         return partial(torch.compile(model, dynamic=False) if backend == "compile" else model, **inputs)
 
@@ -101,6 +111,34 @@ def generate(model: Any, inputs: Mapping[str, Tensor], *, tokens: int) -> Tensor
         do_sample=False,
         use_cache=True,
     )
+
+
+@torch.inference_mode()
+def recorded(model: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Callable[[], Any]:
+    """A forward pass recorded as a CUDA graph, which the processor launches at once and not kernel by kernel.
+
+    Args:
+        model: The model, in evaluation mode on a GPU.
+        inputs: Its inputs there; what is in them when the call is made is computed.
+
+    Returns:
+        The call; it gives the same outputs each time, written anew.
+    """
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # kernels are chosen and memory is found before anything is recorded
+        for _ in range(3):
+            model(**inputs)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = model(**inputs)
+
+    def replay() -> Any:
+        graph.replay()
+        return outputs
+
+    return replay
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bplightning import measure
-from bplightning.backends import check_backends, compiling, generate, prepare
+from bplightning.backends import FORWARD_ONLY, check_backends, compiling, generate, prepare
 from bplightning.benchmarking_models import Candidate, find_candidates, fitted
 from bplightning.benchmarking_rows import Variant, by_work, rows, settled
 from bplightning.benchmarking_schema import SCHEMA_VERSION, Benchmark, BenchmarkedModel, Row, Settings, Work
@@ -75,10 +75,10 @@ def benchmark(
     _check(shapes, new_tokens=new_tokens, threads=threads, tolerance=tolerance, seconds=seconds)
     place, precision = device_named(device), DTYPES[dtype]
     candidates = find_candidates(folder, against)
-    if candidates[0].kind.can_generate() and "compile" in backends:
+    if candidates[0].kind.can_generate() and (unfit := [each for each in backends if each in FORWARD_ONLY]):
         raise UserError(
-            f"{folder!r} generates text, which is not timed in torch.compile, and --backends is {','.join(backends)}: "
-            "leave compile out."
+            f"{folder!r} generates text, which is not timed in {' or '.join(unfit)}, and --backends is "
+            f"{','.join(backends)}: leave {' and '.join(unfit)} out."
         )
     check_backends(backends, device=place, dtype=precision)
     models = {each.name: each.load(dtype=precision, device=place) for each in candidates}

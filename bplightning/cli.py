@@ -108,8 +108,8 @@ def benchmark(
         device: Where the models run.
         dtype: What the models compute in, whatever they were saved in.
         threads: CPU threads, 1 or more; by default as many as torch takes.
-        backends: eager, compile (torch.compile), onnx or onnx-int8 (ONNX Runtime, weights quantized); several with
-            commas. The dense model in eager is timed in any case.
+        backends: eager, cuda-graph (a forward pass recorded on the GPU), compile (torch.compile), onnx or onnx-int8
+            (ONNX Runtime, weights quantized); several with commas. The dense model in eager is timed in any case.
         tolerance: Passes are repeated until half of the 95 % confidence interval of each speed-up is at most this
             fraction of it.
         seconds: Most time spent on one shape, in seconds; slow models take longer, for six rounds.

@@ -393,3 +393,14 @@ def test_the_command_line(
     kept = [layer["kept"] for layer in load_report("other/report.json")["units"]["by_layer"]]
     assert {width % 24 for width in kept} == {0}
     assert "FFN widths: multiples of 24" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("device", "said"), [("cuda", True), ("cpu", False)])
+def test_on_a_gpu_a_user_hears_of_widths_that_are_slow_there(
+    caplog: pytest.LogCaptureFixture, device: str, said: bool
+) -> None:
+    where = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+    with caplog.at_level("INFO"):
+        none: Any = None
+        assert align(where, none, none, Alignment(), notes=none, evaluate=none) is None  # type: ignore[arg-type]
+    assert ("give --alignment.multiple_of 16" in caplog.text) is said

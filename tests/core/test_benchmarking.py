@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from bplightning import benchmarking, exporting_files, measure
-from bplightning.backends import check_backends, compiling, generate, prepare
+from bplightning.backends import check_backends, compiling, generate, prepare, recorded
 from bplightning.benchmarking import benchmark
 from bplightning.benchmarking_models import find_candidates, fitted
 from bplightning.benchmarking_plot import draw, plot
@@ -232,7 +232,9 @@ def test_generating_models_are_timed_by_first_token_and_decoding(tmp_path: Path)
     assert each == (whole - first) // 3
     assert 0 < each < first < whole
     assert row_of(found, "compact", work="decoding")["ideal_speedup"] > 1.1
-    with pytest.raises(UserError, match=r"generates text, which is not timed in torch\.compile, and --backends is"):
+    with pytest.raises(
+        UserError, match=r"which is not timed in compile, and --backends is eager,compile: leave compile out"
+    ):
         benchmark(str(folder / "compact"), backends=["eager", "compile"], **QUICK)
 
 
@@ -460,13 +462,17 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["--new_tokens", "1"], "new_tokens is 1; it must be 2 or more"),
         (["--tolerance", "2"], "tolerance is 2.0; it must lie between 0 and 1"),
         (["--seconds", "0"], "seconds is 0.0; it must be more than 0"),
-        (["--backends", "eager,tvm"], "backend 'tvm' is not known: --backends takes eager, compile, onnx, onnx-int8"),
+        (
+            ["--backends", "eager,tvm"],
+            "backend 'tvm' is not known: --backends takes eager, cuda-graph, compile, onnx",
+        ),
         (["--output", "pair"], "the output 'pair' is a folder"),
         (
             ["--output", "there.json"],
             "the output 'there.json' is there already: name another file, or give --overwrite",
         ),
         (["--plot", "there.png"], "the output 'there.png' is there already"),
+        (["--backends", "cuda-graph"], "the backend cuda-graph runs on a GPU of NVIDIA's, and device is 'cpu': give"),
         (["--plot", "new.doc"], "the plot 'new.doc' must end with one of .eps"),
         (["--against", "nowhere"], "the dense model 'nowhere' cannot be loaded"),
     ],
@@ -482,6 +488,19 @@ def test_settings_are_refused(
     assert {path.name: path.read_text() for path in tmp_path.glob("*.*")} == dict.fromkeys(
         ("there.json", "there.png"), "mine"
     )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_recorded_pass_computes_what_is_in_its_inputs_now(pair: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(pair / "compact").eval().cuda()
+    inputs = {"input_ids": torch.randint(5, 20, (2, 8)).cuda()}
+    call = recorded(model, inputs)
+    before = call().logits.clone()
+    inputs["input_ids"].copy_(torch.randint(5, 20, (2, 8)))
+    with torch.inference_mode():
+        expected = model(**inputs).logits
+    assert torch.allclose(call().logits, expected, atol=1e-5)
+    assert not torch.allclose(before, expected, atol=1e-3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
