@@ -8,6 +8,7 @@ to layer. Models that are compared are timed in turns in one process, ratios are
     evaluation   a masked forward pass in evaluation, against a dense one
     latency      the compact model in eager, against the dense one and against what FLOPs allow
     backends     the same in ONNX Runtime, float32 and int8, widths as pruned and as multiples of 16
+    bfloat16     dense and compact in bfloat16, eager, against the dense one in float32
     compaction   seconds and memory that it takes
     memory       of a training step, masked against dense, and with activation checkpointing
     loading      `from_pretrained` of the compact folder, every weight read, against the dense one
@@ -138,6 +139,26 @@ def backends(threads: int) -> dict[str, Any]:
     }
 
 
+def bfloat16(threads: int) -> dict[str, Any]:
+    """Where the processor has instructions for it, this is torch's fastest."""
+    dense = dense_model()
+    calls: dict[str, Any] = {"dense, float32": dense, "dense": copy.deepcopy(dense).bfloat16()}
+    calls["compact, as pruned"] = compact(hardened(dense)).bfloat16()
+    calls[f"compact, multiples of {MULTIPLE}"] = compact(hardened(dense, multiple_of=MULTIPLE)).bfloat16()
+    found: dict[str, Any] = {}
+    with torch.inference_mode():
+        for rows, tokens in ((1, 128), (8, 128)):
+            ids = torch.randint(30_000, (rows, tokens))
+            bound = {name: partial(model, input_ids=ids) for name, model in calls.items()}
+            times = side_by_side(bound, seconds=30, min_rounds=10)
+            of = {name: paired_ratio(times[name], times["dense, float32"]) for name in list(calls)[1:]}
+            found[f"{rows}x{tokens}"] = {
+                name: {"over_dense_float32": ratio.value, "low": ratio.low, "high": ratio.high}
+                for name, ratio in of.items()
+            }
+    return found
+
+
 def compared(zeros: PreTrainedModel, *, threads: int, shapes: Any, backends: list[str]) -> list[dict[str, Any]]:
     """What `bplightning benchmark COMPACT --against DENSE` finds: its rows."""
     with tempfile.TemporaryDirectory() as folder:
@@ -262,7 +283,7 @@ def peak() -> int:
 
 
 ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
-    each.__name__: each for each in (evaluation, latency, backends, compaction, memory, loading, help)
+    each.__name__: each for each in (evaluation, latency, backends, bfloat16, compaction, memory, loading, help)
 }
 
 if __name__ == "__main__":

@@ -52,6 +52,18 @@ def backends() -> list[str]:
     return [*lines, "", provenance(found)]
 
 
+def bfloat16() -> list[str]:
+    found = row("bfloat16")
+    if found is None:
+        return ["Not run yet."]
+    shapes = [shape for shape in found if "x" in shape]
+    lines = [f"| time / dense in eager, float32 | {' | '.join(shapes)} |", "|---" * (1 + len(shapes)) + "|"]
+    for model in found[shapes[0]]:
+        cells = ("{over_dense_float32:.3f} ({low:.3f} to {high:.3f})".format(**found[shape][model]) for shape in shapes)
+        lines.append(f"| {model}, bfloat16 | {' | '.join(cells)} |")
+    return [*lines, "", provenance(found)]
+
+
 def gpu() -> list[str]:
     """Speed-ups on a GPU: shape by precision and widths, each in eager and as a CUDA graph."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(GPU.glob("*.json"), reverse=True)}

@@ -31,6 +31,7 @@ def main() -> None:
     tables = {
         "benchmark": benchmark(),
         "bert_base_backends": bert_base_table.backends(),
+        "bert_base_bfloat16": bert_base_table.bfloat16(),
         "bert_base_gpu": bert_base_table.gpu(),
         "bert_base_latency": bert_base_table.latency(),
         "bert_base_others": bert_base_table.others(),
