@@ -7,6 +7,7 @@ with typed arguments and a docstring, and put it into `VERBS`: its arguments and
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -217,6 +218,25 @@ def report(run: str, output: str | None = None, overwrite: bool = False) -> None
     )
 
 
+def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
+    """Write what a shell must read to complete verbs, options and the names of tasks and strategies.
+
+    Args:
+        shell: Which shell. For bash, `bplightning completion bash >
+            ~/.local/share/bash-completion/completions/bplightning`.
+    """
+    from bplightning.describing import completion_script
+
+    sys.stdout.write(completion_script(shell) + "\n")
+
+
+def schema() -> None:
+    """Write the JSON schema of configuration files of `fit`, by which an editor completes and checks them."""
+    from bplightning.describing import config_schema
+
+    sys.stdout.write(json.dumps(config_schema(), indent=1) + "\n")
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "compact": write_compact,
     "predict": answer,
@@ -224,6 +244,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "latency-table": latency_table,
     "export": export,
     "report": report,
+    "completion": completion,
+    "schema": schema,
 }
 TRAINING_VERBS = {
     "fit": "Fine-tune and prune, then compact, evaluate and report. With no model or data of yours: a small example.",

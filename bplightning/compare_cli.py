@@ -38,7 +38,7 @@ def run_compare(args: Sequence[str]) -> None:
         UserError: Runs cannot be compared, or are neither given nor to be made, or one failed.
     """
     own, fit = _split(args)
-    given = _parser().parse_args(own)
+    given = compare_parser().parse_args(own)
     runs = _named([Path(run) for run in given.runs])
     if given.strategies:
         runs |= _made(given, fit)
@@ -60,7 +60,8 @@ def run_compare(args: Sequence[str]) -> None:
             console.print(f"The {what}: {file}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _parser() -> argparse.ArgumentParser:
+def compare_parser() -> argparse.ArgumentParser:
+    """The verb's own options; what stands behind ``--`` is `fit`'s."""
     parser = argparse.ArgumentParser(
         prog="bplightning compare",
         usage="%(prog)s [RUN ...] [options] [-- options of fit]",

@@ -38,7 +38,7 @@ def test_a_command_in_the_documentation_is_understood(
         return
     if verb == "compare":
         own, fit = compare_cli._split(options)
-        compare_cli._parser().parse_args(own)
+        compare_cli.compare_parser().parse_args(own)
         verb, options = "fit", [word for word in fit if word not in ("--config", "my.yaml")]
     assert verb in {*TRAINING_VERBS, "plan"}
     if verb == "plan":  # takes what `fit` takes, and says what to measure
