@@ -11,7 +11,7 @@ demo: setup
 	$(BIN)/python cli.py fit --strategy hybrid
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadscope $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 matrix: setup
 	$(BIN)/python -m pytest -n auto tests/matrix.py $(PYTEST_ARGS)
