@@ -113,29 +113,32 @@ class MoEPruner(PruningStrategy):
         for stack, layer in sorted(layers, key=lambda key: (key[0] == "decoder", key)):  # an encoder's come first
             groups = layers[stack, layer]
             if self.experts is not None:
-                self._drop_experts(self._scores(groups, batches), self.experts)
+                self._drop_experts(self._norms(groups, batches), self.experts)
             if self.pattern is not None or self.target_density < 1:
-                for member, scores_OI in self._scores(groups, batches).items():
+                norms = self._norms(groups, batches)
+                for member in norms:
                     mask = self._mask_of[member]
-                    mask.set_grid(mask.kept & self._kept(scores_OI, mask))
+                    mask.set_grid(mask.kept & self._kept(self._scores(member, norms), mask))
 
-    def _scores(self, groups: list[Group], batches: Iterable[dict[str, Tensor]]) -> dict[Member, Tensor]:
-        """What the weights of one layer are worth now, each matrix's ``(O, I)``."""
-        norms = LayerInputs(self.layout, groups, router_weighted=self.router_weighted).gather(batches)
-        return {member: wanda_scores(member.weight(self.layout.model), norm_I) for member, norm_I in norms.items()}
+    def _norms(self, groups: list[Group], batches: Iterable[dict[str, Tensor]]) -> dict[Member, Tensor]:
+        return LayerInputs(self.layout, groups, router_weighted=self.router_weighted).gather(batches)
+
+    def _scores(self, member: Member, norms: Mapping[Member, Tensor]) -> Tensor:
+        """What the weights of one matrix are worth, ``(O, I)``; of one at a time, for a layer's take much memory."""
+        return wanda_scores(member.weight(self.layout.model), norms[member])
 
     def _kept(self, scores_OI: Tensor, mask: Mask) -> Tensor:
         if mask.pattern is None:
             return keep_per_row(scores_OI, self.target_density)
         return keep_n_of_m(scores_OI, *mask.pattern)
 
-    def _drop_experts(self, scores: Mapping[Member, Tensor], keep: int) -> None:
+    def _drop_experts(self, norms: Mapping[Member, Tensor], keep: int) -> None:
         """Route to the experts worth most only; what the others' masks keep is nothing, so that density knows."""
         for router, experts in routers_of(self.layout).items():
-            if experts[0].down not in scores:  # another layer's
+            if experts[0].down not in norms:  # another layer's
                 continue
             worth_E = torch.stack(
-                [torch.stack([scores[member].sum() for member in expert.members]).sum() for expert in experts]
+                [torch.stack([self._scores(each, norms).sum() for each in expert.members]).sum() for expert in experts]
             )
             kept_E = torch.zeros_like(worth_E, dtype=torch.bool).scatter(0, worth_E.topk(keep).indices, True)
             cast(RouterMask, self.routers[_key(router)]).set_kept(kept_E)
