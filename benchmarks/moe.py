@@ -74,6 +74,8 @@ ROWS = {
     "dense": Row(),
     "wanda-50": Row(WANDA, seeds=3),
     "moe-pruner-50": Row({}, seeds=3),
+    "wanda-25": Row(WANDA | {"density": 0.25}, seeds=3),
+    "moe-pruner-25": Row({"density": 0.25}, seeds=3),
     "wanda-2-4": Row(WANDA | PATTERN, seeds=3),
     "moe-pruner-2-4": Row(PATTERN, seeds=3),
     "experts-7": Row({"density": 1.0, "experts": 7}),

@@ -11,6 +11,8 @@ ROWS = {
     "dense": "dense",
     "wanda-50": "Wanda, 50 %",
     "moe-pruner-50": "moe-pruner, 50 %",
+    "wanda-25": "Wanda, 25 %",
+    "moe-pruner-25": "moe-pruner, 25 %",
     "wanda-2-4": "Wanda, 2:4",
     "moe-pruner-2-4": "moe-pruner, 2:4",
     "moe-pruner-2-4-tuned": "moe-pruner, 2:4, then fine-tuned with its zeros held",
