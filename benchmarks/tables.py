@@ -15,6 +15,7 @@ from typing import Any
 
 import bert_base_table
 import latency_table_rows
+import moe_table
 import quality_table
 import reliability_table
 from transformers import CONFIG_MAPPING
@@ -40,6 +41,7 @@ def main() -> None:
         "kill_loop": reliability_table.kill_loop(),
         "reliability": reliability_table.reliability(),
         "families": families(),
+        "moe": moe_table.moe(),
         "latency_copies": latency_table_rows.latency_copies(),
         "latency_target": latency_table_rows.latency_target(),
         "quality": quality_table.quality(),
@@ -56,7 +58,7 @@ def main() -> None:
     for path in (
         ROOT / "README.md",
         ROOT / "docs" / "results.md",
-        *(ROOT / "docs" / name for name in ("scaling.md", "performance.md", "reliability.md")),
+        *(ROOT / "docs" / name for name in ("moe.md", "scaling.md", "performance.md", "reliability.md")),
     ):
         text = path.read_text()
         for name, lines in tables.items():

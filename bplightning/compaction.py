@@ -21,6 +21,7 @@ from bplightning.layout import PrunableLayout
 from bplightning.loading import QUANT_METHOD, record_widths
 from bplightning.masking import has_masks
 from bplightning.resizing import Group, kind_of, make_bias, member_selections, resize, size_of, writer_columns
+from bplightning.routing import is_dropped
 from bplightning.simplification import is_blended
 
 PLAN_VERSION = 1
@@ -235,8 +236,14 @@ def _dead_heads(model: nn.Module, group: AttentionGroup) -> _Dead:
 
 
 def _dead_units(model: nn.Module, group: FeedForwardGroup) -> _Dead:
-    """A unit is dead when nothing reads it, or when its value is a constant."""
+    """A unit is dead when nothing reads it, or when its value is a constant; an expert's, when no token goes there.
+
+    One expert cannot be narrower than those it is stacked with, so its other dead units stay, as zeros.
+    """
     down = group.down.weight(model)
+    if group.down.expert is not None:
+        removable = down.new_full((group.width,), is_dropped(model, group), dtype=torch.bool)
+        return _Dead(group, down, removable, torch.zeros_like(removable, dtype=torch.float64))
     activation = operator.attrgetter(group.activation)(model)
     constant, *others_constant = [_zero(up.weight(model), dim=1) for up in group.up]
     first, *others = [_bias(model, up) for up in group.up]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from bplightning.errors import UserError
+from bplightning.expert_distillation import ExpertDistillation
 from bplightning.loading import load_saved
 from bplightning.logit_cache import LogitCache
 from bplightning.task import Task
@@ -22,7 +23,8 @@ class Distillation:
     """What to learn from a teacher, and how much (Hinton et al. 2015, arXiv 1503.02531; as in arXiv 2109.04838, 4.1).
 
     The loss is ``alpha_ce * task loss + alpha_teacher * T^2 * KL(teacher / T, student / T)``, and beside it the
-    strategy's penalty; with `alpha_hidden`, that much of the mean squared distance of hidden states too.
+    strategy's penalty; with `alpha_hidden`, that much of the mean squared distance of hidden states too, and with
+    `alpha_experts`, of what each expert gives (`bplightning.expert_distillation`).
 
     Args:
         teacher: A fine-tuned model of the same task, folder or hub name, of any size or family with the same labels and
@@ -32,6 +34,8 @@ class Distillation:
         alpha_teacher: Weight of the teacher's, 0 or more.
         alpha_hidden: Weight of the distance of hidden states, 0 or more; layers are matched evenly from the top, and
             both models must be of one width.
+        alpha_experts: Weight of the distance of experts' outputs, summed over layers and experts, 0 or more; for models
+            with a mixture of experts, with a teacher that has as many.
         cache_megabytes: Memory for the teacher's logits, millions of bytes on each rank: an example whose logits are
             there is not computed again in later epochs. The default 0 keeps none. On a GPU each step waits for the
             host; a run that is gone on with begins with none, and is the same only within float error.
@@ -44,6 +48,7 @@ class Distillation:
         alpha_ce: float = 0.1,
         alpha_teacher: float = 0.9,
         alpha_hidden: float = 0.0,
+        alpha_experts: float = 0.0,
         cache_megabytes: float = 0.0,
     ) -> None:
         if not temperature > 0:
@@ -56,6 +61,7 @@ class Distillation:
                 "leave one of both at 0."
             )
         weights = {"alpha_ce": alpha_ce, "alpha_teacher": alpha_teacher, "alpha_hidden": alpha_hidden}
+        weights |= {"alpha_experts": alpha_experts}
         for name, value in weights.items():
             if not value >= 0:
                 raise UserError(f"distillation's {name} is {value:g}; it must be 0 or more.")
@@ -66,6 +72,7 @@ class Distillation:
         self.alpha_ce = alpha_ce
         self.alpha_teacher = alpha_teacher
         self.alpha_hidden = alpha_hidden
+        self.alpha_experts = alpha_experts
         self.cache_megabytes = cache_megabytes
 
     def settings(self) -> dict[str, Any] | None:
@@ -97,6 +104,7 @@ class Teacher:
                 f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
             )
         self.model.requires_grad_(False).eval()
+        self.experts = ExpertDistillation(student, self.model) if settings.alpha_experts else None
         self.cache = LogitCache(settings.cache_megabytes, self.model.config.num_labels)
 
     def to(self, device: torch.device) -> None:
@@ -130,6 +138,8 @@ class Teacher:
         loss = self.settings.alpha_ce * task_loss + self.settings.alpha_teacher * decided
         if self.settings.alpha_hidden:
             loss = loss + self.settings.alpha_hidden * self._hidden_loss(outputs, given, batch)
+        if self.experts is not None:
+            loss = loss + self.settings.alpha_experts * self.experts.loss()
         return loss, decided
 
     def _hidden_loss(self, outputs: Any, given: Any, batch: dict[str, Any]) -> Tensor:

@@ -73,7 +73,7 @@ def image_sides(size: int | Sequence[int]) -> tuple[int, int]:
 
 @torch.no_grad()
 def logit_difference(first: nn.Module, second: nn.Module, inputs: Mapping[str, Tensor]) -> LogitDifference:
-    """Run both models in evaluation mode on `inputs` and compare every floating-point output but the loss.
+    """Run both models in evaluation mode on `inputs` and compare every floating-point output but losses.
 
     What a model gives for padding is left out: nobody reads it, and in a decoder it may come from no key at all.
 
@@ -130,7 +130,7 @@ def _outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor
     attended = inputs.get("decoder_attention_mask" if config.is_encoder_decoder else "attention_mask")
     compared = {}
     for name, value in outputs.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and name != "loss":
+        if isinstance(value, Tensor) and value.is_floating_point() and not name.endswith("loss"):
             if attended is not None and value.shape[:2] == attended.shape:
                 value = value[attended.bool()]
             compared[name] = value.double()

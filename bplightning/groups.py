@@ -130,6 +130,7 @@ class FeedForwardGroup:
         down: Its weight is ``(O, F)``.
         width: Units, ``F``.
         activation: Dotted name of the activation, a module or a function held by a module.
+        router: Of an expert, dotted name of the module that sends tokens to it and to others; else `None`.
     """
 
     name: str
@@ -139,6 +140,7 @@ class FeedForwardGroup:
     down: Member
     width: int
     activation: str
+    router: str | None = None
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -64,7 +64,8 @@ class PrunableLayout:
                 where = f"{name}."
                 for names in stack.attention:
                     attention.append(_attention_group(model, family, stack, names, index, where, prefix))
-                feed_forward.extend(_feed_forward_groups(model, stack, stack.feed_forward, index, where))
+                for sub_layer in (stack.feed_forward, *stack.beside):
+                    feed_forward.extend(_feed_forward_groups(model, stack, sub_layer, index, where))
         residual = tuple(_residual_axes(model, family, prefix, attention, feed_forward))
         return cls(model, family, tuple(attention), tuple(feed_forward), residual)
 
@@ -170,8 +171,13 @@ def _feed_forward_groups(
 ) -> Iterator[FeedForwardGroup]:
     name, role = f"{stack.name}.{layer}.feed_forward", FEED_FORWARD_ROLES[stack.name]
     activation = where + names.activation
+    if names.part is not None:
+        name = f"{name}.{names.part}"
     if names.experts is not None:
         owner = where + names.experts
+        if not _has(model, owner):  # a dense layer among others
+            return
+        router = None if names.router is None else where + names.router
         experts, doubled, _ = model.get_submodule(owner)._parameters[names.up[0]].shape  # type: ignore[union-attr]
         width = doubled // 2
         for expert in range(experts):
@@ -180,9 +186,11 @@ def _feed_forward_groups(
                 for rows in ((0, width), (width, 2 * width))
             )
             down = Member(owner, names.down, bias=None, expert=expert)
-            yield FeedForwardGroup(f"{name}.expert.{expert}", role, layer, halves, down, width, activation)
+            yield FeedForwardGroup(f"{name}.expert.{expert}", role, layer, halves, down, width, activation, router)
         return
     up = tuple(Member(where + each, transposed=names.transposed) for each in names.up if _has(model, where + each))
+    if not up:
+        return
     if names.fused:
         (both,) = up
         width = both.weight(model).shape[0] // 2
@@ -200,10 +208,10 @@ def _residual_axes(
 ) -> Iterator[ParameterAxis]:
     """Readers along their inputs, writers along their outputs and biases, and what the family's row lists."""
     seen: set[ParameterAxis] = set()
-    hidden_size = attention[0].query.weight(model).shape[1]
+    groups: list[AttentionGroup | FeedForwardGroup] = [*attention, *feed_forward]
+    hidden_size = groups[0].members[0].weight(model).shape[1]
 
     def axes() -> Iterator[ParameterAxis]:
-        groups: list[AttentionGroup | FeedForwardGroup] = [*attention, *feed_forward]
         for group in groups:
             *readers, writer = group.members
             for member in readers:

@@ -18,6 +18,7 @@ from bplightning.errors import UserError
 from bplightning.groups import AttentionGroup, FeedForwardGroup, Member
 from bplightning.headless import behead
 from bplightning.layout import PrunableLayout
+from bplightning.routing import kept_experts, routers_of, set_experts
 
 Group = AttentionGroup | FeedForwardGroup
 
@@ -56,14 +57,15 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Sel
 
     Args:
         layout: The layout of the model to resize.
-        kept: Group name to the indices of its heads (key/value heads where queries are grouped) or units that stay.
+        kept: Group name to the indices of its heads (key/value heads where queries are grouped) or units that stay; an
+            expert of which none does goes as a whole.
 
     Returns:
         Every parameter of every member, every bias that goes with its rows, and every table of position biases, each
         with its axes.
 
     Raises:
-        UserError: A group that shrinks cannot be resized by itself.
+        UserError: An expert loses some of its units, layers keep different numbers of experts, or one too few.
     """
     parts: dict[tuple[str, str], dict[int, list[tuple[int, Tensor]]]] = {}
 
@@ -79,7 +81,7 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Sel
         indices = kept[group.name]
         *readers, writer = group.members
         if writer.expert is not None:
-            if len(indices) == size_of(group):
+            if len(indices) in (0, size_of(group)):  # the whole expert, below
                 continue
             what = "an expert of a stacked tensor"
             raise UserError(f"{group.name} cannot lose {kind_of(group)}: {what} cannot be sliced for one layer yet.")
@@ -92,6 +94,11 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Sel
         keep(writer, 1, writer_columns(group, indices))
     for table, columns in _looked_up(layout, kept).items():
         keep(table, 1, columns)
+    experts = routers_of(layout)
+    for router, indices in kept_experts(layout, kept).items():
+        stacked = {(member.module, member.parameter) for member in experts[router][0].members}
+        for key in ((router, "weight"), *sorted(stacked)):
+            parts[key] = {0: [(0, indices)]}
     # Members that share a parameter (fused qkv) are joined in the order they are stored in.
     return {
         key: {
@@ -127,6 +134,7 @@ def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor])
                 new = new.clone()
         module._parameters[name] = nn.Parameter(new, requires_grad=old.requires_grad)
         _set_features(module)
+    set_experts(model, layout, kept_experts(layout, kept))
     columns = _looked_up(layout, kept)
     for group in layout.attention:
         _set_heads(model, group, len(kept[group.name]))

@@ -40,6 +40,7 @@ CASES = [
     for family in FAMILIES
     if load(TASKS, task).supports(CONFIG_MAPPING[family]())  # type: ignore[attr-defined]
     for strategy in available(STRATEGIES)
+    if getattr(load(STRATEGIES, strategy), "by_training", True)
 ]
 
 

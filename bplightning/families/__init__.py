@@ -6,10 +6,10 @@ over every row of `FAMILIES`.
 
 from __future__ import annotations
 
-from bplightning.families import decoders, encoder_decoders, encoders
+from bplightning.families import decoders, encoder_decoders, encoders, experts
 from bplightning.families.rows import AttentionNames, Family, FeedForwardNames, Stack
 
-FAMILIES: dict[str, Family] = {**encoders.ROWS, **encoder_decoders.ROWS, **decoders.ROWS}
+FAMILIES: dict[str, Family] = {**encoders.ROWS, **encoder_decoders.ROWS, **decoders.ROWS, **experts.ROWS}
 """Model type, as in a transformers configuration, to its row."""
 
 __all__ = ["FAMILIES", "AttentionNames", "Family", "FeedForwardNames", "Stack"]

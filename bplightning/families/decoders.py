@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from bplightning.families.rows import AttentionNames, Family, FeedForwardNames, Stack
 from bplightning.mixing import Mixin, mix_in
 
-_LLAMA = Family(
+LLAMA = Family(
     stacks=(
         Stack(
             layers="layers",
@@ -120,11 +120,11 @@ _OPT = Family(
 )
 
 ROWS: dict[str, Family] = {
-    "gemma": _LLAMA,
+    "gemma": LLAMA,
     "gpt2": _GPT2,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
+    "llama": LLAMA,
+    "mistral": LLAMA,
     "opt": _OPT,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
 }

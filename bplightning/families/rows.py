@@ -52,6 +52,8 @@ class FeedForwardNames:
         down: The down projection; with `experts`, the parameter.
         activation: The activation, a module or a function.
         experts: The module that holds experts stacked in 3-D parameters, or `None`.
+        router: With `experts`, the module that sends each token to a few of them.
+        part: What the sub-layer's name ends with, where a layer has several, for example ``"shared"``.
         fused: Whether both up projections of a gated layer are rows of one.
         transposed: Whether weights are stored as ``(in, out)``, as `Conv1D` does.
     """
@@ -60,6 +62,8 @@ class FeedForwardNames:
     down: str
     activation: str
     experts: str | None = None
+    router: str | None = None
+    part: str | None = None
     fused: bool = False
     transposed: bool = False
 
@@ -76,6 +80,8 @@ class Stack:
         name: ``"encoder"`` or ``"decoder"``.
         heads: Configuration field that holds the number of attention heads of this stack, where the stacks differ; by
             default the family's.
+        beside: What a layer may have for feed-forward sub-layers in place of `feed_forward`, or as well; whatever it
+            has not is passed over.
     """
 
     layers: str
@@ -83,6 +89,7 @@ class Stack:
     feed_forward: FeedForwardNames
     name: str = "encoder"
     heads: str | None = None
+    beside: tuple[FeedForwardNames, ...] = ()
 
 
 @dataclass(frozen=True)

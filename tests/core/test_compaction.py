@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_families import (
+    DENSE,
     EAGER_IN_FLOAT32,
     EAGER_ONLY,
     HEADS,
@@ -77,7 +78,7 @@ def precisions_of(model_type: str) -> list[tuple[str, torch.dtype]]:
 
 def agreements() -> Iterator[tuple[str, str, str, torch.dtype]]:
     """All there are for BERT; for others every granularity and every precision once, for those with their row less."""
-    for model_type in FAMILIES:
+    for model_type in DENSE:
         every = [(granularity, *precision) for granularity in DENSITIES for precision in precisions_of(model_type)]
         usual = attentions_of(model_type)[0], torch.float64
         for granularity, *precision in every:
@@ -114,7 +115,7 @@ LAYERS_GONE = {"first": [0], "middle": [1], "all": list(range(LAYERS))}
 
 def nothing_left() -> Iterator[tuple[str, str, str, str]]:
     """Units go alike whatever attention is; for those with another's row, the most that can go."""
-    for model_type in FAMILIES:
+    for model_type in DENSE:
         usual, *others = attentions_of(model_type)
         if model_type not in ONE_OF_EACH_ROW:
             yield model_type, usual, "both", "all"
@@ -144,7 +145,7 @@ def test_all_heads_or_all_units_gone(model_type: str, attention: str, kind: str,
             assert parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", DENSE)
 def test_eager_attention_weights_are_those_of_the_heads_that_stay(model_type: str) -> None:
     model = tiny(model_type, attention="eager")
     _empty(model, "heads", [1])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from hard_families import EVERY_ROW, make
-from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, inputs_for, tiny
+from read_families import make
+from tiny_families import DENSE, HEADS, HIDDEN, LAYERS, UNITS, inputs_for, tiny
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
@@ -47,7 +47,7 @@ def inputs_zeroed(module: nn.Module, columns: slice) -> Iterator[None]:
         hook.remove()
 
 
-@pytest.mark.parametrize("model_type", EVERY_ROW)
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_head_is_its_value_rows_and_its_output_columns(model_type: str) -> None:
     model, layout = make(model_type)
     dense = logits(model)
@@ -79,7 +79,7 @@ def test_a_head_is_its_value_rows_and_its_output_columns(model_type: str) -> Non
         assert not torch.allclose(expected, dense)
 
 
-@pytest.mark.parametrize("model_type", EVERY_ROW)
+@pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("part", ["query", "key"])
 def test_query_and_key_rows_of_a_head_steer_that_head_alone(model_type: str, part: str) -> None:
     model, layout = make(model_type)
@@ -96,7 +96,7 @@ def test_query_and_key_rows_of_a_head_steer_that_head_alone(model_type: str, par
         assert changed == list(range(group.heads))[-(group.heads // count) :]
 
 
-@pytest.mark.parametrize("model_type", [name for name in EVERY_ROW if name != "mixtral"])
+@pytest.mark.parametrize("model_type", DENSE)
 def test_a_unit_is_its_up_rows_and_its_down_column(model_type: str) -> None:
     model, layout = make(model_type)
     dense = logits(model)
@@ -156,7 +156,7 @@ def test_the_second_up_projection_of_a_gated_layer_is_the_one_beside_the_activat
         torch.testing.assert_close(logits(model), expected)
 
 
-@pytest.mark.parametrize("model_type", EVERY_ROW)
+@pytest.mark.parametrize("model_type", FAMILIES)
 @torch.no_grad()
 def test_members_cover_their_parameters_without_overlap(model_type: str) -> None:
     model, layout = make(model_type)
@@ -216,7 +216,7 @@ def _permute(model: nn.Module, axes: list[ParameterAxis], order: Tensor) -> None
         part.copy_(part.index_select(axis.axis, order))
 
 
-@pytest.mark.parametrize("model_type", EVERY_ROW)
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_residual_dimension_is_every_axis_it_runs_along(model_type: str) -> None:
     model, layout = make(model_type)
     axes = list(layout.residual)
@@ -242,7 +242,7 @@ def test_electra_embeddings_as_wide_as_the_stream_are_part_of_it() -> None:
         assert ("electra.embeddings_project.weight" in names) is not embedded
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", DENSE)
 def test_groups_have_stable_names_with_and_without_a_head(model_type: str) -> None:
     stacks = FAMILIES[model_type].stacks
     names = [f"{stack.name}.{i}.{each.kind}" for stack in stacks for i in range(LAYERS) for each in stack.attention]

@@ -18,7 +18,7 @@ import torch
 from reload_in_fresh_process import logits
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_families import LAYERS, ONE_OF_EACH_ROW, auto_of, inputs_for, padded_inputs, tiny, zero_randomly
+from tiny_families import DENSE, LAYERS, ONE_OF_EACH_ROW, auto_of, inputs_for, padded_inputs, tiny, zero_randomly
 from torch import Tensor, nn
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -33,14 +33,13 @@ from transformers import (
 from bplightning.compaction import CompactionPlan, compact
 from bplightning.equivalence import LogitDifference
 from bplightning.errors import UserError
-from bplightning.families import FAMILIES
 from bplightning.layout import PrunableLayout
 from bplightning.loading import load_saved, register, save_compact
 
 EMPTY = {"some": (), "empty-first": (0,), "empty-all": tuple(range(LAYERS))}
 IN_FULL = [f"{model_type}+empty-first" for model_type in ONE_OF_EACH_ROW]
 FOLDERS = [
-    *(f"{model_type}+empty-first" for model_type in FAMILIES),
+    *(f"{model_type}+empty-first" for model_type in DENSE),
     *(f"{model_type}+empty-all" for model_type in ONE_OF_EACH_ROW),
     *(f"{name}+some" for name in tiny_encoders.VARIANTS),
 ]

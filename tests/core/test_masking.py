@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hard_families import make
+from read_families import make
 from tiny_families import padded_inputs, tiny
 from torch import Tensor, nn
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hard_families import make
+from read_families import make
 from rich.console import Console
 from test_planning import ROWS, WHOLE, Ranked
 from tiny_families import HEADS, LAYERS, UNITS, inputs_for, tensors_of, tiny

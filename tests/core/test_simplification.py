@@ -12,14 +12,13 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from tiny_families import auto_of, inputs_for, tensors_of, tiny, zero_randomly
+from tiny_families import DENSE, auto_of, inputs_for, tensors_of, tiny, zero_randomly
 from tiny_task import TinyTask
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering, PreTrainedModel
 
 from bplightning.compaction import compact
 from bplightning.errors import UserError
-from bplightning.families import FAMILIES
 from bplightning.layout import PrunableLayout
 from bplightning.loading import CONFIG_FIELD, save_compact
 from bplightning.module import PruningModule
@@ -236,7 +235,7 @@ def test_it_keeps_the_models_precision(dtype: torch.dtype) -> None:
 # -- every family ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", DENSE)
 def test_every_family_is_simplified_or_refused(model_type: str) -> None:
     model = tiny(model_type)
     layout = PrunableLayout.of(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tiny_decoders
 import tiny_encoder_decoders
 import tiny_encoders
+import tiny_experts
 import torch
 from tiny_sizes import HEADS, HIDDEN, LAYERS, UNITS, VOCABULARY
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ _CONFIGS = {
     **tiny_encoders.CONFIGS,
     **tiny_encoder_decoders.CONFIGS,
     **tiny_decoders.CONFIGS,
+    **tiny_experts.CONFIGS,
 }
 EAGER_ONLY = tiny_encoders.EAGER_ONLY
 """Model types that know no other attention."""
@@ -46,8 +48,11 @@ EAGER_IN_FLOAT32 = (*tiny_encoders.EAGER_IN_FLOAT32, *tiny_decoders.EAGER_IN_FLO
 """Model types whose eager attention takes its softmax in float32, whatever the model's own precision: in float64 that
 rounds, and overflows where a row of padding sees nothing."""
 
+DENSE = [model_type for model_type in FAMILIES if model_type not in tiny_experts.CONFIGS]
+"""Families whose feed-forward layers can lose units; experts, stacked, go as a whole, and have tests of their own."""
+
 # The last one counts: the first in the table, and of Llama's kin the one with biases.
-_BY_ROW = {id(FAMILIES[model_type]): model_type for model_type in [*reversed(FAMILIES), "llama"]}
+_BY_ROW = {id(FAMILIES[model_type]): model_type for model_type in [*reversed(DENSE), "llama"]}
 ONE_OF_EACH_ROW = sorted(_BY_ROW.values())
 """One of the model types that share a row: what is read and resized alike need be tried in full only once."""
 
@@ -75,7 +80,9 @@ def tiny(
     made = AutoConfig.for_model(model_type, **(sizes | config))
     if model_type in EAGER_ONLY:
         attention = "eager"
-    model = (auto or usual).from_config(made, attn_implementation=attention)  # type: ignore[attr-defined]
+    # transformers' usual way to run experts knows no float64.
+    options = {"experts_implementation": "eager"} if model_type in tiny_experts.CONFIGS else {}
+    model = (auto or usual).from_config(made, attn_implementation=attention, **options)  # type: ignore[attr-defined]
     randomize(model)
     return model.to(dtype).eval()
 
