@@ -162,6 +162,7 @@ def _attention_group(
         position_query=if_there(names.position_query),
         position_bias=position_bias,
         position_columns=columns,
+        adds=None if names.adds is None else where + names.adds,
     )
 
 
@@ -188,7 +189,8 @@ def _feed_forward_groups(
         width = both.weight(model).shape[0] // 2
         up = replace(both, rows=(0, width)), replace(both, rows=(width, 2 * width))
     down = Member(where + names.down, transposed=names.transposed)
-    yield FeedForwardGroup(name, role, layer, up, down, up[0].weight(model).shape[0], activation)
+    adds = None if names.adds is None else where + names.adds
+    yield FeedForwardGroup(name, role, layer, up, down, up[0].weight(model).shape[0], activation, adds)
 
 
 def _residual_axes(

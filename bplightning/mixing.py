@@ -35,6 +35,13 @@ def mix_in(module: nn.Module, mixin: type[Mixin]) -> None:
     module.__class__ = _mixed(mixins, original)
 
 
+def take_out(module: nn.Module, mixin: type[Mixin]) -> None:
+    """Give `module` the class that it has without `mixin`."""
+    mixins, original = _parts(type(module))
+    left = tuple(each for each in mixins if each is not mixin)
+    module.__class__ = _mixed(left, original) if left else original
+
+
 @functools.cache
 def _mixed(mixins: tuple[type, ...], original: type) -> Any:
     # A subclass of the original: transformers finds the modules whose attention weights it records by class.

@@ -183,4 +183,6 @@ class PruningStrategy(nn.Module):
     def harden(self, layout: PrunableLayout) -> None:
         """Write the masks into the weights as zeros, and take the masks away."""
         remove_masks(layout.model)
+        for mask in self.all_masks:
+            mask.clear_idle(layout.model)
         self.masks = nn.ModuleDict()

@@ -19,10 +19,14 @@ _BERT = Family(
                     key="attention.self.key",
                     value="attention.self.value",
                     output="attention.output.dense",
+                    adds="attention.output",
                 ),
             ),
             feed_forward=FeedForwardNames(
-                up=("intermediate.dense",), down="output.dense", activation="intermediate.intermediate_act_fn"
+                up=("intermediate.dense",),
+                down="output.dense",
+                activation="intermediate.intermediate_act_fn",
+                adds="output",
             ),
         ),
     ),

@@ -26,6 +26,8 @@ class AttentionNames:
         position_query: Makes the queries of relative positions, likewise.
         position_bias: Relative position bias table, its name relative to the base model, ``{layer}`` in it the layer's
             index; or `None`. Its columns are the heads.
+        adds: The module that adds the sub-layer's output to the residual stream and normalizes the sum, called with
+            both; or `None`.
     """
 
     module: str
@@ -39,6 +41,7 @@ class AttentionNames:
     position_key: str | None = None
     position_query: str | None = None
     position_bias: str | None = None
+    adds: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class FeedForwardNames:
         experts: The module that holds experts stacked in 3-D parameters, or `None`.
         fused: Whether both up projections of a gated layer are rows of one.
         transposed: Whether weights are stored as ``(in, out)``, as `Conv1D` does.
+        adds: The module that adds the sub-layer's output to the residual stream and normalizes the sum, called with
+            both; or `None`.
     """
 
     up: tuple[str, ...]
@@ -62,6 +67,7 @@ class FeedForwardNames:
     experts: str | None = None
     fused: bool = False
     transposed: bool = False
+    adds: str | None = None
 
 
 @dataclass(frozen=True)
