@@ -204,6 +204,11 @@ def _residual_axes(
     seen: set[ParameterAxis] = set()
     hidden_size = attention[0].query.weight(model).shape[1]
 
+    base = model.get_submodule(prefix.rstrip("."))
+    patterns = dict(family.residual)
+    if getattr(base, "pooler", None) is None:
+        patterns |= family.unpooled
+
     def axes() -> Iterator[ParameterAxis]:
         groups: list[AttentionGroup | FeedForwardGroup] = [*attention, *feed_forward]
         for group in groups:
@@ -215,7 +220,7 @@ def _residual_axes(
                 yield ParameterAxis(f"{writer.module}.{writer.bias}", 0)
         for name, parameter in model.named_parameters():
             inner = name.removeprefix(prefix)
-            for pattern, axes in family.residual.items():
+            for pattern, axes in patterns.items():
                 if fnmatchcase(inner, pattern):
                     for axis in axes if isinstance(axes, tuple) else (axes,):
                         # Embeddings may be narrower than the stream and projected up to it (ELECTRA).

@@ -16,7 +16,8 @@ from bplightning.errors import UserError
 from bplightning.groups import AttentionGroup
 from bplightning.layout import PrunableLayout
 from bplightning.masking import Cover, Mask
-from bplightning.resizing import Group, kind_of, size_of
+from bplightning.narrowing import clear_dimensions, narrowing_covers, require_narrowable, set_narrowing
+from bplightning.resizing import Group, kind_of, size_of, stream_width
 from bplightning.schedule import pruning_window
 from bplightning.skipping import is_skipped, settle_skips, skip_when_shut
 from bplightning.strategies.drawing import generator_of
@@ -37,12 +38,18 @@ FARTHEST, HALVINGS = 32.0, 40
 """Interval in which the shift is looked for that lands on the target, and how often it is halved."""
 
 
+STREAM = "stream"
+"""Name and role of the mask of the residual stream's dimensions."""
+
+
 class CoFi(PruningStrategy):
     """Multiplies heads, feed-forward units and whole sub-layers by random gates, held to a size.
 
     Each of these has a hard concrete gate (arXiv 1712.01312), and a head or unit is multiplied by its own and by its
     sub-layer's (arXiv 2204.00408, section 3.1): on the columns of the output and down projections, where the product
-    of value and gate is formed. A sub-layer wholly shut is skipped, and its LayerNorm with it. The penalty is ``l1 (d -
+    of value and gate is formed. So has each dimension of the residual stream, one gate for all layers: on the norms,
+    which count only dimensions whose gates are open. A sub-layer wholly shut is skipped, and its norm with it. The
+    penalty is ``l1 (d -
     t) + l2 (d - t)^2``, d the fraction of linear weights that gates are expected to leave, in closed form, and t the
     target, which falls linearly from 1 to `target_density`; the multipliers l1 and l2 ascend, weights and gates descend
     (equation 2). In evaluation as many gates of a vector are 0 as are expected to be, those of the lowest scores, and
@@ -50,11 +57,13 @@ class CoFi(PruningStrategy):
 
     It departs from the published code in that gates come to rest before the end of training, as evaluation has them:
     all scores are shifted alike first, so that the network has the size that was asked for, and then only weights
-    learn. Scores start alike; the sub-layer's gate multiplies no bias; and as elsewhere here, learning rates of scores
-    and multipliers rise and fall as that of the weights.
+    learn. Scores start alike; the sub-layer's gate multiplies no bias, and a dimension's what goes out of norms but not
+    what goes in; and as elsewhere here, learning rates of scores and multipliers rise and fall as that of the weights.
 
     Args:
         target_density: Fraction of the linear weights to keep, in (0, 1); the paper's sparsity is what is missing to 1.
+        prune_hidden: Whether dimensions of the residual stream go, too: of embeddings, norms and all that reads or
+            writes it.
         ramp: Part of the schedule, in (0, 1], over which the target falls from 1 to there. The paper takes a tenth, in
             runs of many steps.
         gate_learning_rate: Learning rate of scores and multipliers, above 0. Default: 1e-2 as in the paper, and more in
@@ -68,6 +77,7 @@ class CoFi(PruningStrategy):
     def __init__(
         self,
         target_density: float = 0.4,
+        prune_hidden: bool = True,
         ramp: float = 0.5,
         gate_learning_rate: float | None = None,
         initial_warmup: float = 1.0,
@@ -86,11 +96,13 @@ class CoFi(PruningStrategy):
                     f"{name} is {value:g}; it must be 0 or more, in multiples of the learning-rate warm-up."
                 )
         self.target_density = target_density
+        self.prune_hidden = prune_hidden
         self.ramp = ramp
         self.gate_learning_rate = gate_learning_rate
         self.initial_warmup = initial_warmup
         self.final_warmup = final_warmup
         self.phase = Phase()
+        self._model: tuple[nn.Module, ...] = ()
         self.sublayers = nn.ModuleDict()
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.register_buffer("target", torch.tensor(1.0))
@@ -101,6 +113,8 @@ class CoFi(PruningStrategy):
     @torch.no_grad()
     def attach(self, layout: PrunableLayout) -> None:
         refuse_others(layout)
+        if self.prune_hidden:
+            require_narrowable(layout)
         groups = [group for group in layout.groups if size_of(group) and not is_skipped(layout.model, group)]
         device = groups[0].members[0].weight(layout.model).device
         for kind in dict.fromkeys(map(kind_of, groups)):
@@ -111,6 +125,13 @@ class CoFi(PruningStrategy):
                 self.add_mask(group.name, mask, layout)
                 mask.gate = Gate(mask, self.phase, sublayers, index)
                 skip_when_shut(layout.model, group, mask)
+        self._model = (layout.model,)  # in a tuple, which hides it from `state_dict`
+        if self.prune_hidden:
+            covers = narrowing_covers(layout)
+            total = sum(cover.member.weight(layout.model).numel() for cover in covers)
+            mask = Mask(STREAM, covers, (stream_width(layout), 1), total)
+            self.add_mask(STREAM, mask, layout)
+            mask.gate = Gate(mask, self.phase)
         for index, scores in enumerate(self._all_scores()):
             self.register_buffer(f"rest_{index}", scores.fill_(FIRST_SCORE).detach().clone())
         nn.Module.to(self, device)
@@ -140,33 +161,46 @@ class CoFi(PruningStrategy):
         """The fraction of linear weights that random gates are expected to leave, a 0-d tensor."""
         opens = {id(each): chance_open(each.scores) for each in self._sublayers}
         parts = []
-        for mask in self.all_masks:
+        for mask in self._in_sublayers:
             gate = self._gate(mask)
             chances = chance_open(cast(Tensor, mask.scores)).flatten()
             parts.append(Part(mask.total_weights, opens[id(gate.sublayers)][gate.index], chances))
-        return left(parts, dimensions=None)
+        return left(parts, dimensions=chance_open(cast(Tensor, self._stream.scores)) if self._stream else None)
 
     @torch.no_grad()
     def density(self) -> dict[str, Tensor]:
-        return {**self._kept_by_role(), "total": self._kept()} if len(self.masks) else {}
-
-    def _kept_by_role(self) -> dict[str, Tensor]:
-        roles = dict.fromkeys(mask.role for mask in self.all_masks)
-        return {role: self._kept([mask for mask in self.all_masks if mask.role == role]) for role in roles}
+        if not len(self.masks):
+            return {}
+        roles = dict.fromkeys(mask.role for mask in self._in_sublayers)
+        found = {role: self._kept([mask for mask in self._in_sublayers if mask.role == role]) for role in roles}
+        if self._stream is not None:
+            found[STREAM] = self._stream.kept.float().mean()
+        return found | {"total": self._kept()}
 
     def _kept(self, masks: list[Mask] | None = None) -> Tensor:
-        """The fraction that the masks of this moment keep of all linear weights, or of those of some masks."""
-        masks = self.all_masks if masks is None else masks
+        """The fraction that the masks of this moment keep of all linear weights, or of those of some sub-layers."""
+        masks = self._in_sublayers if masks is None else masks
         one = torch.ones_like(self.target)
-        return left([Part(mask.total_weights, one, mask.kept.flatten().float()) for mask in masks], dimensions=None)
+        parts = [Part(mask.total_weights, one, mask.kept.flatten().float()) for mask in masks]
+        return left(parts, dimensions=self._stream.kept.float() if self._stream else None)
+
+    @property
+    def _stream(self) -> Mask | None:
+        return cast(Mask, self.masks[STREAM]) if STREAM in self.masks else None
+
+    @property
+    def _in_sublayers(self) -> list[Mask]:
+        return [mask for mask in self.all_masks if mask is not self._stream]
 
     def _set_kept(self, shift: float | Tensor = 0.0, *, of_sublayers: float | Tensor = 0.0) -> None:
         """Keep what evaluation's gates let through, with scores shifted."""
         for sublayers in self._sublayers:
             open_N = kept_in_evaluation(sublayers.scores + of_sublayers)
-            for mask in self.all_masks:
+            for mask in self._in_sublayers:
                 if (gate := self._gate(mask)).sublayers is sublayers:
                     mask.set_grid(kept_in_evaluation(cast(Tensor, mask.scores) + shift) & open_N[gate.index])
+        if self._stream is not None:
+            self._stream.set_grid(kept_in_evaluation(cast(Tensor, self._stream.scores) + shift))
 
     def _land(self) -> None:
         """Shift scores so that what is kept has the size that was asked for, or a little less.
@@ -234,6 +268,8 @@ class CoFi(PruningStrategy):
 
     def _enter(self, *, begun: bool, landed: bool) -> None:
         self.phase.begun, self.phase.landed = begun, landed
+        for model in self._model:
+            set_narrowing(model, narrows=begun)
 
     def target_reached(self, progress: Progress) -> bool:
         return progress.step >= self._window(progress)[1]
@@ -276,7 +312,11 @@ class CoFi(PruningStrategy):
         for mask in self.all_masks:
             mask.settle()
         settle_skips(layout)
+        stream = self._stream
         super().harden(layout)
+        if stream is not None:
+            clear_dimensions(layout, stream.kept.flatten())
+        self._model = ()
 
     def get_extra_state(self) -> Tensor:
         """The phase: what the host knows, and no buffer, for each forward pass asks for it."""

@@ -35,7 +35,9 @@ _BERT = Family(
         "*LayerNorm.*": 0,
         "pooler.dense.weight": 1,
         "qa_outputs.weight": 1,
+        "classifier.dense.weight": 1,  # RoBERTa's and ELECTRA's, of sentences
     },
+    unpooled={"classifier.weight": 1},  # of tokens
 )
 
 _DISTILBERT = Family(

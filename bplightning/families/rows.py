@@ -99,6 +99,7 @@ class Family:
         stacks: The stacks of layers that can be pruned.
         residual: Patterns of parameter names, relative to the base model (a head's as they are), to the axis that the
             residual stream runs along, or to several; beside the members of the groups, whose axes are known.
+        unpooled: The same of what reads the stream itself where the model has no pooler, and else what that gives.
         heads: Configuration fields that may hold the number of attention heads, the first found counts.
         hidden_size: Configuration fields that may hold the width of the residual stream, likewise.
         resized: What slicing the projections leaves wrong, put right: called with the model, each group of its layout
@@ -108,6 +109,7 @@ class Family:
 
     stacks: tuple[Stack, ...]
     residual: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    unpooled: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
     heads: tuple[str, ...] = ("num_attention_heads", "n_heads", "num_heads", "n_head")
     hidden_size: tuple[str, ...] = ("hidden_size", "dim", "d_model", "n_embd")
     resized: Callable[[nn.Module, Any, Tensor], None] | None = None
