@@ -6,7 +6,7 @@ Legend: `N` gates of one vector, `R`, `C` grid rows and columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -21,8 +21,9 @@ from bplightning.resizing import Group, kind_of, size_of, stream_width
 from bplightning.schedule import pruning_window
 from bplightning.skipping import is_skipped, settle_skips, skip_when_shut
 from bplightning.strategies.drawing import generator_of
-from bplightning.strategies.gates import FIRST_SCORE, Gate, Part, Phase, Sublayers, kept_in_evaluation, left
-from bplightning.strategies.l0 import chance_open
+from bplightning.strategies.gated_size import GatedSize
+from bplightning.strategies.gates import FIRST_SCORE, Gate, Phase, Sublayers
+from bplightning.strategies.layer_matching import layer_distance, taught_layers
 from bplightning.strategy import Progress, PruningStrategy
 
 LIMIT = math.log(100)
@@ -33,9 +34,6 @@ LEARNING_RATE = 1e-2
 
 TRAVEL = 6.0
 """How far scores can travel in a run whose rate follows from its length, in ways from one limit to the other."""
-
-FARTHEST, HALVINGS = 32.0, 40
-"""Interval in which the shift is looked for that lands on the target, and how often it is halved."""
 
 
 STREAM = "stream"
@@ -48,22 +46,27 @@ class CoFi(PruningStrategy):
     Each of these has a hard concrete gate (arXiv 1712.01312), and a head or unit is multiplied by its own and by its
     sub-layer's (arXiv 2204.00408, section 3.1): on the columns of the output and down projections, where the product
     of value and gate is formed. So has each dimension of the residual stream, one gate for all layers: on the norms,
-    which count only dimensions whose gates are open. A sub-layer wholly shut is skipped, and its norm with it. The
-    penalty is ``l1 (d -
-    t) + l2 (d - t)^2``, d the fraction of linear weights that gates are expected to leave, in closed form, and t the
-    target, which falls linearly from 1 to `target_density`; the multipliers l1 and l2 ascend, weights and gates descend
-    (equation 2). In evaluation as many gates of a vector are 0 as are expected to be, those of the lowest scores, and
-    the others are ``sigmoid(0.8 S / b)``, b = 2/3. For encoders whose sub-layers end in a norm: BERT and its like.
+    which count only dimensions whose gates are open. A sub-layer wholly shut is skipped, and its norm with it.
 
-    It departs from the published code in that gates come to rest before the end of training, as evaluation has them:
-    all scores are shifted alike first, so that the network has the size that was asked for, and then only weights
-    learn. Scores start alike; the sub-layer's gate multiplies no bias, and a dimension's what goes out of norms but not
-    what goes in; and as elsewhere here, learning rates of scores and multipliers rise and fall as that of the weights.
+    The penalty is ``l1 (d - t) + l2 (d - t)^2``, d the fraction of linear weights that gates are expected to leave, in
+    closed form, and t the target, which falls linearly from 1 to `target_density`; the multipliers l1 and l2 ascend,
+    weights and gates descend (equation 2). In evaluation as many gates of a vector are 0 as are expected to be, those
+    of the lowest scores, and the others are ``sigmoid(0.8 S / b)``, b = 2/3. From a teacher, where there is one, the
+    model also learns layer by layer; which layer learns from which is found anew in each batch (section 3.2).
+
+    For encoders whose sub-layers end in a norm: BERT and its like. It departs from the published code in that gates
+    come to rest before the end of training, as evaluation has them: all scores are shifted alike first, so that the
+    network has the size that was asked for, and then only weights learn. Scores start alike; the sub-layer's gate
+    multiplies no bias, and a dimension's what goes out of norms but not what goes in; padding does not count in
+    distances of layers; and as elsewhere here, learning rates of scores and multipliers rise and fall as that of the
+    weights.
 
     Args:
         target_density: Fraction of the linear weights to keep, in (0, 1); the paper's sparsity is what is missing to 1.
         prune_hidden: Whether dimensions of the residual stream go, too: of embeddings, norms and all that reads or
             writes it.
+        alpha_layer: Weight of the distance to the teacher's layers, 0 or more; it counts only with a teacher
+            (`distillation.teacher`), and 0 leaves it out. The paper takes 0.9 to 0.5.
         ramp: Part of the schedule, in (0, 1], over which the target falls from 1 to there. The paper takes a tenth, in
             runs of many steps.
         gate_learning_rate: Learning rate of scores and multipliers, above 0. Default: 1e-2 as in the paper, and more in
@@ -78,6 +81,7 @@ class CoFi(PruningStrategy):
         self,
         target_density: float = 0.4,
         prune_hidden: bool = True,
+        alpha_layer: float = 0.9,
         ramp: float = 0.5,
         gate_learning_rate: float | None = None,
         initial_warmup: float = 1.0,
@@ -86,6 +90,8 @@ class CoFi(PruningStrategy):
         super().__init__()
         if not 0 < target_density < 1:
             raise UserError(f"target_density is {target_density:g}; it is the fraction kept and must be in (0, 1).")
+        if not alpha_layer >= 0:
+            raise UserError(f"alpha_layer is {alpha_layer:g}; it must be 0 or more. The paper takes 0.9.")
         if not 0 < ramp <= 1:
             raise UserError(f"ramp is {ramp:g}; it is a part of the schedule and must be in (0, 1].")
         if gate_learning_rate is not None and not gate_learning_rate > 0:
@@ -97,6 +103,8 @@ class CoFi(PruningStrategy):
                 )
         self.target_density = target_density
         self.prune_hidden = prune_hidden
+        self.alpha_layer = alpha_layer
+        self.learns_from_layers = alpha_layer > 0
         self.ramp = ramp
         self.gate_learning_rate = gate_learning_rate
         self.initial_warmup = initial_warmup
@@ -107,6 +115,7 @@ class CoFi(PruningStrategy):
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.register_buffer("target", torch.tensor(1.0))
         self._step = self._batches = 0
+        self._distance: Tensor | None = None
 
     # -- the gates -----------------------------------------------------------------------------------------------------
 
@@ -125,6 +134,9 @@ class CoFi(PruningStrategy):
                 self.add_mask(group.name, mask, layout)
                 mask.gate = Gate(mask, self.phase, sublayers, index)
                 skip_when_shut(layout.model, group, mask)
+        if self.alpha_layer:
+            self.layer_map = nn.Parameter(torch.eye(stream_width(layout)))
+        self._feed_forward = {group.layer: group.name for group in groups if kind_of(group) == "units"}
         self._model = (layout.model,)  # in a tuple, which hides it from `state_dict`
         if self.prune_hidden:
             covers = narrowing_covers(layout)
@@ -152,94 +164,24 @@ class CoFi(PruningStrategy):
     def _sublayers(self) -> list[Sublayers]:
         return cast(list[Sublayers], list(self.sublayers.values()))
 
-    def _gate(self, mask: Mask) -> Gate:
-        return cast(Gate, mask.gate)
+    def _all_scores(self) -> list[Tensor]:
+        """Those of sub-layers last."""
+        return [*(cast(Tensor, mask.scores) for mask in self.all_masks), *(each.scores for each in self._sublayers)]
 
-    # -- the size ------------------------------------------------------------------------------------------------------
-
-    def expected_density(self) -> Tensor:
-        """The fraction of linear weights that random gates are expected to leave, a 0-d tensor."""
-        opens = {id(each): chance_open(each.scores) for each in self._sublayers}
-        parts = []
-        for mask in self._in_sublayers:
-            gate = self._gate(mask)
-            chances = chance_open(cast(Tensor, mask.scores)).flatten()
-            parts.append(Part(mask.total_weights, opens[id(gate.sublayers)][gate.index], chances))
-        return left(parts, dimensions=chance_open(cast(Tensor, self._stream.scores)) if self._stream else None)
+    @property
+    def _size(self) -> GatedSize:
+        stream = cast(Mask, self.masks[STREAM]) if STREAM in self.masks else None
+        return GatedSize([mask for mask in self.all_masks if mask is not stream], stream)
 
     @torch.no_grad()
     def density(self) -> dict[str, Tensor]:
         if not len(self.masks):
             return {}
-        roles = dict.fromkeys(mask.role for mask in self._in_sublayers)
-        found = {role: self._kept([mask for mask in self._in_sublayers if mask.role == role]) for role in roles}
-        if self._stream is not None:
-            found[STREAM] = self._stream.kept.float().mean()
-        return found | {"total": self._kept()}
-
-    def _kept(self, masks: list[Mask] | None = None) -> Tensor:
-        """The fraction that the masks of this moment keep of all linear weights, or of those of some sub-layers."""
-        masks = self._in_sublayers if masks is None else masks
-        one = torch.ones_like(self.target)
-        parts = [Part(mask.total_weights, one, mask.kept.flatten().float()) for mask in masks]
-        return left(parts, dimensions=self._stream.kept.float() if self._stream else None)
-
-    @property
-    def _stream(self) -> Mask | None:
-        return cast(Mask, self.masks[STREAM]) if STREAM in self.masks else None
-
-    @property
-    def _in_sublayers(self) -> list[Mask]:
-        return [mask for mask in self.all_masks if mask is not self._stream]
-
-    def _set_kept(self, shift: float | Tensor = 0.0, *, of_sublayers: float | Tensor = 0.0) -> None:
-        """Keep what evaluation's gates let through, with scores shifted."""
-        for sublayers in self._sublayers:
-            open_N = kept_in_evaluation(sublayers.scores + of_sublayers)
-            for mask in self._in_sublayers:
-                if (gate := self._gate(mask)).sublayers is sublayers:
-                    mask.set_grid(kept_in_evaluation(cast(Tensor, mask.scores) + shift) & open_N[gate.index])
-        if self._stream is not None:
-            self._stream.set_grid(kept_in_evaluation(cast(Tensor, self._stream.scores) + shift))
-
-    def _land(self) -> None:
-        """Shift scores so that what is kept has the size that was asked for, or a little less.
-
-        Sub-layers are too large to land by, and are shifted only where what is in them would not be enough.
-        """
-
-        def not_enough(shift: Tensor) -> Tensor:
-            self._set_kept(FARTHEST, of_sublayers=shift)
-            return self._kept() < self.target_density
-
-        def too_little(shift: Tensor) -> Tensor:
-            self._set_kept(shift, of_sublayers=of_sublayers)
-            return self._kept() <= self.target_density
-
-        of_sublayers = self._shift(not_enough, low=0.0)[1]
-        of_sublayers = torch.where(not_enough(torch.zeros_like(of_sublayers)), of_sublayers, 0)
-        shift, _ = self._shift(too_little, low=-FARTHEST)
-        self._set_kept(shift, of_sublayers=of_sublayers)
-        for scores, held, shifted in self._held():
-            scores.add_(of_sublayers if shifted else shift)
-            held.copy_(scores)
-
-    def _shift(self, below: Callable[[Tensor], Tensor], *, low: float) -> tuple[Tensor, Tensor]:
-        """Two shifts next to each other: the last for which something is `below`, and the first for which it is not."""
-        last, first = torch.full_like(self.target, low), torch.full_like(self.target, FARTHEST)
-        for _ in range(HALVINGS):
-            middle = (last + first) / 2
-            found = below(middle)
-            last, first = torch.where(found, middle, last), torch.where(found, first, middle)
-        return last, first
-
-    def _held(self) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Scores, where they come to rest, and whether they are of sub-layers."""
-        for index, scores in enumerate(self._all_scores()):
-            yield scores, self.get_buffer(f"rest_{index}"), index >= len(self.masks)
-
-    def _all_scores(self) -> list[Tensor]:
-        return [*(cast(Tensor, mask.scores) for mask in self.all_masks), *(each.scores for each in self._sublayers)]
+        size = self._size
+        found = {role: size.kept(role) for role in dict.fromkeys(mask.role for mask in size.masks)}
+        if size.stream is not None:
+            found[STREAM] = size.stream.kept.float().mean()
+        return found | {"total": size.kept()}
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -261,10 +203,12 @@ class CoFi(PruningStrategy):
         if self.phase.landed:
             return
         if progress.step >= end:
-            self._land()
+            shifts = self._size.land(self.target_density)
+            for index, scores in enumerate(self._all_scores()):
+                self.get_buffer(f"rest_{index}").copy_(scores.add_(shifts[index >= len(self.masks)]))
             self._enter(begun=True, landed=True)
         elif self.phase.begun:
-            self._set_kept()
+            self._size.set_kept()
 
     def _enter(self, *, begun: bool, landed: bool) -> None:
         self.phase.begun, self.phase.landed = begun, landed
@@ -275,17 +219,39 @@ class CoFi(PruningStrategy):
         return progress.step >= self._window(progress)[1]
 
     def penalty(self) -> Tensor:
-        too_much = self.expected_density() - self.target
+        too_much = self._size.expected() - self.target
         # They ascend where the optimizer descends.
         linear, quadratic = 2 * self.multipliers.detach() - self.multipliers
         # By 0 where gates do not learn: distributed training wants a gradient of each of them all the same.
-        return (linear * too_much + quadratic * too_much.square()) * float(self.phase.random)
+        penalty = (linear * too_much + quadratic * too_much.square()) * float(self.phase.random)
+        return penalty + self.layer_map.flatten()[:0].sum() if self.learns_from_layers else penalty
+
+    def meet_teacher(self, teacher: nn.Module) -> None:
+        theirs = stream_width(PrunableLayout.of(teacher)) if self.learns_from_layers else 0
+        if self.learns_from_layers and theirs != len(self.layer_map):
+            raise UserError(
+                f"cofi's alpha_layer is {self.alpha_layer:g}, but the teacher's hidden states have {theirs} numbers "
+                f"and the model's {len(self.layer_map)}: take a teacher of the same width, or set alpha_layer to 0."
+            )
+
+    def layer_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask_BL: Tensor | None) -> Tensor | None:
+        layers, none = range(len(student) - 1), torch.zeros_like(self.target).bool()
+        masks = {layer: cast(Mask, self.masks[name.replace(".", "-")]) for layer, name in self._feed_forward.items()}
+        distance = layer_distance(
+            student[1:],
+            [teacher[layer] for layer in taught_layers(len(teacher) - 1)],
+            map_HH=self.layer_map,
+            live_S=torch.stack([masks[layer].any_open() if layer in masks else none for layer in layers]),
+            mask_BL=mask_BL,
+        )
+        self._distance = distance.detach()
+        return self.alpha_layer * distance
 
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
         if self.phase.landed:  # an optimizer goes on by its momentum
-            for scores, held, _ in self._held():
-                scores.copy_(held)
+            for index, scores in enumerate(self._all_scores()):
+                scores.copy_(self.get_buffer(f"rest_{index}"))
         elif self.phase.begun:
             for scores in self._all_scores():
                 scores.clamp_(-LIMIT, LIMIT)
@@ -294,16 +260,20 @@ class CoFi(PruningStrategy):
         rate = self.gate_learning_rate
         if rate is None:  # Adam moves a score by at most about its learning rate a step
             rate = max(LEARNING_RATE, TRAVEL * 2 * LIMIT / total_steps)
-        return [
+        groups: list[dict[str, Any]] = [
             {"params": self._all_scores(), "lr": rate, "weight_decay": 0.0, "name": "scores"},
             {"params": [self.multipliers], "lr": rate, "weight_decay": 0.0, "name": "multipliers"},
         ]
+        if self.learns_from_layers:  # at the learning rate of the weights
+            groups.append({"params": [self.layer_map], "weight_decay": 0.0, "name": "layer_map"})
+        return groups
 
     def metrics(self) -> dict[str, Tensor | float]:
         linear, quadratic = self.multipliers.detach()
         with torch.no_grad():
-            expected = self.expected_density()
-        return {"expected_density": expected, "target": self.target, "linear": linear, "quadratic": quadratic}
+            expected = self._size.expected()
+        found = {"expected_density": expected, "target": self.target, "linear": linear, "quadratic": quadratic}
+        return found if self._distance is None else found | {"layer_distance": self._distance}
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -312,7 +282,7 @@ class CoFi(PruningStrategy):
         for mask in self.all_masks:
             mask.settle()
         settle_skips(layout)
-        stream = self._stream
+        stream = self._size.stream
         super().harden(layout)
         if stream is not None:
             clear_dimensions(layout, stream.kept.flatten())

@@ -56,7 +56,7 @@ def scatter(strategy: CoFi) -> None:
     with torch.no_grad():
         for scores in strategy._all_scores():
             scores.normal_(std=2.0)
-        strategy._set_kept()
+        strategy._size.set_kept()
 
 
 def logits(model: nn.Module, **options: Any) -> Tensor:
@@ -95,7 +95,7 @@ def test_evaluation_keeps_as_many_as_expected_those_of_the_highest_scores() -> N
 def test_the_penalty_holds_the_expected_size_and_landing_the_size(target: float) -> None:
     model, strategy, layout = attached(target_density=target)
     expected: list[float] = []
-    train(model, strategy, last=END, each=lambda: expected.append(float(strategy.expected_density().detach())))
+    train(model, strategy, last=END, each=lambda: expected.append(float(strategy._size.expected().detach())))
     assert expected[-1] == pytest.approx(target, abs=0.1)
     head = layout.attention[0]
     one_head = sum(member.weight(model).numel() for member in head.members) / head.heads / layout.weights()
@@ -172,7 +172,7 @@ def test_gates_between_fold_into_the_weights_exactly(model_type: str) -> None:
     with torch.no_grad():
         for sublayers in strategy._sublayers:
             sublayers.scores.copy_(torch.tensor([-4.0, 1.0]))
-    strategy._set_kept()
+    strategy._size.set_kept()
     fractions = torch.cat([mask.gate(mask.scores, None).flatten() for mask in strategy.all_masks])  # type: ignore[misc]
     assert ((fractions > 0.01) & (fractions < 0.99)).any()
     model.eval()
