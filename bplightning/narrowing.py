@@ -139,6 +139,11 @@ def require_narrowable(layout: PrunableLayout) -> None:
         )
 
 
+def narrows_any(model: nn.Module) -> bool:
+    """Whether any norm is made to narrow."""
+    return bool(_narrowing(model))
+
+
 def _last_passed(layout: PrunableLayout) -> Iterator[Member]:
     """Weights and biases, outside of sub-layers, whose outputs are the stream."""
     inside = {member.module for group in layout.groups for member in group.members}

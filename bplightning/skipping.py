@@ -88,6 +88,17 @@ def is_skipped(model: nn.Module, group: Group) -> bool:
     return group.adds is not None and isinstance(_adding(model, group), Skipped)
 
 
+def skips_any(model: nn.Module) -> bool:
+    """Whether any sub-layer is skipped for good."""
+    return any(isinstance(module, Skipped) for module in model.modules())
+
+
+def unskip(model: nn.Module) -> None:
+    """Skip nothing any more."""
+    for module in model.modules():
+        take_out(module, Skipped)
+
+
 def _adding(model: nn.Module, group: Group) -> nn.Module:
     assert group.adds is not None
     return model.get_submodule(group.adds)

@@ -48,18 +48,19 @@ class CoFi(PruningStrategy):
     of value and gate is formed. So has each dimension of the residual stream, one gate for all layers: on the norms,
     which count only dimensions whose gates are open. A sub-layer wholly shut is skipped, and its norm with it.
 
-    The penalty is ``l1 (d - t) + l2 (d - t)^2``, d the fraction of linear weights that gates are expected to leave, in
+    The penalty is ``l1 |d - t| + l2 (d - t)^2``, d the fraction of linear weights that gates are expected to leave, in
     closed form, and t the target, which falls linearly from 1 to `target_density`; the multipliers l1 and l2 ascend,
     weights and gates descend (equation 2). In evaluation as many gates of a vector are 0 as are expected to be, those
     of the lowest scores, and the others are ``sigmoid(0.8 S / b)``, b = 2/3. From a teacher, where there is one, the
     model also learns layer by layer; which layer learns from which is found anew in each batch (section 3.2).
 
-    For encoders whose sub-layers end in a norm: BERT and its like. It departs from the published code in that gates
-    come to rest before the end of training, as evaluation has them: all scores are shifted alike first, so that the
-    network has the size that was asked for, and then only weights learn. Scores start alike; the sub-layer's gate
-    multiplies no bias, and a dimension's what goes out of norms but not what goes in; padding does not count in
-    distances of layers; and as elsewhere here, learning rates of scores and multipliers rise and fall as that of the
-    weights.
+    For encoders whose sub-layers end in a norm: BERT and its like. It departs from the paper in that the linear term
+    has no sign, for with one it holds on to what it gathered while gates were still far from shutting, and overshoots;
+    and in that gates come to rest before the end of training, as evaluation has them: all scores are shifted alike
+    first, so that the network has the size that was asked for, and then only weights learn. Scores start alike; the
+    sub-layer's gate multiplies no bias, and a dimension's what goes out of norms but not what goes in; padding does
+    not count in distances of layers; and as elsewhere here, learning rates of scores and multipliers rise and fall as
+    that of the weights.
 
     Args:
         target_density: Fraction of the linear weights to keep, in (0, 1); the paper's sparsity is what is missing to 1.
@@ -219,11 +220,11 @@ class CoFi(PruningStrategy):
         return progress.step >= self._window(progress)[1]
 
     def penalty(self) -> Tensor:
-        too_much = self._size.expected() - self.target
+        off = self._size.expected() - self.target
         # They ascend where the optimizer descends.
         linear, quadratic = 2 * self.multipliers.detach() - self.multipliers
         # By 0 where gates do not learn: distributed training wants a gradient of each of them all the same.
-        penalty = (linear * too_much + quadratic * too_much.square()) * float(self.phase.random)
+        penalty = (linear * off.abs() + quadratic * off.square()) * float(self.phase.random)
         return penalty + self.layer_map.flatten()[:0].sum() if self.learns_from_layers else penalty
 
     def meet_teacher(self, teacher: nn.Module) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from reload_in_fresh_process import logits
 from tiny_families import auto_of, inputs_for, padded_inputs, tiny
+from tiny_task import TinyTask
 from torch import nn
 from transformers import (
     AutoModel,
@@ -20,11 +21,14 @@ from transformers import (
 )
 
 from bplightning.compaction import CompactionPlan, compact
+from bplightning.distillation import Distillation
 from bplightning.errors import UserError
 from bplightning.exporting import export_model
+from bplightning.finishing import computing_all
 from bplightning.layout import PrunableLayout
 from bplightning.loading import save_compact
 from bplightning.masking import Mask, install_mask, remove_masks
+from bplightning.module import PruningModule
 from bplightning.narrowing import (
     SurvivingNorm,
     clear_dimensions,
@@ -33,8 +37,10 @@ from bplightning.narrowing import (
     set_narrowing,
     surviving,
 )
+from bplightning.refill import Refill, _module
 from bplightning.resizing import stream_width
 from bplightning.skipping import skip
+from bplightning.strategy import PruningStrategy
 
 KEPT = (0, 2, 3, 5, 8, 9, 10, 29)
 
@@ -134,6 +140,15 @@ def test_a_narrower_model_that_skips_exports(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(got), small(**inputs)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_where_only_shapes_count_a_hardened_model_computes_as_a_dense_one() -> None:
+    model, dense = narrowed(), tiny("bert", dtype=torch.float64)
+    skip(model, PrunableLayout.of(model).groups[1])
+    alike = computing_all(model)
+    assert [type(module) for module in alike.modules()] == [type(module) for module in dense.modules()]
+    assert [type(module) for module in model.modules()] != [type(module) for module in dense.modules()]
+    assert computing_all(dense) is dense
+
+
 def test_a_plan_for_other_dimensions_is_refused() -> None:
     plan = CompactionPlan.of(narrowed())
     with pytest.raises(UserError, match=r"plan keeps 8 of 32 dimensions of the residual stream, and not the 32 of 32"):
@@ -143,6 +158,13 @@ def test_a_plan_for_other_dimensions_is_refused() -> None:
     text = plan.to_json().replace("[0, 2,", "[2, 0,")
     with pytest.raises(UserError, match="kept dimensions of stream must be ascending"):
         CompactionPlan.from_json(text)
+
+
+def test_a_refill_leaves_out_hidden_states_that_lost_dimensions(tmp_path: Path) -> None:
+    learning = Distillation("teacher", alpha_hidden=0.5)
+    pruned = PruningModule(TinyTask(tmp_path), PruningStrategy(), distillation=learning)
+    assert _module(pruned, compact(narrowed()), Refill(max_epochs=1)).distillation.alpha_hidden == 0  # type: ignore[arg-type]
+    assert _module(pruned, tiny("bert"), Refill(max_epochs=1)).distillation.alpha_hidden == 0.5
 
 
 def test_ordinary_norms_keep_all_dimensions() -> None:
