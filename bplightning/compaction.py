@@ -20,12 +20,26 @@ from bplightning.groups import AttentionGroup, FeedForwardGroup, Member
 from bplightning.layout import PrunableLayout
 from bplightning.loading import QUANT_METHOD, record_widths
 from bplightning.masking import has_masks
-from bplightning.resizing import Group, kind_of, make_bias, member_selections, resize, size_of, writer_columns
+from bplightning.narrowing import ordinary_norms, surviving
+from bplightning.resizing import (
+    Group,
+    kind_of,
+    make_bias,
+    member_selections,
+    resize,
+    size_of,
+    stream_width,
+    writer_columns,
+)
 from bplightning.routing import is_dropped
 from bplightning.simplification import is_blended
 
-PLAN_VERSION = 1
-"""Raised by one whenever a field of the plan is renamed, removed, added or changes its meaning."""
+PLAN_VERSION = 2
+"""Raised by one whenever a field of the plan is renamed, removed, added or changes its meaning. 1 had no ``stream``."""
+
+
+STREAM = "stream"
+"""Name of what a plan says of the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,7 @@ class GroupPlan:
 
     Attributes:
         name: The group's name, for example ``encoder.3.self``; by stack and layer, never a module path.
-        kind: ``"heads"`` (key/value heads where queries are grouped) or ``"units"``.
+        kind: ``"heads"`` (key/value heads where queries are grouped) or ``"units"``; of the stream ``"dimensions"``.
         kept: Indices of what stays, ascending.
         total: How many there were.
         new_bias: Whether the output or down projection gets a bias it did not have, to hold the constant of what went.
@@ -53,10 +67,11 @@ class GroupPlan:
             UserError: It is of another kind, or keeps what there is not.
         """
         kind, total, new_bias = self.kind, self.total, self.new_bias
-        if kind not in ("heads", "units") or type(total) is not int or total < 0 or type(new_bias) is not bool:
+        kinds = ("dimensions",) if self.name == STREAM else ("heads", "units")
+        if kind not in kinds or type(total) is not int or total < 0 or type(new_bias) is not bool:
             raise UserError(
-                f"the compaction plan's {self.name[:40]!r} must have a kind, heads or units, their total, 0 or more, "
-                f"and new_bias, true or false; it has {str((kind, total, new_bias))[:80]}: make the plan again."
+                f"the compaction plan's {self.name[:40]!r} must have a kind, {' or '.join(kinds)}, their total, "
+                f"0 or more, and new_bias, true or false; it has {str((kind, total, new_bias))[:80]}: make it again."
             )
         ascending = all(type(index) is int for index in self.kept) and list(self.kept) == sorted(set(self.kept))
         if not ascending or not all(0 <= index < total for index in self.kept):
@@ -73,10 +88,12 @@ class CompactionPlan:
     Attributes:
         model_type: The architecture it was made for, as in the model's configuration.
         groups: What stays of each group of the layout.
+        stream: Which dimensions of the residual stream stay; `None` for all of them.
     """
 
     model_type: str
     groups: tuple[GroupPlan, ...]
+    stream: GroupPlan | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> CompactionPlan:
@@ -107,7 +124,7 @@ class CompactionPlan:
         lines = ",\n    ".join(json.dumps(asdict(group)) for group in self.groups)
         return (
             f'{{\n  "version": {PLAN_VERSION},\n  "model_type": {json.dumps(self.model_type)},\n'
-            f'  "groups": [\n    {lines}\n  ]\n}}\n'
+            f'  "stream": {json.dumps(self.stream and asdict(self.stream))},\n  "groups": [\n    {lines}\n  ]\n}}\n'
         )
 
     @classmethod
@@ -120,25 +137,30 @@ class CompactionPlan:
         try:
             document: dict[str, Any] = json.loads(text)
             version = document["version"]
-            if type(version) is not int or version != PLAN_VERSION:
+            if type(version) is not int or not 1 <= version <= PLAN_VERSION:
                 raise UserError(
-                    f"the compaction plan has version {repr(version)[:40]}, this bplightning reads {PLAN_VERSION}: "
-                    "make the plan again."
+                    f"the compaction plan has version {repr(version)[:40]}, this bplightning reads 1 to "
+                    f"{PLAN_VERSION}: make the plan again."
                 )
             groups = tuple(GroupPlan(**{**group, "kept": tuple(group["kept"])}) for group in document["groups"])
-            plan = cls(document["model_type"], groups)
+            stream = document["stream"] if version > 1 else None
+            if stream is not None:
+                stream = GroupPlan(**{**stream, "kept": tuple(stream["kept"])})
+            plan = cls(document["model_type"], groups, stream)
         except (ValueError, RecursionError, KeyError, TypeError) as error:
             reason = " ".join(repr(error).split())[:200]
             raise UserError(f"this is not a compaction plan ({reason}): give the text that to_json wrote.") from error
-        if unknown := sorted(set(document) - {"version", "model_type", "groups"}):
+        if unknown := sorted(set(document) - {"version", "model_type", "groups", STREAM if version > 1 else "groups"}):
             raise UserError(f"the compaction plan has {unknown[0][:40]!r}, which plans have not: make the plan again.")
         names = [group.name for group in groups]
         if not isinstance(plan.model_type, str) or not all(isinstance(name, str) for name in names):
             raise UserError("the compaction plan must name its model type and groups in words: make the plan again.")
         if len(set(names)) < len(names):
             raise UserError("the compaction plan names a group twice: make the plan again.")
-        for group in groups:
+        for group in (*groups, *([] if stream is None else [stream])):
             group.check()
+        if stream is not None and (stream.name != STREAM or not stream.kept):
+            raise UserError(f"the compaction plan's {STREAM!r} must keep some of its dimensions: make the plan again.")
         return plan
 
 
@@ -167,11 +189,15 @@ def compact(model: nn.Module, plan: CompactionPlan | None = None) -> nn.Module:
         plan = _plan(layout, dead)
     else:
         _check_applies(plan, layout, dead)
+    stream = None if plan.stream is None else torch.tensor(plan.stream.kept, dtype=torch.long)
     kept = {group.name: torch.tensor(group.kept, dtype=torch.long) for group in plan.groups}
     # What `resize` replaces need not be copied first.
-    replaced = [model.get_submodule(module)._parameters[name] for module, name in member_selections(layout, kept)]
+    replaced = [
+        model.get_submodule(module)._parameters[name] for module, name in member_selections(layout, kept, stream)
+    ]
     smaller: nn.Module = copy.deepcopy(model, {id(parameter): parameter for parameter in replaced})
-    resize(smaller, layout, kept)
+    resize(smaller, layout, kept, stream)
+    ordinary_norms(smaller)
     new_biases = []
     for group, group_plan in zip(layout.groups, plan.groups, strict=True):
         writer = group.members[-1]
@@ -182,7 +208,7 @@ def compact(model: nn.Module, plan: CompactionPlan | None = None) -> nn.Module:
         bias = writer.bias_of(smaller)
         if constant is not None:
             assert bias is not None
-            bias.copy_(bias.double() + constant)
+            bias.copy_(bias.double() + (constant if stream is None else constant[stream.to(constant.device)]))
     record_widths(smaller, dense=layout, new_biases=new_biases)
     smaller.compaction_plan = plan  # type: ignore[assignment]
     return smaller
@@ -277,7 +303,14 @@ def _plan(layout: PrunableLayout, dead: Mapping[str, _Dead]) -> CompactionPlan:
         has_bias = group.members[-1].bias_of(layout.model) is not None
         new_bias = not has_bias and dead[group.name].constant(kept) is not None
         groups.append(GroupPlan(group.name, kind_of(group), kept, size_of(group), new_bias))
-    return CompactionPlan(_model_type(layout.model), tuple(groups))
+    return CompactionPlan(_model_type(layout.model), tuple(groups), _stream_plan(layout))
+
+
+def _stream_plan(layout: PrunableLayout) -> GroupPlan | None:
+    alive = surviving(layout)
+    if alive is None:
+        return None
+    return GroupPlan(STREAM, "dimensions", tuple(alive.tolist()), stream_width(layout))
 
 
 def _model_type(model: Any) -> str:
@@ -292,6 +325,14 @@ def _check_applies(plan: CompactionPlan, layout: PrunableLayout, dead: Mapping[s
             f"the compaction plan is for a {plan.model_type!r} model with {len(planned)} groups, this is a "
             f"{model_type!r} model with {len(names)}: "
             "apply a plan to a copy of the model it was made from."
+        )
+    width = stream_width(layout)
+    whole = GroupPlan(STREAM, "dimensions", tuple(range(width)), width)
+    asked, own = plan.stream or whole, _stream_plan(layout) or whole
+    if asked != own:  # norms count what is kept, so that it must be exactly what lives
+        raise UserError(
+            f"the compaction plan keeps {len(asked.kept)} of {asked.total} dimensions of the residual stream, and not "
+            f"the {len(own.kept)} of {own.total} that live in this model: apply it to a copy with the same zeros."
         )
     for group, group_plan in zip(layout.groups, plan.groups, strict=True):
         if group_plan.total != size_of(group):

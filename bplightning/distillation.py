@@ -13,6 +13,7 @@ from bplightning.errors import UserError
 from bplightning.expert_distillation import ExpertDistillation
 from bplightning.loading import load_saved
 from bplightning.logit_cache import LogitCache
+from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
 
 BASELINE = "baseline"
@@ -88,11 +89,23 @@ class Teacher:
         settings: What to learn from it; `settings.teacher` is a folder or hub name.
         task: The task, which loads it and says how decisions are compared.
         student: The model that learns.
+        strategy: How it is pruned, which may learn from the teacher's layers, too; `None` for not at all.
+
+    Raises:
+        UserError: The teacher does not fit the student, or what is to be learned.
     """
 
-    def __init__(self, settings: Distillation, task: Task, student: PreTrainedModel) -> None:
+    def __init__(
+        self, settings: Distillation, task: Task, student: PreTrainedModel, strategy: PruningStrategy | None = None
+    ) -> None:
         assert settings.teacher is not None
         self.settings = settings
+        self.strategy = strategy or PruningStrategy()
+        if settings.cache_megabytes and self.strategy.learns_from_layers:
+            raise UserError(
+                "distillation's cache_megabytes keeps logits, and with a strategy that learns from layers the teacher "
+                "computes all the same: leave cache_megabytes at 0."
+            )
         self.task = task
         self.model: PreTrainedModel = load_saved(task.load_model, settings.teacher, what="the teacher")
         require_same_labels(self.model, student, name=settings.teacher)
@@ -103,6 +116,7 @@ class Teacher:
                 f"alpha_hidden is {settings.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
                 f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
             )
+        self.strategy.meet_teacher(self.model)
         self.model.requires_grad_(False).eval()
         self.experts = ExpertDistillation(student, self.model) if settings.alpha_experts else None
         self.cache = LogitCache(settings.cache_megabytes, self.model.config.num_labels)
@@ -115,7 +129,8 @@ class Teacher:
     @property
     def student_options(self) -> dict[str, Any]:
         """What the student's `forward` must be given beside its inputs."""
-        return {"output_hidden_states": True} if self.settings.alpha_hidden else {}
+        wanted = self.settings.alpha_hidden or self.strategy.learns_from_layers
+        return {"output_hidden_states": True} if wanted else {}
 
     def loss(self, task_loss: Tensor, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The loss to train with, and the teacher's part in it before weighting, for the log.
@@ -140,6 +155,11 @@ class Teacher:
             loss = loss + self.settings.alpha_hidden * self._hidden_loss(outputs, given, batch)
         if self.experts is not None:
             loss = loss + self.settings.alpha_experts * self.experts.loss()
+        if self.strategy.learns_from_layers:
+            states, wanted = _hidden_states(outputs), _hidden_states(given)
+            mask = batch.get("attention_mask")
+            found = self.strategy.layer_loss(states, wanted, mask if _is_of(mask, states[0]) else None)
+            loss = loss if found is None else loss + found
         return loss, decided
 
     def _hidden_loss(self, outputs: Any, given: Any, batch: dict[str, Any]) -> Tensor:
@@ -154,6 +174,11 @@ class Teacher:
             kept = torch.ones_like(square) if mask is None or mask.shape != square.shape else mask
             distances.append((square * kept).sum() / kept.sum())
         return torch.stack(distances).mean()
+
+
+def _is_of(mask: Any, states_BLH: Tensor) -> bool:
+    """Whether a mask says which of the tokens that states are of are padding."""
+    return isinstance(mask, Tensor) and mask.shape == states_BLH.shape[:2]
 
 
 def require_same_labels(teacher: PreTrainedModel, student: PreTrainedModel, *, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shlex
 import sys
@@ -22,6 +23,7 @@ from bplightning.invocation import program
 from bplightning.loading import load_saved
 from bplightning.model_card import CARD_FILE, model_card
 from bplightning.module import PruningModule, frozen_module
+from bplightning.narrowing import narrows_any, ordinary_norms
 from bplightning.notes import Notes
 from bplightning.patterns import head_patterns
 from bplightning.plugins import name_of
@@ -29,6 +31,7 @@ from bplightning.ranks import rank_hashes
 from bplightning.report import build_report, now, render, save_report, versions
 from bplightning.report_page import PAGE_FILE, draw, write_drawn
 from bplightning.report_schema import Monitor, Numbers, Quantized, Report, Snap
+from bplightning.skipping import skips_any, unskip
 from bplightning.task import Task
 
 GENERATED_TOKENS = 32
@@ -115,7 +118,8 @@ def finish(
         return None
 
     # A masked model has the dense shapes, so it stands in for a dense one wherever only shapes count.
-    measured = _measured(models["dense"][0] if dense is not None else masked, made, also=_shape_of(snap))
+    like_dense = models["dense"][0] if dense is not None else computing_all(masked)
+    measured = _measured(like_dense, made, also=_shape_of(snap))
     layout = module.layout
     assert layout is not None
     found = build_report(
@@ -166,6 +170,20 @@ def finish(
     console.print(render(found))
     console.print(f"The compact model: {out}\nThe report: {report}", soft_wrap=True)
     return found
+
+
+def computing_all(masked: PreTrainedModel) -> PreTrainedModel:
+    """A hardened model as a dense one computes: nothing is skipped, and norms are ordinary; what it says is no matter.
+
+    Args:
+        masked: The hardened model, which is left as it is, and given back where it computes so already.
+    """
+    if not skips_any(masked) and not narrows_any(masked):
+        return masked
+    alike = copy.deepcopy(masked)
+    unskip(alike)
+    ordinary_norms(alike)
+    return alike
 
 
 def _draw(report: Report, folder: Path, out: Path, made: Compacted) -> None:

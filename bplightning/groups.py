@@ -3,8 +3,8 @@
 Legend: `O` out features, `I` in features, `H` heads, `K` key/value heads, `D` head size, `F` feed-forward units.
 
 A member is a named slice of a parameter, always seen as a matrix ``weight_OI`` whose rows are outputs, whatever way the
-model stores it: a `Linear`, a part of a fused qkv `Linear` or `Conv1D`, one expert of a stacked expert tensor. Groups
-tie the members that must shrink together.
+model stores it: a `Linear`, a part of a fused qkv `Linear` or `Conv1D`, one expert of a stacked expert tensor, a vector
+(of a norm, a bias) as one column. Groups tie the members that must shrink together.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Member:
         """This member's ``weight_OI`` as a view of the whole parameter; writing to it writes the parameter."""
         if self.expert is not None:
             parameter = parameter[self.expert]
+        if parameter.ndim == 1:
+            parameter = parameter[:, None]
         if self.transposed:
             parameter = parameter.T
         return parameter if self.rows is None else parameter[self.rows[0] : self.rows[1]]
@@ -93,6 +95,8 @@ class AttentionGroup:
         position_bias: A table of relative position biases ``(buckets, columns)`` these heads look up, possibly another
             layer's (T5).
         position_columns: The column of `position_bias` that each head looks up; empty where there is none.
+        adds: Dotted name of the module that adds the output to the residual stream and normalizes the sum, called with
+            both; `None` where there is no such module.
     """
 
     name: str
@@ -110,6 +114,7 @@ class AttentionGroup:
     position_query: Member | None = None
     position_bias: Member | None = None
     position_columns: tuple[int, ...] = ()
+    adds: str | None = None
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -131,6 +136,8 @@ class FeedForwardGroup:
         width: Units, ``F``.
         activation: Dotted name of the activation, a module or a function held by a module.
         router: Of an expert, dotted name of the module that sends tokens to it and to others; else `None`.
+        adds: Dotted name of the module that adds the output to the residual stream and normalizes the sum, called with
+            both; `None` where there is no such module.
     """
 
     name: str
@@ -141,6 +148,7 @@ class FeedForwardGroup:
     width: int
     activation: str
     router: str | None = None
+    adds: str | None = None
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -163,6 +163,7 @@ def _attention_group(
         position_query=if_there(names.position_query),
         position_bias=position_bias,
         position_columns=columns,
+        adds=None if names.adds is None else where + names.adds,
     )
 
 
@@ -196,7 +197,8 @@ def _feed_forward_groups(
         width = both.weight(model).shape[0] // 2
         up = replace(both, rows=(0, width)), replace(both, rows=(width, 2 * width))
     down = Member(where + names.down, transposed=names.transposed)
-    yield FeedForwardGroup(name, role, layer, up, down, up[0].weight(model).shape[0], activation)
+    adds = None if names.adds is None else where + names.adds
+    yield FeedForwardGroup(name, role, layer, up, down, up[0].weight(model).shape[0], activation, adds)
 
 
 def _residual_axes(
@@ -211,6 +213,11 @@ def _residual_axes(
     groups: list[AttentionGroup | FeedForwardGroup] = [*attention, *feed_forward]
     hidden_size = groups[0].members[0].weight(model).shape[1]
 
+    base = model.get_submodule(prefix.rstrip("."))
+    patterns = dict(family.residual)
+    if getattr(base, "pooler", None) is None:
+        patterns |= family.unpooled
+
     def axes() -> Iterator[ParameterAxis]:
         for group in groups:
             *readers, writer = group.members
@@ -221,7 +228,7 @@ def _residual_axes(
                 yield ParameterAxis(f"{writer.module}.{writer.bias}", 0)
         for name, parameter in model.named_parameters():
             inner = name.removeprefix(prefix)
-            for pattern, axes in family.residual.items():
+            for pattern, axes in patterns.items():
                 if fnmatchcase(inner, pattern):
                     for axis in axes if isinstance(axes, tuple) else (axes,):
                         # Embeddings may be narrower than the stream and projected up to it (ELECTRA).

@@ -2,9 +2,9 @@
 
 A compact folder is an ordinary transformers folder. The widths stand in the configuration's own field ``compaction``,
 by group name (stack, layer and role), never by module path; where attentions share a table of position biases (T5), the
-columns of it that the heads of each look up, too; and whether the layers have NoNorm. ``quantization_config`` names us,
-no more: that is the slot by which transformers lets a third party change modules before weights load. After loading
-nothing of a quantizer is left on the model.
+columns of it that the heads of each look up, too; whether the layers have NoNorm; and the residual stream's width, and
+which sub-layers it passes by. ``quantization_config`` names us, no more: that is the slot by which transformers lets a
+third party change modules before weights load. After loading nothing of a quantizer is left on the model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import pickle
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ from bplightning.folder_bounds import (
 )
 from bplightning.layout import PrunableLayout
 from bplightning.no_norm import has_no_norm, use_no_norm
-from bplightning.resizing import kind_of, make_bias, resize, size_of
+from bplightning.resizing import Group, kind_of, make_bias, resize, size_of, stream_width
+from bplightning.skipping import is_skipped, skip
 
 QUANT_METHOD = "bplightning"
 """The name under which `from_pretrained` finds us."""
@@ -45,10 +47,13 @@ QUANT_METHOD = "bplightning"
 CONFIG_FIELD = "compaction"
 """The configuration's field that holds the widths."""
 
-CONFIG_VERSION = 3
-"""Raised by one whenever that field changes its form. Version 1 had no ``columns``, version 2 no ``no_norm``."""
+CONFIG_VERSION = 4
+"""Raised by one whenever that field changes its form.
 
-CONFIG_KEYS = ("version", "widths", "biases", "columns", "no_norm")
+Version 1 had no ``columns``, version 2 no ``no_norm``, version 3 no ``stream``.
+"""
+
+CONFIG_KEYS = ("version", "widths", "biases", "columns", "no_norm", "stream")
 """What stands in it: the first three in version 1, and one more in each version since."""
 
 STACKS = {"encoder", "decoder"}
@@ -173,12 +178,15 @@ def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequen
         group.name: list(group.position_columns) for group in layout.attention if group.position_bias is not None
     }
     no_norm = has_no_norm(model)
+    stream: dict[str, Any] = {"width": stream_width(layout)}
+    stream["skipped"] = [group.name for group in layout.groups if is_skipped(model, group)]
     ordinary = before is None and not new_biases and not no_norm
+    ordinary = ordinary and stream == {"width": stream_width(dense), "skipped": []}
     if ordinary and widths.items() <= {group.name: size_of(group) for group in dense.groups}.items():  # fewer experts
         return
     biases = sorted({*(before["biases"] if before else ()), *new_biases})
     field = {"version": CONFIG_VERSION, "widths": widths, "columns": columns, "biases": biases, "no_norm": no_norm}
-    setattr(config, CONFIG_FIELD, field)
+    setattr(config, CONFIG_FIELD, {**field, "stream": stream})
     config.quantization_config = {"quant_method": QUANT_METHOD}
 
 
@@ -225,19 +233,23 @@ def apply_widths(model: nn.Module, numbers: int = 0) -> None:
     no_norm = False if version in (1, 2) else field.get("no_norm")
     if type(no_norm) is not bool:
         raise _broken(f"must say true or false of no_norm, got {_shown(no_norm)}")
-    inside = {member.module for group in layout.groups for member in group.members}
-    outside = (value.numel() for name, value in model.named_parameters() if name.rpartition(".")[0] not in inside)
-    require_plausible_size(sum(outside) + sum(widths.values()), numbers)
+    dense_width = stream_width(layout)
+    stream = field.get("stream") if version > 3 else {"width": dense_width, "skipped": []}
+    width, skipped = _stream(stream, sizes, stacks, dense_width)
+    require_plausible_size(_outside(layout, width / dense_width) + sum(widths.values()), numbers)
     # Which ones of the dense model's were kept matters only for the columns: all else is loaded in the kept sizes.
     # On the CPU: transformers calls this where new tensors are of the meta device.
     kept = {name: torch.arange(width, device="cpu") for name, width in widths.items()}
     if version == 1:
         columns = {name: indices.tolist() for name, indices in kept.items()}
-    resize(model, layout, kept | _columns(layout, widths, columns))
+    narrow = None if width == dense_width else torch.arange(width, device="cpu")
+    resize(model, layout, kept | _columns(layout, widths, columns), narrow)
     for name in sizes.keys() & biases:
         make_bias(model, sizes[name].members[-1])
     if no_norm:
         use_no_norm(layout)
+    for name in skipped:
+        skip(model, sizes[name])
 
 
 def register() -> None:
@@ -303,6 +315,31 @@ def _columns(layout: PrunableLayout, widths: Mapping[str, int], columns: Any) ->
                 raise _broken(f"must name {what}, ascending, got {_shown(given)}")
             checked[group.name] = torch.tensor(given, dtype=torch.long, device="cpu")
     return checked
+
+
+def _stream(stream: Any, groups: Mapping[str, Group], stacks: set[str], dense_width: int) -> tuple[int, list[str]]:
+    """The residual stream's width, and the sub-layers of this model that it passes by, checked."""
+    if not isinstance(stream, dict) or set(stream) != {"width", "skipped"}:
+        raise _broken(f"must say of the residual stream its width and what is skipped, got {_shown(stream)}")
+    width, skipped = stream["width"], stream["skipped"]
+    if type(width) is not int or not 1 <= width <= dense_width:
+        raise _broken(f"must keep 1 to {dense_width} dimensions of the residual stream, got {_shown(width)}")
+    if not isinstance(skipped, list) or not all(isinstance(name, str) for name in skipped):
+        raise _broken(f"must list the sub-layers that are skipped, got {_shown(skipped)}")
+    here = [name for name in skipped if _stack(name) not in STACKS - stacks]
+    if unknown := [name for name in here if name not in groups or groups[name].adds is None]:
+        raise _broken(f"lists {unknown[0][:40]!r}, which no sub-layer that can be skipped is called")
+    return width, here
+
+
+def _outside(layout: PrunableLayout, part: float) -> int:
+    """Numbers outside of groups where only a part of the residual stream's dimensions stays."""
+    inside = {member.module for group in layout.groups for member in group.members}
+    along = Counter(axis.parameter for axis in layout.residual)
+    named = layout.model.named_parameters()
+    return sum(
+        round(value.numel() * part ** along[name]) for name, value in named if name.rpartition(".")[0] not in inside
+    )
 
 
 def _require_body(model: PreTrainedModel) -> None:

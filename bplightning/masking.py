@@ -29,10 +29,13 @@ class Cover:
     Attributes:
         member: The slice of a parameter.
         transposed: Whether the grid's rows run along the member's columns, as for the down projection of a unit mask.
+        idle: Whether the member is read as it is, for what another one of the mask lets through of it is enough: where
+            the grid is 0 it then does nothing, and it becomes zero there with the end of the mask (`clear_idle`).
     """
 
     member: Member
     transposed: bool = False
+    idle: bool = False
 
 
 class Mask(nn.Module):
@@ -137,6 +140,19 @@ class Mask(nn.Module):
             sums += values_OI.reshape(rows, values_OI.shape[0] // rows, columns, -1).sum((1, 3))
         return sums / self.weights_per_entry
 
+    @torch.no_grad()
+    def any_open(self) -> Tensor:
+        """Whether anything is let through at this moment, a 0-d tensor on the device."""
+        return self.kept.any() if self.gate is None else (self.gate(cast(Tensor, self.scores), self.noise) > 0).any()
+
+    @torch.no_grad()
+    def clear_idle(self, model: nn.Module) -> None:
+        """Write zeros into the covered members of `model` that are read as they are, where nothing is kept."""
+        for cover in self.covers:
+            if cover.idle:
+                weight_OI = cover.member.weight(model)
+                weight_OI.copy_(masked_weight(weight_OI, self.kept, None, transposed=cover.transposed))
+
     def apply_to(self, weight_OI: Tensor, cover: Cover) -> Tensor:
         """The masked weight ``(O, I)`` of one covered member."""
         grid, scores = self.kept, cast(Tensor, self.scores)
@@ -214,6 +230,8 @@ def install_mask(model: nn.Module, mask: Mask) -> None:
         ValueError: A covered member carries a mask already.
     """
     for cover in mask.covers:
+        if cover.idle:
+            continue
         module = model.get_submodule(cover.member.module)
         carried: dict[str, list[tuple[Cover, Mask]]] = module.__dict__.setdefault("_carried_masks", {})
         masks = carried.setdefault(cover.member.parameter, [])

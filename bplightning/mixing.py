@@ -36,7 +36,9 @@ def mix_in(module: nn.Module, mixin: type[Mixin]) -> None:
 
 
 def take_out(module: nn.Module, mixin: type[Mixin]) -> None:
-    """Give `module` the class that it would have without `mixin`."""
+    """Give `module` the class that it has without `mixin`."""
+    if not isinstance(module, mixin):
+        return
     mixins, original = _parts(type(module))
     left = tuple(each for each in mixins if each is not mixin)
     module.__class__ = _mixed(left, original) if left else original

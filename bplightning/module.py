@@ -129,7 +129,7 @@ class PruningModule(LightningModule):
     def take_teacher(self) -> None:
         """Read the teacher, if there is to be one, and check that it fits; `configure_model` comes before."""
         if self.distillation.teacher is not None and not self._teacher:
-            self._teacher.append(Teacher(self.distillation, self.task, self.model))
+            self._teacher.append(Teacher(self.distillation, self.task, self.model, self.strategy))
 
     def progress(self, step: int | None = None) -> Progress:
         """Where training stands, in optimizer steps.

@@ -93,11 +93,13 @@ def _shared_masks(layout: PrunableLayout, masks: Sequence[Mask]) -> Iterator[Tie
     roles: dict[str, list[str]] = {}
     names: dict[str, list[str]] = {}
     for mask in masks:
-        groups = list(dict.fromkeys(owners[cover.member] for cover in mask.covers))
+        groups = list(dict.fromkeys(owners[cover.member] for cover in mask.covers if cover.member in owners))
         if len(mask.covers) > 1:
             said = _shared_by(groups[0]) if len(groups) == 1 else "weights of several groups share entries"
+            if not groups:
+                said = "parameters outside of the groups share entries"
             roles.setdefault(said, []).append(mask.role)
-            names.setdefault(said, []).extend(group.name for group in groups)
+            names.setdefault(said, []).extend([group.name for group in groups] or [mask.role])
     for said in names:
         yield Tie(how="mask", what=f"{', '.join(dict.fromkeys(roles[said]))}: {said}", names=names[said])
 

@@ -6,6 +6,7 @@ stored dense in the compact model, so its zeros cost as much as weights and may 
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +16,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedModel
 
 from bplightning.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
+from bplightning.distillation import Distillation
 from bplightning.errors import UserError
 from bplightning.granularity import masks_of
 from bplightning.layout import PrunableLayout
 from bplightning.module import PruningModule
+from bplightning.resizing import stream_width
 from bplightning.strategy import PruningStrategy
 
 
@@ -121,10 +124,21 @@ def _module(pruned: PruningModule, model: PreTrainedModel, settings: Refill) -> 
         warmup=settings.warmup,
         weight_decay=pruned.weight_decay,
         adam_epsilon=pruned.adam_epsilon,
-        distillation=pruned.distillation,
+        distillation=_distillation(pruned, model),
     )
     module.model = model
     return module
+
+
+def _distillation(pruned: PruningModule, model: PreTrainedModel) -> Distillation:
+    """That of the run; without hidden states, where the compact model's have lost dimensions the teacher's have."""
+    settings = pruned.distillation
+    if not settings.alpha_hidden or stream_width(PrunableLayout.of(model)) == model.config.hidden_size:
+        return settings
+    rank_zero_info("The compact model's hidden states are narrower than the teacher's: the refill leaves them out.")
+    settings = copy.copy(settings)
+    settings.alpha_hidden = 0.0
+    return settings
 
 
 @torch.no_grad()

@@ -52,17 +52,23 @@ def writer_columns(group: Group, kept: Tensor) -> Tensor:
     return _spread(kept, group.head_size * _queries_per_kv_head(group))
 
 
-def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Selection:
+def stream_width(layout: PrunableLayout) -> int:
+    """Dimensions of the residual stream."""
+    return layout.groups[0].members[0].weight(layout.model).shape[1]
+
+
+def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor], stream: Tensor | None = None) -> Selection:
     """Which indices of which parameter stay.
 
     Args:
         layout: The layout of the model to resize.
         kept: Group name to the indices of its heads (key/value heads where queries are grouped) or units that stay; an
             expert of which none does goes as a whole.
+        stream: Indices of the residual stream's dimensions that stay; `None` for all of them.
 
     Returns:
-        Every parameter of every member, every bias that goes with its rows, and every table of position biases, each
-        with its axes.
+        Every parameter of every member, every bias that goes with its rows, every table of position biases, and with
+        `stream` all that it runs along, each with its axes.
 
     Raises:
         UserError: An expert loses some of its units, layers keep different numbers of experts, or one too few.
@@ -99,6 +105,10 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Sel
         stacked = {(member.module, member.parameter) for member in experts[router][0].members}
         for key in ((router, "weight"), *sorted(stacked)):
             parts[key] = {0: [(0, indices)]}
+    if stream is not None:
+        for axis in layout.residual:
+            module, _, name = axis.parameter.rpartition(".")
+            parts.setdefault((module, name), {}).setdefault(axis.axis, []).append((0, stream))
     # Members that share a parameter (fused qkv) are joined in the order they are stored in.
     return {
         key: {
@@ -108,7 +118,7 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> Sel
     }
 
 
-def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor]) -> None:
+def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor], stream: Tensor | None = None) -> None:
     """Replace the parameters of `model` in place by what stays of them; on the meta device only shapes change.
 
     Every parameter of every member is replaced by a new tensor, also where all of it stays.
@@ -117,8 +127,10 @@ def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor])
         model: The model to resize.
         layout: Its layout, or that of a model with the same shapes.
         kept: Group name to the indices of its heads (key/value heads where queries are grouped) or units that stay.
+        stream: Indices of the residual stream's dimensions that stay, of a family without stacked experts; `None` for
+            all of them.
     """
-    for (module_name, name), axes in member_selections(layout, kept).items():
+    for (module_name, name), axes in member_selections(layout, kept, stream).items():
         module = model.get_submodule(module_name)
         old = module._parameters[name]
         assert old is not None
@@ -190,6 +202,8 @@ def _set_features(module: nn.Module) -> None:
         module.nx, module.nf = weight.shape
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = weight.shape
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(weight.shape)
 
 
 def _set_heads(model: nn.Module, group: AttentionGroup, kv_heads: int) -> None:

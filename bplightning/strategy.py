@@ -6,7 +6,7 @@ resumed run is the run that was interrupted. Every hook defaults to nothing: a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -81,6 +81,26 @@ class PruningStrategy(nn.Module):
 
     def penalty(self) -> Tensor | None:
         """The scalar added to the task's loss, or `None` for none."""
+        return None
+
+    learns_from_layers = False
+    """Whether `layer_loss` wants hidden states of student and teacher."""
+
+    def meet_teacher(self, teacher: nn.Module) -> None:
+        """Refuse a teacher that `layer_loss` can make nothing of; called before training, where there is one.
+
+        Args:
+            teacher: The teacher.
+        """
+
+    def layer_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask_BL: Tensor | None) -> Tensor | None:
+        """What to learn from a teacher's layers, a scalar added to the loss as it is, or `None` for nothing.
+
+        Args:
+            student: Hidden states ``(B, L, H)`` of the embeddings and after each layer.
+            teacher: The teacher's.
+            mask_BL: 1 where a token is, 0 where padding is; `None` for tokens throughout.
+        """
         return None
 
     def parameter_groups(self, *, total_steps: int) -> list[dict[str, Any]]:
@@ -183,4 +203,6 @@ class PruningStrategy(nn.Module):
     def harden(self, layout: PrunableLayout) -> None:
         """Write the masks into the weights as zeros, and take the masks away."""
         remove_masks(layout.model)
+        for mask in self.all_masks:
+            mask.clear_idle(layout.model)
         self.masks = nn.ModuleDict()

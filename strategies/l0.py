@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from bplightning.errors import UserError
 from bplightning.granularity import FALLBACKS, check_roles
 from bplightning.layout import PrunableLayout
 from bplightning.scheduled import ScheduledStrategy
+from bplightning.strategies.drawing import generator_of
 from bplightning.strategy import Progress
 
 TEMPERATURE = 2 / 3
@@ -107,9 +106,7 @@ class L0(ScheduledStrategy):
                 mask.settle()
             return
         # Ranks must not draw from their own generators: they would train networks of different gates.
-        generator = torch.Generator(self.penalty_weight.device)
-        seed = f"{os.environ.get('PL_GLOBAL_SEED', 0)} {self._step} {self._batches}"
-        generator.manual_seed(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=4).digest()))
+        generator = generator_of(step=self._step, batch=self._batches, device=self.penalty_weight.device)
         for mask in self.all_masks:
             mask.draw(generator)
         self._batches += 1

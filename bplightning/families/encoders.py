@@ -19,10 +19,14 @@ _BERT = Family(
                     key="attention.self.key",
                     value="attention.self.value",
                     output="attention.output.dense",
+                    adds="attention.output",
                 ),
             ),
             feed_forward=FeedForwardNames(
-                up=("intermediate.dense",), down="output.dense", activation="intermediate.intermediate_act_fn"
+                up=("intermediate.dense",),
+                down="output.dense",
+                activation="intermediate.intermediate_act_fn",
+                adds="output",
             ),
         ),
     ),
@@ -31,7 +35,9 @@ _BERT = Family(
         "*LayerNorm.*": 0,
         "pooler.dense.weight": 1,
         "qa_outputs.weight": 1,
+        "classifier.dense.weight": 1,  # RoBERTa's and ELECTRA's, of sentences
     },
+    unpooled={"classifier.weight": 1},  # of tokens
 )
 
 _DISTILBERT = Family(

@@ -26,6 +26,8 @@ class AttentionNames:
         position_query: Makes the queries of relative positions, likewise.
         position_bias: Relative position bias table, its name relative to the base model, ``{layer}`` in it the layer's
             index; or `None`. Its columns are the heads.
+        adds: The module that adds the sub-layer's output to the residual stream and normalizes the sum, called with
+            both; or `None`.
     """
 
     module: str
@@ -39,6 +41,7 @@ class AttentionNames:
     position_key: str | None = None
     position_query: str | None = None
     position_bias: str | None = None
+    adds: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class FeedForwardNames:
         part: What the sub-layer's name ends with, where a layer has several, for example ``"shared"``.
         fused: Whether both up projections of a gated layer are rows of one.
         transposed: Whether weights are stored as ``(in, out)``, as `Conv1D` does.
+        adds: The module that adds the sub-layer's output to the residual stream and normalizes the sum, called with
+            both; or `None`.
     """
 
     up: tuple[str, ...]
@@ -66,6 +71,7 @@ class FeedForwardNames:
     part: str | None = None
     fused: bool = False
     transposed: bool = False
+    adds: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ class Family:
         stacks: The stacks of layers that can be pruned.
         residual: Patterns of parameter names, relative to the base model (a head's as they are), to the axis that the
             residual stream runs along, or to several; beside the members of the groups, whose axes are known.
+        unpooled: The same of what reads the stream itself where the model has no pooler, and else what that gives.
         heads: Configuration fields that may hold the number of attention heads, the first found counts.
         hidden_size: Configuration fields that may hold the width of the residual stream, likewise.
         resized: What slicing the projections leaves wrong, put right: called with the model, each group of its layout
@@ -109,6 +116,7 @@ class Family:
 
     stacks: tuple[Stack, ...]
     residual: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    unpooled: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
     heads: tuple[str, ...] = ("num_attention_heads", "n_heads", "num_heads", "n_head")
     hidden_size: tuple[str, ...] = ("hidden_size", "dim", "d_model", "n_embd")
     resized: Callable[[nn.Module, Any, Tensor], None] | None = None

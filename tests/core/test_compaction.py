@@ -364,7 +364,7 @@ def test_the_plan_is_json_and_applies_again_to_another_copy() -> None:
     other = copy.deepcopy(model)
     smaller = compact(model)
     text = smaller.compaction_plan.to_json()
-    assert json.loads(text)["version"] == 1
+    assert json.loads(text)["version"] == 2
     plan = CompactionPlan.from_json(text)
     assert plan == smaller.compaction_plan == CompactionPlan.of(other)
     again = compact(other, plan)
@@ -408,7 +408,7 @@ def test_a_plan_that_would_change_the_function_is_refused() -> None:
     [
         ("nonsense", "this is not a compaction plan"),
         ("{}", "this is not a compaction plan"),
-        ('{"version": 2}', "has version 2, this bplightning reads 1"),
+        ('{"version": 3}', "has version 3, this bplightning reads 1 to 2"),
         ('{"version": 1, "model_type": "bert", "groups": [{"name": "a"}]}', "this is not a compaction plan"),
         (_PLAN := '{"version": 1, "model_type": "bert", "groups": [{"name": "a", "kind": "heads", "kept": [0, 4], '
          '"total": 4, "new_bias": false}]}', "kept heads of a must be ascending whole numbers from 0 to 3"),
@@ -422,7 +422,8 @@ def test_a_plan_that_would_change_the_function_is_refused() -> None:
         (_PLAN.replace("false", "1"), r"it has \('heads', 4, 1\): make"),
         (_PLAN.replace("\"a\"", "[1]"), "must name its model type and groups in words"),
         (_PLAN.replace("\"groups", "\"more\": 1, \"groups"), "has 'more', which plans have not"),
-        (_PLAN.replace("\"version\": 1", "\"version\": true"), "has version True, this bplightning reads 1"),
+        (_PLAN.replace("\"version\": 1", "\"version\": 2, \"stream\": {}"), "this is not a compaction plan"),
+        (_PLAN.replace("\"version\": 1", "\"version\": true"), "has version True, this bplightning reads 1 to 2"),
         ("[" * 100_000, "this is not a compaction plan"),
         ('{"version": 1, "model_type": "bert", "groups": [{"name": "a", "kind": "units", "kept": [], "total": 1},'
          '{"name": "a", "kind": "units", "kept": [], "total": 1}]}', "names a group twice"),

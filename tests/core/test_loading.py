@@ -285,7 +285,7 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_set("version", to=4), "has version 4 where this bplightning reads versions 1 to 3"),
+        (_set("version", to=5), "has version 5 where this bplightning reads versions 1 to 4"),
         (_set("widths", "encoder.0.self", to=5), r"must keep 0 to 4 heads of 'encoder\.0\.self', got 5"),
         (_set("widths", "encoder.0.self", to=-1), r"must keep 0 to 4 heads of 'encoder\.0\.self', got -1"),
         (_set("widths", "encoder.0.self", to=True), "got True"),
@@ -299,9 +299,14 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("columns", to="../../etc"), r"columns of position biases by the model's groups, got \.\./"),
         (_set("columns", "encoder.9.self", to=[0]), "columns of position biases by the model's groups"),
         (_set("widths", "other.0.self", to=1), r"it does not for \['other\.0\.self'\]"),
-        (_set("unknown", to=1), "has 'unknown', which version 3 of it has not"),
+        (_set("unknown", to=1), "has 'unknown', which version 4 of it has not"),
         (_set("version", to=1.0), r"has version 1\.0 where"),
         (_set("version", to=1), "has 'columns', which version 1 of it has not"),
+        (_set("stream", to=None), "of the residual stream its width and what is skipped, got None"),
+        (_set("stream", "width", to=33), "must keep 1 to 32 dimensions of the residual stream, got 33"),
+        (_set("stream", "width", to=0), "must keep 1 to 32 dimensions of the residual stream, got 0"),
+        (_set("stream", "skipped", to=[1]), r"list the sub-layers that are skipped, got \[1\]"),
+        (_set("stream", "skipped", to=["encoder.9.self"]), r"lists 'encoder\.9\.self', which no sub-layer"),
         (dict.clear, "has version None"),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-STRATEGIES = ("hybrid", "hybrid-to-density", "soft-movement", "movement", "magnitude", "l0", "taylor")
+STRATEGIES = ("hybrid", "hybrid-to-density", "soft-movement", "movement", "magnitude", "l0", "cofi", "taylor")
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -21,6 +21,7 @@ from taylor_pruning import Taylor
 from tiny_task import TinyTask, rows
 
 from bplightning.module import PruningModule
+from bplightning.strategies.cofi import CoFi
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.l0 import L0
 from bplightning.strategies.magnitude import Magnitude
@@ -38,6 +39,7 @@ STRATEGIES: dict[str, Callable[[], PruningStrategy]] = {
     "movement": lambda: Movement(density=0.3),
     "magnitude": lambda: Magnitude(density=0.3),
     "l0": lambda: L0(granularity={"attention": "4x4"}),
+    "cofi": lambda: CoFi(target_density=0.4),
     "taylor": lambda: Taylor(density=0.3),  # by gradients after the step: they must be those of all ranks
 }
 
