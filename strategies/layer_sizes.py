@@ -1,8 +1,8 @@
 """How many heads and units each layer is to keep, so that all of them together take so long and no longer.
 
 Each layer has some sizes to choose from; each takes its time, and has an error. What errors of different layers mean
-for the whole model is not known: they are weighed against one another, and the weights are found by trying (ZipLM, arXiv
-2302.04089, section 3.2, after SPDY, Frantar and Alistarh 2022, arXiv 2201.13096).
+for the whole model is not known: they are weighed against one another, and the weights are found by trying (ZipLM,
+arXiv 2302.04089, section 3.2, after SPDY, Frantar and Alistarh 2022, arXiv 2201.13096).
 
 Legend: `T` steps that the time is counted in.
 """
@@ -40,9 +40,7 @@ class LayerOptions:
     errors: tuple[float, ...]
 
 
-def best_sizes(
-    layers: Sequence[LayerOptions], *, budget_ms: float, weights: Sequence[float]
-) -> tuple[int, ...] | None:
+def best_sizes(layers: Sequence[LayerOptions], *, budget_ms: float, weights: Sequence[float]) -> tuple[int, ...] | None:
     """The choice of the least weighted error that takes no longer than the budget, by dynamic programming.
 
     Args:

@@ -52,9 +52,8 @@ class InputMoments:
         self._sum_I += inputs_NI.sum(0, dtype=torch.float64)
         self._products_II += (inputs_NI.T @ inputs_NI).double()
 
-    @property
-    def mean_I(self) -> Tensor:
-        """The mean input, float64."""
+    def mean(self) -> Tensor:
+        """The mean input, float64 ``(I,)``."""
         return self._sum_I / self.count
 
     def hessian(self, *, centered: bool, damping: float) -> Tensor:
@@ -67,7 +66,7 @@ class InputMoments:
         """
         hessian_II = self._products_II / self.count
         if centered:
-            hessian_II -= torch.outer(self.mean_I, self.mean_I)
+            hessian_II -= torch.outer(self.mean(), self.mean())
         diagonal_I = hessian_II.diagonal()
         diagonal_I += damping * diagonal_I.mean().clamp(min=torch.finfo(torch.float32).tiny)
         return hessian_II

@@ -1,4 +1,4 @@
-"""Sizes by dynamic programming against trying all of them, and a search that finds weights worth more than equal ones."""
+"""Sizes by dynamic programming against trying all of them, and a search that finds better weights than equal ones."""
 
 from __future__ import annotations
 

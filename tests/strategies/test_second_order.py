@@ -114,7 +114,7 @@ def test_a_bias_takes_the_mean_and_a_constant_costs_nothing() -> None:
     bias, kept = torch.arange(OUT, dtype=torch.float64), torch.tensor([0, 2, 4, 5])
     after = torch.zeros_like(weight)
     after[:, kept] = refit(weight_OI=weight, hessian_II=hessian, kept_K=kept)
-    new = refit_bias(bias_O=bias, before_OI=weight, after_OI=after, mean_I=moments.mean_I)
+    new = refit_bias(bias_O=bias, before_OI=weight, after_OI=after, mean_I=moments.mean())
     ones = torch.ones(TOKENS, 1, dtype=torch.float64)
     solution = torch.linalg.lstsq(torch.cat([inputs[:, kept], ones], 1), inputs @ weight.T + bias).solution
     torch.testing.assert_close(after[:, kept], solution[:-1].T, rtol=1e-8, atol=1e-9)
