@@ -42,7 +42,9 @@ class CalibrationBatches:
             yield {name: value.to(self.device) for name, value in batch.items()}
 
 
-def calibrate(trainer: Trainer, task: Task, model: nn.Module, strategy: PruningStrategy, *, examples: int) -> None:
+def calibrate(
+    trainer: Trainer, task: Task, model: nn.Module, strategy: PruningStrategy, *, examples: int, step: int
+) -> None:
     """Let a strategy calibrate itself, in the midst of training; on all ranks together.
 
     Every rank computes from the same examples. Kernels may round otherwise on one rank than on another, so weights and
@@ -54,11 +56,12 @@ def calibrate(trainer: Trainer, task: Task, model: nn.Module, strategy: PruningS
         model: The model that is pruned; modes of its modules and random numbers are as before afterwards.
         strategy: The strategy.
         examples: How many examples to show it, as far as there are so many.
+        step: Optimizer steps taken, to be told to the user.
     """
     training = [module for module in model.modules() if module.training]
     with isolate_rng():
         batches = CalibrationBatches(shared_batches(trainer, task, examples), next(model.parameters()).device)
-        rank_zero_info(f"Calibrating on {sum(map(rows_of, batches.batches))} examples at step {trainer.global_step}.")
+        rank_zero_info(f"Calibrating on {sum(map(rows_of, batches.batches))} examples at step {step}.")
         model.eval()
         try:
             strategy.calibrate(model, batches, task.loss)

@@ -48,9 +48,10 @@ def keep(module: PruningModule, name: str) -> None:
     trainer = module.trainer
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
+    folder = folder_of(trainer) / f"{FOLDER}{name}"  # ranks find it together
     if trainer.is_global_zero:
         with isolate_rng():
-            _save(module, name, folder_of(trainer) / f"{FOLDER}{name}")
+            _save(module, name, folder)
     trainer.strategy.barrier()
 
 

@@ -203,7 +203,7 @@ class PruningModule(LightningModule):
 
             keep(self, name)
         if examples := self.strategy.wants_calibration(progress):
-            calibrate(self.trainer, self.task, self.model, self.strategy, examples=examples)
+            calibrate(self.trainer, self.task, self.model, self.strategy, examples=examples, step=progress.step)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         progress = self.progress()

@@ -171,7 +171,7 @@ def fit(
         alignment=alignment,
         filling=filling,
         quantize=quantize is not None,
-        family=folders(run),
+        family=trainer.strategy.broadcast(folders(run)),
         resume=resume,
     )
 
