@@ -169,7 +169,7 @@ class ZipLM(PruningStrategy):
         batches: Iterable[dict[str, Tensor]],
         loss_fn: Callable[[Any, dict[str, Tensor]], Tensor],
     ) -> None:
-        """Prune to the target that is due.
+        """Prune to the target that is due, or where it is called before any is, to the next one.
 
         Raises:
             UserError: There is no latency table yet, no batch, or the target is below what the layers' times allow.
@@ -180,9 +180,10 @@ class ZipLM(PruningStrategy):
                 "ziplm has no latency table yet: give latency_table, or call `prepare` before `calibrate`, which "
                 "measures one."
             )
-        if self.stage >= self.due:
+        stage = max(self.due, self.stage + 1)
+        if stage > len(self.targets):
             return
-        target = self.targets[self.due - 1]
+        target = self.targets[stage - 1]
         moments = input_moments(model, self.groups, batches)
         if not moments:
             raise UserError("there was no batch to calibrate with: give some training data.")
@@ -203,13 +204,13 @@ class ZipLM(PruningStrategy):
             budget_ms=table.sum_within(table.dense_ms / target),
             loss_of=loss_of,
             tries=self.search_tries,
-            seed=self.due,
+            seed=stage,
         )
         assert sizes is not None  # `require_reachable`: a layer that keeps nothing takes no time
         for layer, size in zip(layers, sizes, strict=True):
             layer.shrink_to(size)
             layer.mask.set_grid(layer.kept(size)[:, None])
-        self.stage = self.due
+        self.stage = stage
         milliseconds = table.milliseconds((layer.group.role, size) for layer, size in zip(layers, sizes, strict=True))
         shown = ", ".join(f"{kind} {counts}" for kind, counts in _by_kind(layers, sizes).items())
         rank_zero_info(

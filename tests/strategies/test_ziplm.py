@@ -155,7 +155,7 @@ class Watching(Callback):
         masks = pl_module.strategy.all_masks  # type: ignore[union-attr]
         self.kept.append(torch.cat([mask.kept.flatten() for mask in masks]))
         if trainer.global_step == self.save_at:
-            trainer.save_checkpoint("middle.ckpt")
+            trainer.save_checkpoint(Path(str(trainer.log_dir)) / "checkpoints" / "middle.ckpt")
 
 
 def module_of(task: TinyTask, targets: list[float] | None = None, **options: Any) -> PruningModule:
@@ -174,7 +174,7 @@ def test_a_family_comes_from_one_run(folder: Path, monkeypatch: pytest.MonkeyPat
     brief = {"seconds": 0.0, "block_ms": 0.0, "min_rounds": 1}
     monkeypatch.setattr(measure, "latency", lambda *args, **options: latency(*args, **(options | brief)))
     task = TinyTask(folder)
-    watch = Watching()
+    watch = Watching(save_at=16)
     trained, module = run(folder, "family", watch, enable_checkpointing=False), module_of(task)
     report = pipeline.fit(trained, module, task)
     assert report is not None
@@ -196,6 +196,11 @@ def test_a_family_comes_from_one_run(folder: Path, monkeypatch: pytest.MonkeyPat
         assert table.dense_ms / target * 0.8 < table.milliseconds(kept) <= table.dense_ms / target
         sizes.append(measure.parameters(model, layout))
     assert sizes == [member["parameters"], report["parameters"]["compact"]]
+    resumed = run(folder, "family", Watching(), enable_checkpointing=False)
+    checkpoint = folder_of_run / "checkpoints" / "middle.ckpt"
+    report = pipeline.fit(resumed, module_of(task), task, ckpt_path=checkpoint, weights_only=True)
+    assert report is not None
+    assert [each["parameters"] for each in report["family"]] == sizes[:1]  # the model that was kept before is its, too
     again = trainer(folder, "family", default_root_dir=folder_of_run, logger=False)
     (folder_of_run / "compact").rename(folder_of_run / "moved")
     with pytest.raises(UserError, match=r"compact-1\.4x' is there already"):
@@ -203,7 +208,7 @@ def test_a_family_comes_from_one_run(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_calibration_disturbs_no_data_and_a_resumed_run_is_the_uninterrupted_one(folder: Path) -> None:
-    states, seen = [], []
+    states, seen, middle = [], [], folder / "whole" / "version_0" / "checkpoints" / "middle.ckpt"
     for name, save_at in (("whole", 9), ("resumed", None), ("unpruned", None)):
         torch.manual_seed(0)
         task, watch = Workers(folder), Watching(save_at)
@@ -212,7 +217,7 @@ def test_calibration_disturbs_no_data_and_a_resumed_run_is_the_uninterrupted_one
         )
         options = {"enable_checkpointing": False, "limit_val_batches": 0}
         run(folder, name, watch, **options).fit(
-            module, datamodule=task, ckpt_path="middle.ckpt" if name == "resumed" else None, weights_only=True
+            module, datamodule=task, ckpt_path=middle if name == "resumed" else None, weights_only=True
         )
         states.append(module.state_dict())
         seen.append(watch.seen)
