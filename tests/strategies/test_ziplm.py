@@ -24,6 +24,7 @@ from bplightning.layout import PrunableLayout
 from bplightning.loading import load_saved
 from bplightning.module import PruningModule
 from bplightning.planning import plan
+from bplightning.simplification import Simplification
 from bplightning.strategies.ziplm import ZipLM
 from bplightning.strategy import Progress
 from bplightning.testing import StrategyContract
@@ -226,6 +227,16 @@ def test_calibration_disturbs_no_data_and_a_resumed_run_is_the_uninterrupted_one
     assert int(states[0]["strategy._extra_state"]) == 2
     for key, value in states[0].items():
         assert value == states[1][key] if not isinstance(value, Tensor) else torch.equal(value, states[1][key]), key
+
+
+def test_a_model_that_is_not_wholly_simplified_yet_is_not_kept(folder: Path) -> None:
+    task = TinyTask(folder)
+    module = module_of(task)
+    module.simplification = Simplification(relu=True)
+    short = trainer(folder, max_epochs=-1, max_steps=8, limit_val_batches=0, enable_checkpointing=False)
+    with pytest.warns(UserWarning, match=r"the model '1\.4x' is ready, but not wholly simplified yet"):
+        short.fit(module, datamodule=task)
+    assert not list(Path(str(short.log_dir)).glob("compact-*"))
 
 
 def test_calibration_data_are_as_many_examples_as_asked_for(folder: Path) -> None:
