@@ -95,7 +95,7 @@ def test_it_keeps_within_the_budget_and_compacts_exactly(family: str) -> None:
 
 
 def test_what_stays_makes_up_for_what_went() -> None:
-    """The same heads and units gone, with the weights as they were: the outputs are twice as far off at least."""
+    """The same heads and units gone, with the weights as they were: 130 times the error (by biases alone, 7 times)."""
     model, strategy, _, before = calibrated(speedup=1.3, search_tries=0)
     strategy.harden(PrunableLayout.of(model))
     plain = copy.deepcopy(before)
@@ -107,7 +107,7 @@ def test_what_stays_makes_up_for_what_went() -> None:
     live = inputs["attention_mask"].bool()
     with torch.no_grad():
         wanted, updated, cut = (each(**inputs).start_logits[live] for each in (before, model, plain))
-    assert 2 * (updated - wanted).square().sum() < (cut - wanted).square().sum()
+    assert 50 * (updated - wanted).square().sum() < (cut - wanted).square().sum()
 
 
 def test_padding_is_no_data() -> None:
