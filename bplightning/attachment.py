@@ -48,9 +48,18 @@ class Attachment:
         strategy: How to prune.
         model: The transformers model to prune.
         owner: The module that is saved, moved and wrapped: `model` itself, or one that holds it.
+
+    Raises:
+        UserError: The strategy prunes by data that a loop of others does not give it.
     """
 
     def __init__(self, strategy: PruningStrategy, model: PreTrainedModel, owner: nn.Module) -> None:
+        if strategy.calibrates:
+            raise UserError(
+                f"{type(strategy).__name__} prunes by `calibrate`, and a training loop of others does not call that: "
+                "train with `bplightning fit` or PruningModule, or in a loop of your own call `calibrate` where "
+                "`wants_calibration` asks for it."
+            )
         self.strategy = strategy
         self.model = model
         self.owner = owner

@@ -6,6 +6,7 @@ import copy
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 from bplightning import measure
 from bplightning.alignment import Alignment, align
 from bplightning.compact_stage import Compacted, Filling, Saving, make_compact
+from bplightning.finished_models import measured_family
 from bplightning.invocation import program
 from bplightning.loading import load_saved
 from bplightning.model_card import CARD_FILE, model_card
@@ -62,6 +64,7 @@ def finish(
     filling: Filling | None = None,
     saving: Saving = AS_TRAINED,
     quantize: bool = False,
+    family: Sequence[Path] = (),
     resume: bool = False,
 ) -> Report | None:
     """Align, harden, compact, check, refill, save, evaluate and measure; write the report and print its table.
@@ -77,6 +80,7 @@ def finish(
         filling: How the compact model is refilled, if it is.
         saving: How it is saved.
         quantize: Whether it is also evaluated and timed in 8 bits, as `bplightning.quantization` makes them.
+        family: Folders of other models that the same training left, to be evaluated and timed, too.
         resume: Whether to go on from what a process that was stopped here has done: the compact model in `out`, and
             evaluations kept beside the report.
 
@@ -114,12 +118,20 @@ def finish(
         beside = models["dense"][0] if dense is not None and trainer.is_global_zero else None
         of = partial(evaluate, trainer, made.task, prefix="int8")
         small = notes.once("quantized", partial(quantized, made.task, made.model, beside, evaluate=of))
+    # A masked model has the dense shapes, so it stands in for a dense one wherever only shapes count.
+    of_dense_shapes = models["dense"][0] if dense is not None else computing_all(masked)
+    members = measured_family(
+        family,
+        task,
+        dense=of_dense_shapes,
+        notes=notes,
+        evaluate=lambda model, name: evaluate(trainer, task, model, prefix=name),
+        measuring=trainer.is_global_zero,
+    )
     if not trainer.is_global_zero:
         return None
 
-    # A masked model has the dense shapes, so it stands in for a dense one wherever only shapes count.
-    like_dense = models["dense"][0] if dense is not None else computing_all(masked)
-    measured = _measured(like_dense, made, also=_shape_of(snap))
+    measured = _measured(of_dense_shapes, made, also=_shape_of(snap))
     layout = module.layout
     assert layout is not None
     found = build_report(
@@ -162,6 +174,7 @@ def finish(
         refill=made.refilled,
         snap=_snap(snap, evaluated["masked"]["metrics"]),
         quantized=small,
+        family=members,
     )
     _draw(found, report.parent, out, made)  # before the report, with which a run has ended
     save_report(found, report)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,6 +135,23 @@ class LatencyTable:
         """
         total = sum(self.roles[role].of_count(count) for role, count in kept)
         return float(np.interp(total, self.sums_ms, self.together_ms))
+
+    def sum_within(self, ms: float) -> float:
+        """What layers may take in sum, so that a forward pass takes no longer than so many milliseconds.
+
+        Args:
+            ms: Milliseconds of a forward pass.
+
+        Returns:
+            The greatest such sum, in milliseconds; below 0 where even a model without any head or unit takes longer.
+        """
+        after = bisect_right(self.together_ms, ms)
+        if after == 0:
+            return -1.0
+        if after == len(self.together_ms):
+            return self.sums_ms[-1]
+        (x0, x1), (y0, y1) = self.sums_ms[after - 1 : after + 1], self.together_ms[after - 1 : after + 1]
+        return x0 + (x1 - x0) * (ms - y0) / (y1 - y0)
 
     def require_fits(self, layout: PrunableLayout, *, name: str) -> None:
         """Refuse a model that the table was not made for.

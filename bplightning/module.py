@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
+from bplightning.calibration import calibrate
 from bplightning.checkpoint_files import require_same_weights
 from bplightning.checkpoints import warn_of_unpruned_choices
 from bplightning.collapse import CollapseWatch
@@ -197,6 +198,12 @@ class PruningModule(LightningModule):
         self.strategy.advance(progress)
         if self.simplifier is not None:
             self.simplifier.advance(progress)
+        if (name := self.strategy.ready(progress)) is not None:
+            from bplightning.finished_models import keep  # it knows this module
+
+            keep(self, name)
+        if examples := self.strategy.wants_calibration(progress):
+            calibrate(self.trainer, self.task, self.model, self.strategy, examples=examples, step=progress.step)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         progress = self.progress()

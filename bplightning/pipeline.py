@@ -21,6 +21,7 @@ from bplightning.checkpoints import LAST, LastCheckpoint
 from bplightning.compact_stage import Filling
 from bplightning.distillation import BASELINE
 from bplightning.errors import UserError
+from bplightning.finished_models import folders
 from bplightning.finishing import AS_PRUNED, finish
 from bplightning.loading import load_saved
 from bplightning.module import PruningModule
@@ -109,9 +110,12 @@ def fit(
         return load_report(run / "report.json") if trainer.is_global_zero else None
     if resume and fit_arguments.get("ckpt_path") is None:
         fit_arguments["ckpt_path"] = find_checkpoint(run / "checkpoints")
-    if not resume and (run / "compact").exists():
+    there = [run / "compact"] if (run / "compact").exists() else []
+    if fit_arguments.get("ckpt_path") is None:  # a run that goes on may have kept models
+        there += folders(run)
+    if not resume and there:
         raise UserError(
-            f"{str(run / 'compact')!r} is there already: choose another trainer.default_root_dir, or a logger that "
+            f"{str(there[0])!r} is there already: choose another trainer.default_root_dir, or a logger that "
             "numbers its runs."
         )
     _check_writable(run)
@@ -133,7 +137,7 @@ def fit(
             for logger in trainer.loggers:
                 _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
             if dense is not None:
-                _copy_whole(dense, place)
+                _copy_whole(dense, place, what="dense baseline")
             else:
                 with isolate_rng():  # the pruned run is the same with and without a baseline before it
                     dense = train_baseline(stage_trainer(Path(stages) / "baseline", None), module, place, resume=resume)
@@ -147,6 +151,9 @@ def fit(
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
     run, filling = folder_of(trainer), None
+    if checkpoint is not None:
+        for kept in folders(checkpoint.absolute().parents[1]):
+            _copy_whole(kept, run / kept.name, what=kept.name)
     if refill is not None and stage_trainer is not None:
 
         def fill(small: PreTrainedModel) -> PreTrainedModel:
@@ -164,6 +171,7 @@ def fit(
         alignment=alignment,
         filling=filling,
         quantize=quantize is not None,
+        family=trainer.strategy.broadcast(folders(run)),
         resume=resume,
     )
 
@@ -261,11 +269,11 @@ def _check_writable(folder: Path) -> None:
 
 
 @rank_zero_only
-def _copy_whole(source: Path, target: Path) -> None:
+def _copy_whole(source: Path, target: Path, *, what: str) -> None:
     """Copy a folder; it appears when it is whole."""
     if target.exists():  # a run that goes on in its own folder
         return
-    rank_zero_info(f"Taking the dense baseline that the interrupted run had trained, {source}.")
+    rank_zero_info(f"Taking the {what} that the interrupted run had trained, {source}.")
     part = target.with_name(f".{target.name}.part")
     shutil.copytree(source, part, dirs_exist_ok=True)
     part.rename(target)

@@ -23,6 +23,7 @@ from bplightning.report_schema import (
     Bytes,
     Density,
     Equivalence,
+    FamilyMember,
     Flops,
     HeadLayer,
     Heads,
@@ -99,6 +100,7 @@ def build_report(
     refill: Refilled | None = None,
     snap: Snap | None = None,
     quantized: Quantized | None = None,
+    family: Sequence[FamilyMember] = (),
 ) -> Report:
     """The report from measured values alone; what is absent from a mapping over models counts as not measured.
 
@@ -139,6 +141,7 @@ def build_report(
         refill: How the compact model was fine-tuned; `None` where it was not.
         snap: What the last correction of the masks did; `None` where nothing was steered.
         quantized: What the compact model became in 8 bits; `None` where it was not quantized.
+        family: Other models that the run made.
 
     Returns:
         The document, ready for `save_report` and `render`.
@@ -169,6 +172,7 @@ def build_report(
         refill=refill,
         snap=snap,
         quantized=quantized,
+        family=[{**member, "metrics": _numbers(member["metrics"]) or {}} for member in family],
         density=Density(
             encoder_linear=masked["encoder_linear"] / full["encoder_linear"],
             all_parameters=masked["all"] / full["all"],

@@ -12,17 +12,19 @@ from typing import Any, TypedDict, cast
 
 from bplightning.errors import UserError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
 
 _STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
 _LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
 _NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None, "quantized": None}
+_FAMILY: dict[str, Any] = {"family": []}
 ADDED: dict[int, dict[str, Any]] = {
-    2: {"evaluation": None, **_STAGES, **_LATER, **_NEW},
-    3: _STAGES | _LATER | _NEW,
-    4: _LATER | _NEW,
-    5: {},
+    2: {"evaluation": None, **_STAGES, **_LATER, **_NEW, **_FAMILY},
+    3: _STAGES | _LATER | _NEW | _FAMILY,
+    4: _LATER | _NEW | _FAMILY,
+    5: _FAMILY,
+    6: {},
 }
 """A version that is read, to the keys it lacks, or may lack, and what they are read as."""
 
@@ -219,6 +221,17 @@ class Snap(TypedDict):
     metrics_before: Numbers | None
 
 
+class FamilyMember(TypedDict):
+    """A smaller or larger model that the same run made; `speedup` over the dense shapes, by shape ``"BxL"``."""
+
+    name: str
+    folder: str
+    metrics: Numbers
+    parameters: ParameterCount
+    bytes_on_disk: int
+    speedup: dict[str, float]
+
+
 class Machine(TypedDict):
     """Where latency was measured; no host name."""
 
@@ -246,6 +259,7 @@ class Report(TypedDict):
     refill: Refilled | None
     snap: Snap | None
     quantized: Quantized | None
+    family: list[FamilyMember]
     density: Density
     heads: Heads
     units: Units

@@ -167,6 +167,10 @@ def _stages(report: Report) -> Iterator[str]:
         scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in small["metrics"].items())
         times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in (small["speedup"] or {}).items())
         yield f"in {small['kind']} ({small['backend']}): {scores}, {quantity(small['bytes_on_disk'])}{times}"
+    for member in report["family"]:
+        scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in member["metrics"].items())
+        times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in member["speedup"].items())
+        yield f"also {member['folder']}: {scores}, {quantity(member['bytes_on_disk'])}{times}"
     if refill is not None:
         held = ", zeros held" if refill["hold_masks"] else ""
         yield f"compact: refilled, epochs {refill['max_epochs']}{held}"

@@ -103,12 +103,16 @@ class RepeatableLoader(CombinedLoader):
 
 
 def _seed_generators(loader: Any) -> None:
-    """Seed what a loader draws its order and its workers' seeds from, where that is not the common generator."""
+    for generator in generators_of(loader):
+        generator.manual_seed(int(torch.randint(2**62, ())))
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """What a loader draws its order and its workers' seeds from, where that is not the common generator."""
     batch_sampler = getattr(loader, "batch_sampler", None)
-    for owner in (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
-        generator = getattr(owner, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(int(torch.randint(2**62, ())))
+    owners = loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)
+    found = (getattr(owner, "generator", None) for owner in owners)
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
 
 
 class Resuming(Callback):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,12 @@ class PruningStrategy(nn.Module):
 
     The life of a strategy is `attach`, `prepare`, then for every optimizer step `advance`, a forward pass, `penalty`
     added to the loss, and `after_optimizer_step`; at the end `harden`. It knows neither the task nor Lightning.
+
+    Attributes:
+        calibrates: Whether it prunes by `calibrate`: whoever trains must then ask `wants_calibration` at each step.
     """
+
+    calibrates: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,17 +126,45 @@ class PruningStrategy(nn.Module):
         ranks, no longer scaled. Of a step that a 16-bit scaler skipped they are infinite or NaN.
         """
 
+    def ready(self, progress: Progress) -> str | None:
+        """The name of a model that is whole as the network now is, to be kept beside the one that training ends with.
+
+        Asked after each `advance`, before `wants_calibration`: what goes on from here goes on without it.
+
+        Args:
+            progress: Where training stands.
+
+        Returns:
+            A name that suits a folder, such as ``"1.5x"``; `None` for most steps.
+        """
+        return None
+
+    def wants_calibration(self, progress: Progress) -> int:
+        """How many examples `calibrate` is to see now, before the next step; 0 for none.
+
+        Asked after each `advance`. What was done stands in the ``state_dict``, so that a resumed run does not do it
+        again.
+
+        Args:
+            progress: Where training stands.
+        """
+        return 0
+
     def calibrate(
         self,
         model: nn.Module,
         batches: Iterable[dict[str, Tensor]],
         loss_fn: Callable[[Any, dict[str, Tensor]], Tensor],
     ) -> None:
-        """Gather statistics before training (Fisher information, Hessians, activations); for one-shot methods.
+        """Learn from data what cannot be learned from gradients of training, and prune by it if need be.
+
+        Called when `wants_calibration` says so, and of a strategy that prunes without training once, after `prepare`.
+        All ranks see the same batches, and have the first one's weights and masks afterwards.
 
         Args:
-            model: The model with this strategy attached.
-            batches: Batches of the training set.
+            model: The model with this strategy attached, in evaluation mode.
+            batches: Batches of the training set, each what the model's ``forward`` takes; they can be gone through
+                several times.
             loss_fn: From the model's outputs and the batch to a scalar.
         """
 

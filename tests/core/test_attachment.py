@@ -12,8 +12,10 @@ from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 from transformers import get_cosine_schedule_with_warmup
 
 from bplightning.attachment import Attachment
+from bplightning.errors import UserError
 from bplightning.strategies.magnitude import Magnitude
 from bplightning.strategies.movement import Movement
+from bplightning.strategy import PruningStrategy
 
 STEPS = 20
 SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
@@ -91,3 +93,12 @@ def test_a_strategy_that_learns_nothing_leaves_the_optimizer_alone() -> None:
     attachment.add_penalty()
     assert len(optimizer.param_groups) == 1
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_strategy_that_wants_data_is_refused_where_a_loop_gives_it_none() -> None:
+    class Calibrated(PruningStrategy):
+        calibrates = True
+
+    model: Any = tiny("bert")
+    with pytest.raises(UserError, match=r"Calibrated prunes by `calibrate`, .* train with `bplightning fit`"):
+        Attachment(Calibrated(), model, model)

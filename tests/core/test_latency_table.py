@@ -212,3 +212,8 @@ def test_what_cannot_be_measured_is_refused(
     with pytest.raises(SystemExit):
         main(["latency-table", str(tmp_path), str(tmp_path / "table.json"), *options])
     assert message in capsys.readouterr().err
+
+
+def test_a_sum_within_a_time_is_the_greatest_there_is() -> None:
+    table = made_table(LAYOUT, sums_ms=(0.0, 2.0, 4.0, 14.0), together_ms=(2.0, 5.0, 5.0, 16.0))
+    assert [table.sum_within(ms) for ms in (1.9, 2.0, 3.5, 5.0, 10.5, 16.0, 99.0)] == [-1, 0, 1, 4, 9, 14, 14]

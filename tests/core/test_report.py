@@ -31,6 +31,8 @@ FREE_NAMES = {
     "snap.metrics_before": "NAME",
     "quantized.metrics": "NAME",
     "quantized.speedup": "BxL",
+    "family[].metrics": "NAME",
+    "family[].speedup": "BxL",
     "alignment.metrics_before": "NAME",
     "alignment.candidates[].speedup": "BxL",
     "density.by_role": "ROLE",
@@ -116,6 +118,13 @@ def built(**changes: Any) -> Report:
             **{"kind": "int8", "backend": "onnxruntime", "metrics": {"f1": 87.1}, "bytes_on_disk": 44_000_000},
             "speedup": {"1x128": 4.25},
         },
+        "family": [
+            {
+                **{"name": "1.5x", "folder": "compact-1.5x", "metrics": {"f1": 88.25, "loss": float("nan")}},
+                **{"parameters": {"encoder_linear": 50_000_000, "all": 70_000_000}, "bytes_on_disk": 280_000_000},
+                "speedup": {"8x128": 1.52},
+            }
+        ],
     }
     return build_report(**{**values, **changes})
 
@@ -134,6 +143,7 @@ def without_baseline() -> Report:
         refill=None,
         snap=None,
         quantized=None,
+        family=[],
     )
 
 
@@ -256,7 +266,7 @@ def test_a_document_full_of_problems_is_one_short_line() -> None:
 def test_another_schema_version_is_refused_before_its_keys() -> None:
     document: Any = {"schema_version": 99}
     with pytest.raises(
-        UserError, match="has schema_version 99, and this version of bplightning reads 2, 3, 4, 5:"
+        UserError, match="has schema_version 99, and this version of bplightning reads 2, 3, 4, 5, 6:"
     ) as error:
         validate_report(document)
     assert "missing" not in str(error.value)
@@ -266,12 +276,15 @@ def test_another_schema_version_is_refused_before_its_keys() -> None:
         validate_report([])
 
 
-NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None}
+FAMILY: dict[str, Any] = {"family": []}
+NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None} | FAMILY
 LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []} | NEW
 STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None} | LATER
 
 
-@pytest.mark.parametrize(("version", "lacks"), [(4, LATER), (3, STAGES), (2, STAGES | {"evaluation": None})])
+@pytest.mark.parametrize(
+    ("version", "lacks"), [(5, FAMILY), (4, LATER), (3, STAGES), (2, STAGES | {"evaluation": None})]
+)
 def test_a_report_of_a_version_before_is_read_too(tmp_path: Path, version: int, lacks: dict[str, Any]) -> None:
     older: Any = {key: value for key, value in built().items() if key not in lacks} | {"schema_version": version}
     (tmp_path / "report.json").write_text(json.dumps(older))
@@ -302,6 +315,7 @@ def test_the_document_explains_every_key_and_no_other() -> None:
         "refill",
         "snap",
         "quantized",
+        "family",
     }  # null: explained beside what they hold otherwise
     explained = re.findall(r"^\| `([^`]+)` \| \w", DOCUMENT.read_text(), flags=re.MULTILINE)
     assert set(explained) == written
@@ -319,6 +333,12 @@ def test_the_table_is_drawn_from_json_alone() -> None:
     assert rows["FLOPs 8x128 (GFLOP)"] == ["12.34", "5.00"]
     assert rows["latency 8x128 (ms)"] == ["120.00", "50.00"]
     assert rows["speed-up 8x128"] == ["1.00x", "2.44x"]
+
+
+def test_the_table_names_the_other_models_of_the_run() -> None:
+    line = f"also compact-1.5x: f1 88.25, loss {DASH}, 280.00 MB, 8x128 1.52x"
+    assert line in " ".join(drawn(built()).split())
+    assert built()["family"][0]["metrics"]["loss"] is None  # JSON has no NaN
 
 
 def test_the_table_says_how_it_was_measured() -> None:

@@ -5,6 +5,7 @@ Run as ``python train_on_ranks.py RANKS FOLDER``; with two ranks it starts the s
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "custom_strategy"))
 
+from made_tables import made_table
 from taylor_pruning import Taylor
 from tiny_task import TinyTask, rows
 
+from bplightning.layout import PrunableLayout
 from bplightning.module import PruningModule
 from bplightning.strategies.cofi import CoFi
 from bplightning.strategies.hybrid import Hybrid
@@ -27,11 +30,13 @@ from bplightning.strategies.l0 import L0
 from bplightning.strategies.magnitude import Magnitude
 from bplightning.strategies.movement import Movement
 from bplightning.strategies.soft_movement import SoftMovement
+from bplightning.strategies.ziplm import ZipLM
 from bplightning.strategy import PruningStrategy
 
 STEPS = 50
 BATCH = 16
 TILES = {"attention": "16x16"}
+TABLE = "table.json"
 STRATEGIES: dict[str, Callable[[], PruningStrategy]] = {
     "hybrid": lambda: Hybrid(granularity=TILES),
     "hybrid-to-density": lambda: Hybrid(granularity=TILES, target_density=0.4),
@@ -41,6 +46,8 @@ STRATEGIES: dict[str, Callable[[], PruningStrategy]] = {
     "l0": lambda: L0(granularity={"attention": "4x4"}),
     "cofi": lambda: CoFi(target_density=0.4),
     "taylor": lambda: Taylor(density=0.3),  # by gradients after the step: they must be those of all ranks
+    # By calibration data, which is that of all ranks together.
+    "ziplm": lambda: ZipLM([1.4, 1.8], latency_table=TABLE, calibration_examples=64, search_tries=5),
 }
 
 
@@ -59,6 +66,8 @@ class Plain(TinyTask):
 
 def main(ranks: int, folder: Path) -> None:
     """Train with each."""
+    os.chdir(folder)
+    made_table(PrunableLayout.of(Plain(folder, ranks).build_model())).save(Path(TABLE))
     for name, strategy in STRATEGIES.items():
         torch.manual_seed(0)
         module = PruningModule(Plain(folder, ranks), strategy(), learning_rate=3e-3)
