@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,16 @@ class PruningStrategy(nn.Module):
     """How a network is pruned: granularity by role, where scores come from, schedule, penalty.
 
     The life of a strategy is `attach`, `prepare`, then for every optimizer step `advance`, a forward pass, `penalty`
-    added to the loss, and `after_optimizer_step`; at the end `harden`. It knows neither the task nor Lightning.
+    added to the loss, and `after_optimizer_step`; at the end `harden`. Where nothing is trained (the verb `prune`) it
+    is `attach`, `prepare`, `calibrate`, one `advance` to the end, `harden`. It knows neither the task nor Lightning.
+
+    Attributes:
+        by_training: Whether it prunes a model while that is trained.
+        without_training: Whether it prunes a model that is not trained any more; scores that learn in training cannot.
     """
+
+    by_training: ClassVar[bool] = True
+    without_training: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,12 +115,15 @@ class PruningStrategy(nn.Module):
         batches: Iterable[dict[str, Tensor]],
         loss_fn: Callable[[Any, dict[str, Tensor]], Tensor],
     ) -> None:
-        """Gather statistics before training (Fisher information, Hessians, activations); for one-shot methods.
+        """Gather statistics (Fisher information, Hessians, activations), where nothing is trained.
+
+        Called once, after `prepare`. What is found out belongs in buffers; weights may be changed for good.
 
         Args:
-            model: The model with this strategy attached.
-            batches: Batches of the training set.
-            loss_fn: From the model's outputs and the batch to a scalar.
+            model: The model with this strategy attached, in evaluation mode.
+            batches: Batches of the training set, ``model(**batch)``; they can be gone through any number of times, and
+                are the same each time.
+            loss_fn: From the model's outputs and the batch to a scalar, the mean over the batch.
         """
 
     def metrics(self) -> dict[str, Tensor | float]:
