@@ -1,12 +1,13 @@
 """Gates of what is kept of a network, layer by layer, with which each comes nearest to what the dense one gives.
 
-Legend: `L` tokens, `C` columns of an output or down projection, `N` heads or units.
+Legend: `L` tokens, `O` width of the residual stream, `C` columns of an output or down projection, `N` heads or units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,64 +30,87 @@ def tuned_gates(
 ) -> dict[str, Tensor]:
     """The gates of all heads and units that are kept, found in the order in which layers are computed.
 
-    Each layer reads what the layers before it give with the gates that they have by then, and is to give what it gives
-    in the dense network.
+    Each layer reads what the layers before it give with the gates that they have by then, and is to make the residual
+    stream what it is after this layer in the dense network.
 
     Args:
         model: The dense network, in evaluation mode.
         groups: Its groups that can lose heads or units, in the order in which they are computed.
         kept: Name of each group to a binary ``(N,)``.
-        batches: Examples; gone through once for each group that loses any.
+        batches: Examples; gone through once for each group, from the first that loses any.
 
     Returns:
         Name of each group to ``(N,)``, 0 for what is not kept.
     """
-    parameter = next(model.parameters())
-    gates = {group.name: kept[group.name].to(parameter) for group in groups}
+    like = next(model.parameters())
+    gates = {group.name: kept[group.name].to(like) for group in groups}
     freeze_masks(model)
     try:
         for index, group in enumerate(groups):
-            if bool(kept[group.name].all()) and all(bool(kept[before.name].all()) for before in groups[:index]):
+            if all(bool(kept[each.name].all()) for each in groups[: index + 1]):
                 continue
-            weight_OC = group.members[-1].weight(model)
-            squares_CC = crossed_CC = weight_OC.new_zeros(weight_OC.shape[1], weight_OC.shape[1], dtype=torch.float32)
+            weight_OC = group.members[-1].weight(model).float()
+            squares_CC = weight_OC.new_zeros(weight_OC.shape[1], weight_OC.shape[1])
+            targets_OC = torch.zeros_like(weight_OC)
             for batch in batches:
-                pruned_LC, dense_LC = (
-                    inputs_of(model, groups[: index + 1], gates if prunes else {}, batch) for prunes in (True, False)
-                )
-                squares_CC = squares_CC + pruned_LC.T @ pruned_LC
-                crossed_CC = crossed_CC + pruned_LC.T @ dense_LC
-            kept_N = kept[group.name].to(parameter.device)
+                given_LC, stream_LO = layer_of(model, groups[: index + 1], gates, batch)
+                _, dense_LO = layer_of(model, groups[: index + 1], {}, batch)
+                target_LO = given_LC @ weight_OC.T + dense_LO - stream_LO
+                squares_CC += given_LC.T @ given_LC
+                targets_OC += target_LO.T @ given_LC
+            kept_N = kept[group.name].to(like.device)
             found_N = least_squares_gates(
-                squares_CC=squares_CC, crossed_CC=crossed_CC, weight_OC=weight_OC, kept_N=kept_N, damping=DAMPING
+                squares_CC=squares_CC, targets_OC=targets_OC, weight_OC=weight_OC, kept_N=kept_N, damping=DAMPING
             )
             if float(found_N.abs().max()) <= LARGEST:
-                gates[group.name] = torch.where(kept_N, found_N, 0).to(parameter)
+                gates[group.name] = torch.where(kept_N, found_N, 0).to(like)
     finally:
         unfreeze_masks(model)
     return gates
 
 
-def inputs_of(model: nn.Module, groups: Sequence[Group], gates: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """What goes into the projection of the last of some groups, where those before it have gates.
+def layer_of(
+    model: nn.Module, groups: Sequence[Group], gates: Mapping[str, Tensor], batch: Batch
+) -> tuple[Tensor, Tensor]:
+    """What the last of some groups reads and what the stream is after it, where those before it have gates.
+
+    The stream is what the first norm after the group's projection reads, be it of this layer (BERT) or of the next
+    (GPT-2, Llama); where none follows, it is the projection's output alone.
 
     Args:
         model: The network.
         groups: In the order in which they are computed.
-        gates: Name of a group to its gates ``(N,)``.
+        gates: Name of a group to its gates ``(N,)``; the last group has none.
         batch: Examples.
 
     Returns:
-        ``(L, C)`` in float32, without the tokens that are padding.
+        What goes into the projection of the last group, ``(L, C)``, and the stream, ``(L, O)``; in float32, without the
+        tokens that are padding.
     """
-    last, seen = groups[-1], []
+    last, given, after = groups[-1], [], []
 
-    def see(group: Group, given: Tensor) -> Tensor:
+    def see(group: Group, what: Tensor) -> Tensor:
         if group is last:
-            seen.append(given)
-            raise Enough
-        return gated(given, gates[group.name][None]) if group.name in gates else given
+            given.append(what)
+            return what
+        return gated(what, gates[group.name][None]) if group.name in gates else what
 
-    with writers_seen(model, groups, see), suppress(Enough):
-        model(**batch)
-    return attended_rows(seen[0], batch)
+    def written(module: nn.Module, what: tuple[Any, ...], output: Tensor) -> None:
+        after.append(output)
+
+    def read(module: nn.Module, what: tuple[Any, ...]) -> None:
+        if after:
+            if what[0].shape == after[0].shape:
+                after[0] = what[0]
+            raise Enough
+
+    with ExitStack() as stack:
+        stack.enter_context(writers_seen(model, groups, see))
+        for module in model.modules():
+            if type(module).__name__.endswith("Norm"):
+                stack.callback(module.register_forward_pre_hook(read).remove)
+        writer = model.get_submodule(last.members[-1].module)
+        stack.callback(writer.register_forward_hook(written).remove)
+        with suppress(Enough):
+            model(**batch)
+    return attended_rows(given[0], batch), attended_rows(after[0], batch)

@@ -103,17 +103,17 @@ def rearranged(*, kept_N: Tensor, gradients_EN: Tensor) -> Tensor:
 
 
 def least_squares_gates(
-    *, squares_CC: Tensor, crossed_CC: Tensor, weight_OC: Tensor, kept_N: Tensor, damping: float
+    *, squares_CC: Tensor, targets_OC: Tensor, weight_OC: Tensor, kept_N: Tensor, damping: float
 ) -> Tensor:
-    """The real-valued gates of what is kept of a layer with which it comes nearest to what the dense layer gives.
+    """The real-valued gates of what is kept of a layer with which it comes nearest to what it is to give.
 
-    ``min over m of sum over tokens |W (m * h) - W d|^2`` (arXiv 2204.09656, section 4.3), `h` the input of the output
-    or down projection in the pruned network and `d` in the dense one, by the normal equations; near to 1 where
-    calibration says nothing. Of the tokens only their products are needed.
+    ``min over m of sum over tokens |W (m * h) - t|^2`` (arXiv 2204.09656, section 4.3), `h` the input of the output or
+    down projection and `t` its target, by the normal equations; near to 1 where calibration says nothing. Of the tokens
+    only their products are needed.
 
     Args:
-        squares_CC: ``sum over tokens h h^T``, of the pruned network.
-        crossed_CC: ``sum over tokens h d^T``.
+        squares_CC: ``sum over tokens h h^T``.
+        targets_OC: ``sum over tokens t h^T``.
         weight_OC: The projection; each head or unit is as many of its columns.
         kept_N: Which heads or units are kept.
         damping: How much gates are held to 1, in parts of the mean square of a kept head's or unit's output, above 0.
@@ -125,7 +125,7 @@ def least_squares_gates(
     size, columns = len(kept_N), weight_OC.shape[1] // len(kept_N)
     tiles = size, columns, size, columns
     a_NN = (squares_CC.double() * grams_CC).view(tiles).sum((1, 3))[kept_N][:, kept_N]
-    b_N = (crossed_CC.double() * grams_CC).view(tiles).sum((1, 2, 3))[kept_N]
+    b_N = (targets_OC.double() * weight_OC.double()).sum(0).view(size, columns).sum(1)[kept_N]
     gates_N = torch.ones(size, dtype=torch.float64, device=weight_OC.device)
     scale = a_NN.diagonal().mean()
     if len(a_NN) and scale > 0:

@@ -23,9 +23,8 @@ class PostTraining(Budgeted):
     whole block of the matrix (section 4.2). Last, layer by layer, what is kept is multiplied by the numbers with which
     the layer comes nearest to what it gave, by least squares (section 4.3); they are folded into the weights.
 
-    It departs from the published code in gradients of single examples, where that has those of batches; in least
-    squares solved exactly, a little damped, where that iterates; and in what is rebuilt, which is what a layer adds to
-    the stream, without what the layers before it left wrong there. A layer that is computed several times in a pass
+    It departs from the published code in gradients of single examples, where that has those of batches, and in least
+    squares solved exactly, a little damped, where that iterates. A layer that is computed several times in a pass
     (ALBERT) is not tuned.
 
     Args:

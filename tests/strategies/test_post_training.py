@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 from made_tables import made_table
+from tiny_families import tiny
 
 from bplightning import compact, measure
 from bplightning.compaction import CompactionPlan
+from bplightning.equivalence import made_inputs
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
 from bplightning.strategies import gate_tuning
 from bplightning.strategies.budgeted import Budgeted
-from bplightning.strategies.gate_tuning import inputs_of, tuned_gates
+from bplightning.strategies.gate_tuning import layer_of, tuned_gates
 from bplightning.strategies.head_gates import gated, gradients_by_example, writers_seen
 from bplightning.strategies.one_shot_taylor import OneShotTaylor
 from bplightning.strategies.post_training import PostTraining
@@ -114,7 +116,7 @@ def half(layout: PrunableLayout) -> dict[str, torch.Tensor]:
     return {name: torch.arange(size) % 2 == 0 for name, size in sizes.items()}
 
 
-def test_tuned_layers_come_nearer_to_the_dense_ones() -> None:
+def test_tuned_layers_come_nearer_to_the_dense_stream() -> None:
     model = tiny_bert()
     layout = PrunableLayout.of(model)
     order = [group for pair in zip(layout.attention, layout.feed_forward, strict=True) for group in pair]
@@ -127,9 +129,10 @@ def test_tuned_layers_come_nearer_to_the_dense_ones() -> None:
             error = 0.0
             for batch in BATCHES:
                 with torch.no_grad():
-                    pruned_LC, dense_LC = (inputs_of(model, order[: index + 1], of, batch) for of in (gates, {}))
-                    given_LC = gated(pruned_LC, own[None])
-                    error += float(((given_LC - dense_LC) @ weight_OC.T).square().sum())
+                    _, dense_LO = layer_of(model, order[: index + 1], {}, batch)
+                    given_LC, stream_LO = layer_of(model, order[: index + 1], gates, batch)
+                    lost_LO = (given_LC - gated(given_LC, own[None])) @ weight_OC.T
+                    error += float((stream_LO - lost_LO - dense_LO).square().sum())
             errors.append(error)
         assert errors[0] < errors[1], group.name
         assert gates[group.name][~kept[group.name]].eq(0).all()
@@ -138,7 +141,21 @@ def test_tuned_layers_come_nearer_to_the_dense_ones() -> None:
 def test_padding_is_not_rebuilt() -> None:
     model, layout = attached(PostTraining())
     real = int(BATCHES[0]["attention_mask"].sum())
-    assert len(inputs_of(model, layout.feed_forward[:1], {}, BATCHES[0])) == real < BATCHES[0]["input_ids"].numel()
+    given_LC, stream_LO = layer_of(model, layout.feed_forward[:1], {}, BATCHES[0])
+    assert len(given_LC) == len(stream_LO) == real < BATCHES[0]["input_ids"].numel()
+
+
+def test_the_stream_is_what_the_layers_norm_reads() -> None:
+    """In BERT: what the layer read, and what its projection adds."""
+    model, layout = attached(PostTraining())
+    seen: list[torch.Tensor] = []
+    norm = model.get_submodule("bert.encoder.layer.1.output.LayerNorm")
+    handle = norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        model(**BATCHES[0])
+        handle.remove()
+        _, stream_LO = layer_of(model, layout.feed_forward, {}, BATCHES[0])
+    torch.testing.assert_close(stream_LO, seen[0][BATCHES[0]["attention_mask"] == 1])
 
 
 def test_gates_are_folded_into_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,3 +217,20 @@ def test_values_that_make_no_sense_are_refused(options: dict[str, Any], message:
 def test_what_cannot_be_reached_is_refused_before_calibration() -> None:
     with pytest.raises(UserError, match=r"target_flops is 0\.001, which cannot be reached: .* it is 0\.0"):
         attached(PostTraining(target_flops=0.001))
+
+
+@pytest.mark.parametrize("family", ["albert", "deberta-v2", "gpt2", "llama", "modernbert", "t5", "vit"])
+def test_other_families_are_pruned_and_compact_exactly(family: str) -> None:
+    """Layers that run several times, positions of their own, fused and grouped projections, two stacks, pixels."""
+    model = tiny(family).eval()
+    inputs, layout, strategy = made_inputs(model), PrunableLayout.of(model), PostTraining(target_flops=0.6)
+    strategy.attach(layout)
+    strategy.calibrate(model, [inputs, inputs], lambda outputs, _: outputs[0].float().square().mean())
+    strategy.advance(END)
+    assert 0 < float(strategy.density()["total"]) < 1
+    with torch.no_grad():
+        masked = model(**inputs)[0]
+        strategy.harden(layout)
+        small = compact(model)
+        torch.testing.assert_close(small(**inputs)[0], masked, rtol=1e-4, atol=1e-4)
+    assert sum(value.numel() for value in small.parameters()) < sum(value.numel() for value in model.parameters())
