@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.masking import freeze_masks, unfreeze_masks
-from bplightning.resizing import Group
+from bplightning.resizing import Group, writer_columns
 from bplightning.strategies.head_gates import Batch, Enough, attended_rows, gated, writers_seen
 from bplightning.strategies.mask_search import least_squares_gates
 
@@ -47,23 +47,29 @@ def tuned_gates(
     freeze_masks(model)
     try:
         for index, group in enumerate(groups):
-            if all(bool(kept[each.name].all()) for each in groups[: index + 1]):
+            here = kept[group.name].to(like.device).nonzero().flatten()
+            if len(here) == 0 or all(bool(kept[each.name].all()) for each in groups[: index + 1]):
                 continue
             weight_OC = group.members[-1].weight(model).float()
-            squares_CC = weight_OC.new_zeros(weight_OC.shape[1], weight_OC.shape[1])
-            targets_OC = torch.zeros_like(weight_OC)
+            columns = writer_columns(group, here)
+            squares_CC = weight_OC.new_zeros(len(columns), len(columns))
+            targets_OC = weight_OC.new_zeros(len(weight_OC), len(columns))
             for batch in batches:
                 given_LC, stream_LO = layer_of(model, groups[: index + 1], gates, batch)
                 _, dense_LO = layer_of(model, groups[: index + 1], {}, batch)
                 target_LO = given_LC @ weight_OC.T + dense_LO - stream_LO
-                squares_CC += given_LC.T @ given_LC
-                targets_OC += target_LO.T @ given_LC
-            kept_N = kept[group.name].to(like.device)
+                kept_LC = given_LC[:, columns]
+                squares_CC += kept_LC.T @ kept_LC
+                targets_OC += target_LO.T @ kept_LC
             found_N = least_squares_gates(
-                squares_CC=squares_CC, targets_OC=targets_OC, weight_OC=weight_OC, kept_N=kept_N, damping=DAMPING
+                squares_CC=squares_CC,
+                targets_OC=targets_OC,
+                weight_OC=weight_OC[:, columns],
+                columns=len(columns) // len(here),
+                damping=DAMPING,
             )
             if float(found_N.abs().max()) <= LARGEST:
-                gates[group.name] = torch.where(kept_N, found_N, 0).to(like)
+                gates[group.name][here] = found_N.to(like)
     finally:
         unfreeze_masks(model)
     return gates

@@ -103,7 +103,7 @@ def rearranged(*, kept_N: Tensor, gradients_EN: Tensor) -> Tensor:
 
 
 def least_squares_gates(
-    *, squares_CC: Tensor, targets_OC: Tensor, weight_OC: Tensor, kept_N: Tensor, damping: float
+    *, squares_CC: Tensor, targets_OC: Tensor, weight_OC: Tensor, columns: int, damping: float
 ) -> Tensor:
     """The real-valued gates of what is kept of a layer with which it comes nearest to what it is to give.
 
@@ -114,22 +114,21 @@ def least_squares_gates(
     Args:
         squares_CC: ``sum over tokens h h^T``.
         targets_OC: ``sum over tokens t h^T``.
-        weight_OC: The projection; each head or unit is as many of its columns.
-        kept_N: Which heads or units are kept.
-        damping: How much gates are held to 1, in parts of the mean square of a kept head's or unit's output, above 0.
+        weight_OC: The columns of the projection that are kept.
+        columns: How many of them are one head or unit.
+        damping: How much gates are held to 1, in parts of the mean square of a head's or unit's output, above 0.
 
     Returns:
-        ``(N,)``, 1 for what is not kept.
+        ``(N,)`` in float64, of the heads or units that are kept.
     """
-    grams_CC = weight_OC.double().T @ weight_OC.double()
-    size, columns = len(kept_N), weight_OC.shape[1] // len(kept_N)
-    tiles = size, columns, size, columns
-    a_NN = (squares_CC.double() * grams_CC).view(tiles).sum((1, 3))[kept_N][:, kept_N]
-    b_N = (targets_OC.double() * weight_OC.double()).sum(0).view(size, columns).sum(1)[kept_N]
-    gates_N = torch.ones(size, dtype=torch.float64, device=weight_OC.device)
+    weight_OC = weight_OC.double()
+    size = weight_OC.shape[1] // columns
+    grams_CC = weight_OC.T @ weight_OC
+    a_NN = (squares_CC.double() * grams_CC).view(size, columns, size, columns).sum((1, 3))
+    b_N = (targets_OC.double() * weight_OC).sum(0).view(size, columns).sum(1)
     scale = a_NN.diagonal().mean()
-    if len(a_NN) and scale > 0:
-        a_NN.diagonal().add_(damping * scale)
-        # Held to 1: the equations are those of the difference from it.
-        gates_N[kept_N] = torch.linalg.solve(a_NN, b_N + damping * scale)
-    return gates_N
+    if not scale > 0:
+        return torch.ones_like(b_N)
+    # Held to 1: the damping pulls at the difference from it.
+    a_NN.diagonal().add_(damping * scale)
+    return torch.linalg.solve(a_NN, b_N + damping * scale)

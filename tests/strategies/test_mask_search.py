@@ -71,28 +71,25 @@ def test_gates_are_the_least_squares_ones(columns: int) -> None:
     given_LC = torch.randn(40, 6 * columns, generator=generator, dtype=torch.float64)
     target_LO = torch.randn(40, 7, generator=generator, dtype=torch.float64)
     weight_OC = torch.randn(7, 6 * columns, generator=generator, dtype=torch.float64)
-    kept_N = torch.tensor([True, False, True, True, False, True])
     gates_N = least_squares_gates(
         squares_CC=given_LC.T @ given_LC,
         targets_OC=target_LO.T @ given_LC,
         weight_OC=weight_OC,
-        kept_N=kept_N,
+        columns=columns,
         damping=1e-12,
     )
-    outputs = torch.einsum("lnc,onc->nlo", given_LC.view(40, 6, columns), weight_OC.view(7, 6, columns))[kept_N]
+    outputs = torch.einsum("lnc,onc->nlo", given_LC.view(40, 6, columns), weight_OC.view(7, 6, columns))
     expected = torch.linalg.lstsq(outputs.flatten(1).T, target_LO.flatten()).solution
-    torch.testing.assert_close(gates_N[kept_N], expected)
-    assert gates_N[~kept_N].tolist() == [1.0, 1.0]
+    torch.testing.assert_close(gates_N, expected)
 
 
 def test_much_damping_holds_gates_to_one_and_nothing_seen_leaves_them() -> None:
     inputs_LC = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
-    kept_N = torch.ones(4, dtype=torch.bool)
     seen = {"squares_CC": inputs_LC.T @ inputs_LC, "targets_OC": 5 * inputs_LC.T @ inputs_LC}
-    held_N = least_squares_gates(**seen, weight_OC=torch.eye(4), kept_N=kept_N, damping=1e9)
+    held_N = least_squares_gates(**seen, weight_OC=torch.eye(4), columns=1, damping=1e9)
     torch.testing.assert_close(held_N, torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-6)
     nothing = torch.zeros(4, 4)
     unseen_N = least_squares_gates(
-        squares_CC=nothing, targets_OC=nothing, weight_OC=torch.eye(4), kept_N=kept_N, damping=0.01
+        squares_CC=nothing, targets_OC=nothing, weight_OC=torch.eye(4), columns=1, damping=0.01
     )
     assert unseen_N.tolist() == [1.0] * 4
