@@ -82,6 +82,20 @@ class Budgeted(PruningStrategy, ABC):
             ``(N,)``, 0 or more.
         """
 
+    def counts(
+        self, lost_heads_N: Tensor, lost_units_N: Tensor, share: Callable[[int], Callable[[int], float]]
+    ) -> tuple[int, int] | None:
+        """How many of the best heads and units to keep; by default those of which least is lost (`best_counts`).
+
+        Args:
+            lost_heads_N: What is lost without each head, the best first.
+            lost_units_N: The same of units.
+            share: From a number of heads and one of units to the share that is left.
+        """
+        return best_counts(
+            head_losses_N=lost_heads_N, unit_losses_N=lost_units_N, share=share, budget=self.target.share
+        )
+
     def refine(
         self,
         kept: dict[str, Tensor],
@@ -171,9 +185,7 @@ class Budgeted(PruningStrategy, ABC):
             left = self.target.left(masks, scores)
             return lambda count: float(left(torch.tensor(-float(count), device=device)))
 
-        counts = best_counts(
-            head_losses_N=lost_heads_N, unit_losses_N=lost_units_N, share=share, budget=self.target.share
-        )
+        counts = self.counts(lost_heads_N, lost_units_N, share)
         assert counts is not None, "what can be reached is known by now"
         kept_heads, kept_units = counts
         kept = {group.name: ranks_N < kept_heads for group, ranks_N in zip(heads, head_ranks, strict=True)}

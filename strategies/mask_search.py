@@ -48,6 +48,29 @@ def best_counts(
     return None if best is None else best[1:]
 
 
+def even_counts(
+    *, heads: int, units: int, share: Callable[[int], Callable[[int], float]], budget: float
+) -> tuple[int, int] | None:
+    """How many heads and units to keep, of both the same part as nearly as heads go, and of units what then fits.
+
+    Args:
+        heads: How many there are.
+        units: How many there are.
+        share: As `best_counts` has it.
+        budget: The greatest share allowed.
+
+    Returns:
+        Heads and units; `None` where not even none of both are within the budget.
+
+    >>> even_counts(heads=2, units=8, share=lambda heads: lambda units: (4 * heads + units) / 16, budget=0.6)
+    (1, 5)
+    """
+    for count in range(heads, -1, -1):
+        if share(count)(units * count // max(heads, 1)) <= budget:
+            return count, _most(share(count), units, budget)
+    return None
+
+
 def _lost_after(losses_N: Tensor) -> list[float]:
     """What is lost with the first 0, 1, ... of all kept."""
     total = losses_N.double().sum()

@@ -199,6 +199,16 @@ def test_taylors_importance_is_the_mean_of_absolute_gradients() -> None:
     assert PostTraining().losses(torch.tensor([[1.0, -2.0], [-3.0, 2.0]])).tolist() == [10.0, 8.0]
 
 
+def test_taylor_keeps_the_same_part_of_heads_and_units() -> None:
+    strategy = OneShotTaylor(target_flops=0.55)
+    model, _ = attached(strategy)
+    calibrate(model, strategy)
+    strategy.advance(END)
+    by_role = strategy.density()
+    assert float(by_role["attention"]) == 0.5
+    assert 0.5 <= float(by_role["feed_forward"]) < 0.75  # what half of the heads leaves of the budget
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
