@@ -24,6 +24,7 @@ from bplightning.layout import PrunableLayout
 from bplightning.loading import save_compact
 from bplightning.masking import has_masks
 from bplightning.strategy import PruningStrategy
+from bplightning.suitability import require_by_training
 
 OWNED_AS = "pruning_strategy"
 """What the strategy is called among the modules of its owner, and in its `state_dict`."""
@@ -63,6 +64,7 @@ class Attachment:
         self.strategy = strategy
         self.model = model
         self.owner = owner
+        require_by_training(strategy)
         self.layout = PrunableLayout.of(model)
         strategy.attach(self.layout)
         owner.add_module(OWNED_AS, strategy)

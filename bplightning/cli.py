@@ -253,6 +253,7 @@ TRAINING_VERBS = {
     "test": "Evaluate on the test set.",
 }
 PARSED_THEMSELVES = {
+    "prune": "Prune a fine-tuned model without training, then compact, evaluate and report.",
     "plan": "Say what would be pruned with this task, model and strategy, without training.",
     "compare": "Set runs side by side, made for it or there already: score against latency and size.",
 }
@@ -291,7 +292,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(args: list[str]) -> None:
     # Each is imported only now: it takes seconds.
-    if args and args[0] == "plan":
+    if args and args[0] == "prune":
+        from bplightning.prune_cli import PruneCLI
+
+        PruneCLI(args[1:])
+    elif args and args[0] == "plan":
         from bplightning.plan_cli import run_plan
 
         run_plan(args[1:])

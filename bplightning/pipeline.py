@@ -30,6 +30,7 @@ from bplightning.refill import Refill, folder_of
 from bplightning.refill import refill as fine_tune
 from bplightning.report import Report, load_report
 from bplightning.strategy import PruningStrategy
+from bplightning.suitability import require_by_training
 from bplightning.task import Task
 from bplightning.task_file import save_task
 
@@ -80,10 +81,12 @@ def fit(
         The report; `None` on every rank but the first, and for a ``fast_dev_run``.
 
     Raises:
-        UserError: The baseline is no such folder, the checkpoint cannot be read or is of another run, the run's folder
-            cannot be written or holds a compact model already, or a compaction was refused.
+        UserError: The strategy prunes without training only, the baseline is no such folder, the checkpoint cannot be
+            read or is of another run, the run's folder cannot be written or holds a compact model already, or a
+            compaction was refused.
     """
     require_supported(trainer)
+    require_by_training(module.strategy)
     if start not in ("pretrained", "baseline"):
         raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
     if refill is not None and not refill.max_epochs:
@@ -101,7 +104,7 @@ def fit(
             "the teacher is 'baseline', but there is none: give baseline 'train' or a folder, or another teacher."
         )
     if dense is not None:
-        _check_loads(task, dense)
+        require_loads(task, dense)
     if module.distillation.teacher not in (None, BASELINE):  # a useless one is refused before a baseline is trained
         load_fitting(task, Path(module.distillation.teacher), what="teacher")
     run = folder_of(trainer)
@@ -118,7 +121,7 @@ def fit(
             f"{str(there[0])!r} is there already: choose another trainer.default_root_dir, or a logger that "
             "numbers its runs."
         )
-    _check_writable(run)
+    require_writable(run)
     # A `fast_dev_run` has no folder of its own, and leaves nothing.
     with tempfile.TemporaryDirectory() if trainer.fast_dev_run else nullcontext(run) as stages:  # type: ignore[attr-defined]
         checkpoint, place = _file_of(fit_arguments.get("ckpt_path")), Path(stages) / "baseline" / "model"
@@ -200,15 +203,20 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path, *, res
     checkpoints = folder_of(trainer) / "checkpoints"
     trainer.fit(dense, datamodule=module.task, ckpt_path=find_checkpoint(checkpoints) if resume else None)
     if trainer.is_global_zero:
-        part = folder.with_name(f".{folder.name}.part")  # moved into place when it is whole: a resumed run relies on it
-        dense.model.save_pretrained(part)
-        module.task.processor.save_pretrained(part)
-        save_task(module.task, part)
-        part.rename(folder)
+        save_dense(module.task, dense.model, folder)
         if any(isinstance(callback, LastCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             (checkpoints / LAST).unlink(missing_ok=True)  # three times the model's size, and of no use any more
     trainer.strategy.barrier()
     return Path(trainer.strategy.broadcast(str(folder)))
+
+
+def save_dense(task: Task, model: PreTrainedModel, folder: Path) -> None:
+    """Save a task's dense model with all that prediction needs; the folder appears when it is whole."""
+    part = folder.with_name(f".{folder.name}.part")  # a resumed run relies on it
+    model.save_pretrained(part)
+    task.processor.save_pretrained(part)
+    save_task(task, part)
+    part.rename(folder)
 
 
 def load_fitting(task: Task, folder: Path, *, what: str) -> Any:
@@ -248,8 +256,8 @@ def _file_of(ckpt_path: Any) -> Path | None:
     return Path(ckpt_path)
 
 
-def _check_loads(task: Task, folder: Path) -> None:
-    """Refuse a baseline that cannot be read now, before anything is trained."""
+def require_loads(task: Task, folder: Path) -> None:
+    """Refuse a baseline that cannot be read now, before anything is computed."""
     if not (folder / "config.json").is_file():
         raise UserError(
             f"baseline {str(folder)!r} is not the folder of a saved model (it has no config.json): give such a folder, "
@@ -258,8 +266,8 @@ def _check_loads(task: Task, folder: Path) -> None:
     load_fitting(task, folder, what="baseline")
 
 
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written now, before anything is trained."""
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written now, before anything is computed."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(

@@ -36,12 +36,18 @@ class PruningStrategy(nn.Module):
     """How a network is pruned: granularity by role, where scores come from, schedule, penalty.
 
     The life of a strategy is `attach`, `prepare`, then for every optimizer step `advance`, a forward pass, `penalty`
-    added to the loss, and `after_optimizer_step`; at the end `harden`. It knows neither the task nor Lightning.
+    added to the loss, and `after_optimizer_step`; at the end `harden`. Where nothing is trained (the verb `prune`) it
+    is `attach`, `prepare`, `calibrate`, one `advance` to the end, `harden`. It knows neither the task nor Lightning.
 
     Attributes:
-        calibrates: Whether it prunes by `calibrate`: whoever trains must then ask `wants_calibration` at each step.
+        by_training: Whether it prunes a model while that is trained.
+        without_training: Whether it prunes a model that is not trained any more; scores that learn in training cannot.
+        calibrates: Whether it calls for data while a model is trained: whoever trains must then ask
+            `wants_calibration` at each step.
     """
 
+    by_training: ClassVar[bool] = True
+    without_training: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -164,8 +170,8 @@ class PruningStrategy(nn.Module):
         Args:
             model: The model with this strategy attached, in evaluation mode.
             batches: Batches of the training set, each what the model's ``forward`` takes; they can be gone through
-                several times.
-            loss_fn: From the model's outputs and the batch to a scalar.
+                any number of times, and are the same each time.
+            loss_fn: From the model's outputs and the batch to a scalar, the mean over the batch.
         """
 
     def metrics(self) -> dict[str, Tensor | float]:

@@ -67,7 +67,9 @@ class PruningCLI(LightningCLI):
             args: What follows the program's name.
         """
         self.report: Report | None = None
-        verbs = {name: {"usage": "%(prog)s [options]", "description": line} for name, line in TRAINING_VERBS.items()}
+        verbs = {
+            name: {"usage": "%(prog)s [options]", "description": TRAINING_VERBS[name]} for name in self.subcommands()
+        }
         super().__init__(
             PruningModule,
             trainer_defaults={"max_epochs": 20, "gradient_clip_val": 1.0, "enable_model_summary": False},
@@ -190,6 +192,11 @@ class PruningCLI(LightningCLI):
         if self._keeps_checkpoints(settings):
             task: Task = self._get(self.config_init, "task")
             kwargs["callbacks"] += [PrunedCheckpoint(f"val_{task.monitor}", task.monitor_mode), LastCheckpoint()]  # type: ignore[arg-type]
+        return self.build_trainer(**kwargs)
+
+    def build_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning's trainer; what it says of a setting is said to the user."""
+        settings = self._get(self.config_init, "trainer")
         try:
             return super().instantiate_trainer(**kwargs)
         except (ImportError, MisconfigurationException) as error:
@@ -212,7 +219,7 @@ class PruningCLI(LightningCLI):
             "logger": GrowingCSVLogger(folder, name="", version=""),
             "callbacks": [
                 *callbacks,
-                _SavesConfigOf(self.trainer),
+                SavesConfigOf(self.trainer),
                 self._stop_gracefully(),
                 *([LastCheckpoint()] if keeps else []),
             ],
@@ -368,7 +375,7 @@ class PruningCLI(LightningCLI):
         return [here] if settings.logger in (False, []) else list(here.parent.glob("*"))
 
 
-class _SavesConfigOf(Callback):
+class SavesConfigOf(Callback):
     """Saves a run's configuration when its first stage begins: by that a run that is stopped is found.
 
     Args:

@@ -18,6 +18,7 @@ class Magnitude(TopK):
     """
 
     learns_scores: ClassVar[bool] = False
+    without_training: ClassVar[bool] = True
 
     def worth(self, mask: Mask) -> Tensor:
         return mask.pooled(lambda member: member.weight(self.layout.model).abs())

@@ -197,6 +197,31 @@ class FlopsSpeedup(SizeTarget):
         return 1 / share
 
 
+class FlopsShare(FlopsSpeedup):
+    """Floating-point operations of the compact model over those of the dense one.
+
+    Args:
+        share: The share kept, in (0, 1).
+
+    Raises:
+        UserError: It is not.
+    """
+
+    kind: ClassVar[str] = "flops"
+
+    def __init__(self, share: float) -> None:
+        if not 0 < share < 1:
+            raise UserError(
+                f"target_flops is {share:g}; it is the share of the dense model's floating-point operations to keep "
+                "and must be in (0, 1)."
+            )
+        super().__init__(1 / share)
+        self.value = self.share = share
+
+    def value_of(self, share: float) -> float:
+        return share
+
+
 def example_inputs(model: nn.Module) -> dict[str, Tensor]:
     """Random inputs at `FLOPS_SHAPE` as tasks measure with: a decoder reads as many tokens as its encoder."""
     ((rows, tokens),) = fitting(model, [FLOPS_SHAPE])

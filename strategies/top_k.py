@@ -60,6 +60,10 @@ class TopK(ScheduledStrategy):
     def worth(self, mask: Mask) -> Tensor:
         """What each entry of a mask is worth, ``(R, C)``."""
 
+    def keep(self, values_RC: Tensor, density: float) -> Tensor:
+        """Which entries of a mask to keep, ``(R, C)``, where it is looked at by itself; by default those worth most."""
+        return keep_largest(values_N=values_RC.flatten(), density=density).view(values_RC.shape)
+
     def attach(self, layout: PrunableLayout) -> None:
         super().attach(layout)
         self.layout = layout
@@ -93,8 +97,7 @@ class TopK(ScheduledStrategy):
                 mask.kept.fill_(True)
         elif self.scope == "local":
             for mask in masks:
-                values_RC = self.worth(mask)
-                mask.set_grid(keep_largest(values_N=values_RC.flatten(), density=density).view(values_RC.shape))
+                mask.set_grid(self.keep(self.worth(mask), density))
         elif masks:
             self._prune_together(masks, density)
 

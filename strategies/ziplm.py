@@ -67,6 +67,7 @@ class ZipLM(PruningStrategy):
     """
 
     calibrates: ClassVar[bool] = True
+    without_training: ClassVar[bool] = True
 
     def __init__(
         self,

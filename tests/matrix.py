@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent / "core"))
 
 from tiny_families import tiny
 
-from bplightning import measure, pipeline
+from bplightning import measure, one_shot, pipeline
 from bplightning.equivalence import logit_difference, made_inputs
 from bplightning.errors import UserError
 from bplightning.families import FAMILIES
@@ -94,7 +94,8 @@ def test_fit_and_reload(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    report = pipeline.fit(trainer, PruningModule(task, strategy, learning_rate=1e-3, warmup=1), task)
+    run = pipeline.fit if strategy.by_training else one_shot.prune
+    report = run(trainer, PruningModule(task, strategy, learning_rate=1e-3, warmup=1), task)
     assert report is not None
     assert report["metrics"]["masked"] == pytest.approx(report["metrics"]["compact"], rel=1e-3, abs=1e-3, nan_ok=True)
     assert (report["density"]["encoder_linear"] < 1) == (strategy_name != "dense")

@@ -40,7 +40,7 @@ def test_a_command_in_the_documentation_is_understood(
         own, fit = compare_cli._split(options)
         compare_cli.compare_parser().parse_args(own)
         verb, options = "fit", [word for word in fit if word not in ("--config", "my.yaml")]
-    assert verb in {*TRAINING_VERBS, "plan"}
+    assert verb in {*TRAINING_VERBS, "plan", "prune"}
     if verb == "plan":  # takes what `fit` takes, and says what to measure
         verb, options = "fit", [word for word in options if not word.startswith("--measure")]
     if any("my_file." in word for word in options):

@@ -126,13 +126,27 @@ class StrategyContract:
         if asked is not None and not any(mask.pattern for mask in masks):
             assert kept == pytest.approx(asked, abs=0.5 * max(sizes) * len(sizes) / total)
 
+    def test_it_prunes_without_training(self, case: StrategyCase) -> None:
+        """If it says so: calibration and one look at the end are enough, and its compaction is exact."""
+        model, strategy, layout = case.attached()
+        if not strategy.without_training:
+            pytest.skip("it prunes by training alone")
+        calibrate(model, strategy)
+        strategy.advance(Progress(1, 1, warmup_steps=0))
+        assert 0 < float(strategy.density()["total"]) < 1
+        inputs = padded_inputs(seed=1)
+        with torch.no_grad():
+            masked = model(**inputs).start_logits
+            strategy.harden(layout)
+            torch.testing.assert_close(compact(model)(**inputs).start_logits, masked, rtol=1e-5, atol=1e-5)
+
     def test_gradients_are_exact(self, case: StrategyCase) -> None:
         """Against a plain model that holds the masked weights: dW gated by the mask, dS the sum of dL/dW' * W, ungated.
 
         Where a mask holds gates, that sum is the gradient of the gate, and goes on through it.
         """
         model, strategy, _ = case.attached()
-        train(model, strategy, last=40)
+        train(model, strategy, last=40 if strategy.by_training else STEPS)
         plain = copy.deepcopy(model)
         remove_masks(plain)
         for each in (model, plain):
@@ -208,7 +222,7 @@ class StrategyContract:
     def test_masks_follow_from_the_state_dict(self, case: StrategyCase) -> None:
         """A checkpoint alone, without a further `advance`, gives the same network."""
         model, strategy, _ = case.attached()
-        train(model, strategy, last=40)
+        train(model, strategy, last=40 if strategy.by_training else STEPS)
         again, strategy2, _ = case.attached()
         again.load_state_dict(model.state_dict())
         strategy2.load_state_dict(strategy.state_dict())
@@ -238,19 +252,18 @@ def train(
     last: int = STEPS,
     state: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A bare loop: what a strategy is promised, and no more."""
+    """A bare loop: what a strategy is promised, and no more. What is untrained is calibrated first."""
     torch.manual_seed(first)
+    if first == 0 and not strategy.by_training:
+        calibrate(model, strategy)
     groups = strategy.parameter_groups(total_steps=STEPS)
     optimizer = torch.optim.AdamW([{"params": list(model.parameters())}, *groups], lr=1e-3, weight_decay=0.0)
     if state is not None:
         optimizer.load_state_dict(state)
-    if first == 0:
-        batches = [padded_inputs(seed=seed) for seed in range(3)]
-        strategy.calibrate(model, batches, lambda outputs, batch: outputs.start_logits.square().mean())
     for step in range(first, last):
         _advance(model, strategy, step)
         inputs = padded_inputs(seed=step)
-        loss = loss_of(model(**inputs), inputs)
+        loss = example_loss(model(**inputs), inputs)
         penalty = strategy.penalty()
         (loss if penalty is None else loss + penalty).backward()
         optimizer.step()
@@ -264,11 +277,11 @@ def _advance(model: nn.Module, strategy: PruningStrategy, step: int) -> None:
     progress = Progress(step, STEPS, warmup_steps=2)
     strategy.advance(progress)
     if strategy.wants_calibration(progress):
-        strategy.calibrate(model, [padded_inputs(seed=seed) for seed in range(10)], loss_of)
+        strategy.calibrate(model, [padded_inputs(seed=seed) for seed in range(10)], example_loss)
 
 
-def loss_of(outputs: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """A loss that is easily learned."""
+def example_loss(outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """What the tiny model learns: that every answer starts at the third token."""
     loss: Tensor = outputs.start_logits.softmax(-1)[:, 2].neg().mean()
     return loss
 
@@ -276,6 +289,12 @@ def loss_of(outputs: Any, inputs: dict[str, Tensor]) -> Tensor:
 def same(value: Any, other: Any) -> bool:
     """Whether two values of a `state_dict` are equal; extra states are no tensors."""
     return torch.equal(value, other) if isinstance(value, Tensor) else bool(value == other)
+
+
+def calibrate(model: nn.Module, strategy: PruningStrategy) -> None:
+    """Gather statistics as the verb `prune` lets a strategy do it."""
+    strategy.prepare(lambda: copy.deepcopy(model))
+    strategy.calibrate(model, [padded_inputs(seed=seed) for seed in range(4)], example_loss)
 
 
 def multipliers(mask: Mask) -> Tensor:

@@ -1,0 +1,79 @@
+"""What a model is calibrated on where nothing is trained: a seeded choice of training examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from bplightning.errors import UserError
+from bplightning.task import Task
+from bplightning.watching import Watch, unwatched
+
+
+class CalibrationSet:
+    """Batches of training examples chosen at random, the same ones each time they are gone through.
+
+    They are made once and held in memory: what is random in making them (masked tokens, for example) is the same in
+    every pass. Examples of like length stand together, as in training.
+
+    Args:
+        task: What the examples are of; it must be set up.
+        examples: How many to choose, 1 or more; all there are, if those are fewer.
+        seed: What the choice follows from.
+        device: Where the batches are needed.
+        watch: Is told of each pass.
+
+    Attributes:
+        examples: How many there are.
+
+    Raises:
+        UserError: None are asked for, or there is no training set.
+    """
+
+    def __init__(
+        self, task: Task, *, examples: int, seed: int, device: torch.device | str = "cpu", watch: Watch = unwatched
+    ) -> None:
+        require_examples(examples)
+        loader = task.train_dataloader()
+        data: Any = loader.dataset
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(data), generator=generator)[:examples].tolist()
+        self.examples = len(chosen)
+        chosen.sort(key=lambda index: _length(data[index]), reverse=True)
+        made: DataLoader[Any] = DataLoader(
+            Subset(data, chosen), batch_size=loader.batch_size, collate_fn=loader.collate_fn
+        )
+        with isolate_rng():
+            torch.manual_seed(seed)
+            self._batches = [task.model_inputs(batch) for batch in made]
+        self._device, self._watch, self._passes = device, watch, 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        self._passes += 1
+        what = f"calibrating on {self.examples} training examples, pass {self._passes}"
+        for index, batch in enumerate(self._batches):
+            self._watch(index / len(self), what)
+            yield {name: value.to(self._device) for name, value in batch.items()}
+
+
+def require_examples(count: int) -> None:
+    """Refuse a number of calibration examples that is none.
+
+    Raises:
+        UserError: It is below 1.
+    """
+    if count < 1:
+        raise UserError(f"calibration_examples is {count}; it must be 1 or more. The paper takes 2000.")
+
+
+def _length(row: Any) -> int:
+    """Tokens of an example; 0 where it has none."""
+    return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else 0

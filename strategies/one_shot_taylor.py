@@ -1,0 +1,35 @@
+"""First-order Taylor pruning without training (Michel et al. 2019, arXiv 1905.10650; Molchanov et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from bplightning.strategies.budgeted import Budgeted
+from bplightning.strategies.mask_search import even_counts
+
+
+class OneShotTaylor(Budgeted):
+    """Prunes the heads and units that the loss misses least by the first term of its Taylor series, without training.
+
+    Without a head or unit, whose mask is 1, an example's loss changes by about ``|dL/dm|``; the mean over examples is
+    its importance (arXiv 1905.10650, equation 2, there of heads; arXiv 1906.10771 has the like of units). Heads compete
+    with the heads of all layers, units with the units of all layers, and of both the same part is kept: importances of
+    first order do not add up, so a trade of heads for units by their sums, as `PostTraining` makes it, would lose
+    nearly all heads. It is the baseline to that.
+
+    Args:
+        target_flops: Share of the dense model's floating-point operations to keep, in (0, 1); `None` without another
+            target is 0.5.
+        target_latency_speedup: In its place, the dense model's time over the compact one's, above 1.
+        latency_table: File with the table of `latency-table` for that; by default one is measured first.
+    """
+
+    def losses(self, gradients_EN: Tensor) -> Tensor:
+        return gradients_EN.double().abs().mean(0)
+
+    def counts(
+        self, lost_heads_N: Tensor, lost_units_N: Tensor, share: Callable[[int], Callable[[int], float]]
+    ) -> tuple[int, int] | None:
+        return even_counts(heads=len(lost_heads_N), units=len(lost_units_N), share=share, budget=self.target.share)

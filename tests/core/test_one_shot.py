@@ -1,0 +1,165 @@
+"""Pruning without training: the order of hooks, what is calibrated on, what comes out, what is refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import yaml
+from tiny_task import TinyTask, trainer
+from torch import Tensor
+
+from bplightning import measure, one_shot, pipeline
+from bplightning.calibration_set import CalibrationSet
+from bplightning.cli import main
+from bplightning.errors import UserError
+from bplightning.granularity import make_masks
+from bplightning.layout import PrunableLayout
+from bplightning.module import PruningModule
+from bplightning.report import load_report
+from bplightning.strategies.movement import Movement
+from bplightning.strategy import Progress, PruningStrategy
+
+
+class Noting(PruningStrategy):
+    """Notes what is asked of it, and drops the first head and the first ten units of each layer at the end."""
+
+    by_training: ClassVar[bool] = False
+    without_training: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[Any] = []
+
+    def attach(self, layout: PrunableLayout) -> None:
+        self.noted.append("attach")
+        for name, mask in make_masks(layout, {"attention": "head", "feed_forward": "unit"}, scores=False):
+            self.add_mask(name, mask, layout)
+
+    def prepare(self, dense: Any) -> None:
+        self.noted.append(("prepare", dense().training))
+
+    def calibrate(self, model: Any, batches: Iterable[dict[str, Tensor]], loss_fn: Any) -> None:
+        losses = [[loss_fn(model(**batch), batch).item() for batch in batches] for _ in range(2)]
+        self.noted.append(("calibrate", model.training, losses))
+
+    def advance(self, progress: Progress) -> None:
+        self.noted.append(("advance", progress.step == progress.total_steps))
+        for mask in self.all_masks:
+            mask.kept[: 1 if mask.role == "attention" else 10] = False
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure real models, but briefly."""
+    latency = measure.latency
+    monkeypatch.setattr(
+        measure, "latency", lambda *args, **call: latency(*args, **call, seconds=0.0, block_ms=0.0, min_rounds=2)
+    )
+
+
+def test_it_calibrates_prunes_and_reports(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+    module, run = PruningModule(task, Noting()), trainer(tmp_path)
+    before = {name: value.clone() for name, value in task.build_model().state_dict().items()}
+    returned = one_shot.prune(run, module, task, calibration_examples=24)
+    attached, prepared, (_, training, losses), advanced, *rest = module.strategy.noted
+    assert (attached, prepared, advanced, rest) == ("attach", ("prepare", False), ("advance", True), [])
+    assert training is False
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 3
+    folder = Path(str(run.log_dir))
+    report = load_report(folder / "report.json")
+    assert returned is not None
+    assert (report["heads"]["kept"], report["heads"]["total"]) == (2, 4)
+    assert report["metrics"]["masked"] == report["metrics"]["compact"]
+    assert (folder / "report.html").is_file()
+    dense = task.load_model(folder / "baseline" / "model").state_dict()  # the model that was pruned, as it was
+    assert all(torch.equal(value, before[name]) for name, value in dense.items())
+    compact = task.load_model(folder / "compact")
+    assert sum(value.numel() for value in compact.parameters()) == report["parameters"]["compact"]["all"]
+
+
+def test_the_choice_of_examples_follows_from_the_seed(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+
+    def chosen(seed: int, examples: int = 20) -> list[list[int]]:
+        batches = CalibrationSet(task, examples=examples, seed=seed)
+        first, second = ([row for batch in batches for row in batch["input_ids"].tolist()] for _ in range(2))
+        assert first == second
+        return first
+
+    everything = task.train_dataloader().dataset
+    assert chosen(0) == chosen(0) != chosen(1)
+    assert len(chosen(0)) == 20
+    assert sorted(chosen(0, examples=500)) == sorted(row["input_ids"].tolist() for row in everything)
+
+
+def test_examples_of_like_length_stand_together(tmp_path: Path) -> None:
+    class Ragged(TinyTask):
+        def train_dataloader(self) -> Any:
+            data = [{"input_ids": [7] * length} for length in (2, 9, 3, 8, 9, 2)]
+            collate = lambda rows: {"input_ids": torch.tensor([row["input_ids"] for row in rows])}  # noqa: E731
+            return torch.utils.data.DataLoader(data, batch_size=1, collate_fn=collate)
+
+    batches = CalibrationSet(Ragged(tmp_path), examples=6, seed=0)
+    assert [batch["input_ids"].shape[1] for batch in batches] == [9, 9, 8, 3, 2, 2]
+
+
+def test_what_learns_in_training_is_refused_and_the_other_way_round(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+    with pytest.raises(UserError, match=r"strategy 'movement' learns in training.*`fit`.*magnitude"):
+        one_shot.prune(trainer(tmp_path), PruningModule(task, Movement()), task)
+    with pytest.raises(UserError, match=r"strategy 'noting' prunes a model that is trained already.*`prune`"):
+        pipeline.fit(trainer(tmp_path), PruningModule(task, Noting()), task)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"calibration_examples": 0}, "calibration_examples is 0; it must be 1 or more"),
+        ({"baseline": "train"}, "baseline is 'train', and `prune` trains nothing"),
+        ({"baseline": "nowhere"}, "baseline 'nowhere' is not the folder of a saved model"),
+    ],
+)
+def test_bad_values_are_refused_before_data_is_read(tmp_path: Path, options: Any, message: str) -> None:
+    task = TinyTask(tmp_path)
+    task.prepare_data = lambda: pytest.fail("data is read")  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=message):
+        one_shot.prune(trainer(tmp_path), PruningModule(task, Noting()), task, **options)
+
+
+USER_FILE = """
+from pathlib import Path
+from tiny_task import TinyTask
+
+
+class Tiny(TinyTask):
+    def __init__(self):
+        super().__init__(Path(), max_position_embeddings=128)
+"""
+
+
+def test_the_verb_has_a_run_folder_like_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "user_tiny.py").write_text(USER_FILE)
+    monkeypatch.delitem(sys.modules, "user_tiny", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = ["--strategy", "magnitude", "--strategy.density", "0.5", "--trainer.accelerator", "cpu"]
+    main(["prune", "--task", "user_tiny.Tiny", *words, "--strategy.granularity", "{attention: head}"])
+    folder = tmp_path / "runs" / "tiny-magnitude" / "version_0"
+    report = load_report(folder / "report.json")
+    assert report["density"]["encoder_linear"] == pytest.approx(0.5)  # at the schedule's end, whatever its warm-ups
+    assert (report["heads"]["kept"], report["heads"]["total"]) == (2, 4)
+    assert report["metrics"]["dense"] is not None
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert settings["calibration_examples"] == 2000
+    assert "model" not in settings  # nothing of training
+    main(["prune", "--config", str(folder / "config.yaml"), "--baseline", "none"])
+    again = load_report(folder.with_name("version_1") / "report.json")
+    assert again["heads"] == report["heads"]
+    assert again["metrics"]["compact"] == report["metrics"]["compact"]

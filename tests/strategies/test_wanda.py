@@ -1,0 +1,84 @@
+"""Wanda: norms of what weights are multiplied with, and where weights compete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bplightning.layout import PrunableLayout
+from bplightning.strategies.wanda import Wanda
+from bplightning.strategies.wanda_scores import wanda_scores
+from bplightning.strategy import Progress
+from bplightning.testing.strategy_contract import calibrate
+from bplightning.testing.tiny_model import padded_inputs, tiny_bert
+
+STRUCTURED = {"attention": "head", "feed_forward": "unit"}
+
+
+def pruned(**options: Any) -> tuple[Any, Wanda, PrunableLayout]:
+    model, strategy = tiny_bert(), Wanda(**options)
+    layout = PrunableLayout.of(model)
+    strategy.attach(layout)
+    calibrate(model, strategy)
+    strategy.advance(Progress(1, 1, warmup_steps=0))
+    return model, strategy, layout
+
+
+def test_norms_are_of_all_tokens_but_padding() -> None:
+    _, strategy, layout = pruned()
+    module = layout.feed_forward[0].down.module
+    seen: list[torch.Tensor] = []
+    plain = tiny_bert()
+    plain.get_submodule(module).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    kept = []
+    for seed in range(4):
+        batch = padded_inputs(seed=seed)
+        with torch.no_grad():
+            plain(**batch)
+        kept.append(seen[-1][batch["attention_mask"] == 1])
+    expected = torch.cat(kept).norm(dim=0)
+    torch.testing.assert_close(strategy.get_buffer(f"norm_{module.replace('.', '-')}"), expected)
+
+
+def test_each_row_keeps_its_best() -> None:
+    model, strategy, layout = pruned(density=0.5)
+    member = layout.attention[1].value
+    kept_OI = strategy.masks["encoder-1-self-value"].kept
+    assert kept_OI.sum(1).tolist() == [32] * 64
+    scores_OI = wanda_scores(
+        member.weight(model).detach(), strategy.get_buffer(f"norm_{member.module.replace('.', '-')}")
+    )
+    assert (scores_OI.masked_fill(~kept_OI, torch.inf).amin(1) > scores_OI.masked_fill(kept_OI, 0).amax(1)).all()
+    assert pruned(density=0.5, scope="local")[1].masks["encoder-1-self-value"].kept.sum(1).unique().numel() > 1
+
+
+def test_heads_and_units_are_worth_the_mean_of_their_weights() -> None:
+    model, strategy, layout = pruned(density=0.5, granularity=STRUCTURED)
+    group, mask = layout.feed_forward[0], strategy.masks["encoder-0-feed_forward"]
+    parts = []
+    for member, axis in ((group.up[0], 1), (group.down, 0)):
+        norm_I = strategy.get_buffer(f"norm_{member.module.replace('.', '-')}")
+        parts.append(wanda_scores(member.weight(model).detach(), norm_I).mean(axis))
+    worth_F = sum(parts) / 2  # both are as long here
+    assert isinstance(worth_F, torch.Tensor)
+    assert set(worth_F.topk(24).indices.tolist()) == set(mask.kept[:, 0].nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize("inputs", [0, 1])
+def test_weights_of_inputs_that_are_never_seen_go_first(inputs: int) -> None:
+    """However large they are: that is what magnitude does not know."""
+    model, strategy = tiny_bert(), Wanda(density=0.5)
+    layout = PrunableLayout.of(model)
+    strategy.attach(layout)
+    up, down = layout.feed_forward[0].up[0], layout.feed_forward[0].down
+    with torch.no_grad():
+        up.weight(model)[inputs] = 0
+        bias = up.bias_of(model)
+        assert bias is not None
+        bias[inputs] = -100  # GELU of it is 0
+        down.weight(model)[:, inputs] = 50
+    calibrate(model, strategy)
+    strategy.advance(Progress(1, 1, warmup_steps=0))
+    assert not strategy.masks["encoder-0-feed_forward-down"].kept[:, inputs].any()
