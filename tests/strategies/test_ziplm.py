@@ -28,7 +28,7 @@ from bplightning.simplification import Simplification
 from bplightning.strategies.ziplm import ZipLM
 from bplightning.strategy import Progress
 from bplightning.testing import StrategyContract
-from bplightning.testing.strategy_contract import loss_of
+from bplightning.testing.strategy_contract import example_loss
 from bplightning.testing.tiny_model import padded_inputs, tiny_bert
 
 TABLE = "table.json"
@@ -120,7 +120,7 @@ def test_padding_is_no_data() -> None:
         batches = [padded_inputs(seed=seed) for seed in range(6)]
         for batch in batches:
             batch["input_ids"][batch["attention_mask"] == 0] = token
-        strategy.calibrate(model, batches, loss_of)
+        strategy.calibrate(model, batches, example_loss)
         masks.append((strategy.state_dict(), strategy.groups[0].members[-1].weight(model)))
     torch.testing.assert_close(masks[0][1], masks[1][1])
     for name, value in masks[0][0].items():
@@ -286,11 +286,11 @@ def test_without_a_table_it_says_what_to_do() -> None:
     strategy = ZipLM()
     strategy.attach(PrunableLayout.of(model))
     with pytest.raises(UserError, match="give latency_table, or call `prepare`"):
-        strategy.calibrate(model, [padded_inputs(seed=0)], loss_of)
+        strategy.calibrate(model, [padded_inputs(seed=0)], example_loss)
     strategy = ZipLM(latency_table=TABLE)
     strategy.attach(PrunableLayout.of(tiny_bert()))
     with pytest.raises(UserError, match="there was no batch to calibrate with"):
-        strategy.calibrate(model, [], loss_of)
+        strategy.calibrate(model, [], example_loss)
 
 
 def test_the_family_is_pruned_to_at_even_intervals() -> None:
