@@ -187,7 +187,7 @@ def _feed_forward_groups(
                 for rows in ((0, width), (width, 2 * width))
             )
             down = Member(owner, names.down, bias=None, expert=expert)
-            yield FeedForwardGroup(f"{name}.expert.{expert}", role, layer, halves, down, width, activation, router)
+            yield FeedForwardGroup(f"{name}.expert.{expert}", role, layer, halves, down, width, activation, router=router)
         return
     up = tuple(Member(where + each, transposed=names.transposed) for each in names.up if _has(model, where + each))
     if not up:
@@ -198,7 +198,7 @@ def _feed_forward_groups(
         up = replace(both, rows=(0, width)), replace(both, rows=(width, 2 * width))
     down = Member(where + names.down, transposed=names.transposed)
     adds = None if names.adds is None else where + names.adds
-    yield FeedForwardGroup(name, role, layer, up, down, up[0].weight(model).shape[0], activation, adds)
+    yield FeedForwardGroup(name, role, layer, up, down, up[0].weight(model).shape[0], activation, adds=adds)
 
 
 def _residual_axes(
