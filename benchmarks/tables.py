@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import bert_base_table
+import beyond
 import latency_table_rows
 import moe_table
+import one_shot
 import quality_table
 import reliability_table
 from transformers import CONFIG_MAPPING
@@ -27,10 +29,14 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80", "soft-movement-80", "soft-movement-110", "movement", "magnitude")
 
+SOME_FAMILIES = {"cofi": "BERT and its like", "moe-pruner": "mixtures of experts"}
+"""Strategies that do not prune every architecture."""
+
 
 def main() -> None:
     tables = {
         "benchmark": benchmark(),
+        "beyond": beyond.table(),
         "bert_base_backends": bert_base_table.backends(),
         "bert_base_bfloat16": bert_base_table.bfloat16(),
         "bert_base_gpu": bert_base_table.gpu(),
@@ -44,6 +50,7 @@ def main() -> None:
         "moe": moe_table.moe(),
         "latency_copies": latency_table_rows.latency_copies(),
         "latency_target": latency_table_rows.latency_target(),
+        "one_shot": one_shot.table(),
         "quality": quality_table.quality(),
         "quality_ablation": quality_table.ablation(),
         "quality_squad": quality_table.squad(),
@@ -58,13 +65,17 @@ def main() -> None:
     for path in (
         ROOT / "README.md",
         ROOT / "docs" / "results.md",
-        *(ROOT / "docs" / name for name in ("moe.md", "scaling.md", "performance.md", "reliability.md")),
+        *(ROOT / "docs" / name for name in ("moe.md", "one-shot.md", "scaling.md", "performance.md", "reliability.md")),
     ):
         text = path.read_text()
         for name, lines in tables.items():
             block = "\n".join([f"<!-- {name} -->", "", *lines, "", "<!-- end -->"])
             text = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.DOTALL)
         path.write_text(text)
+
+
+def told(strategy: str) -> str:
+    return f"`{strategy}`" + (f" ({SOME_FAMILIES[strategy]} only)" if strategy in SOME_FAMILIES else "")
 
 
 def families() -> list[str]:
@@ -82,7 +93,7 @@ def families() -> list[str]:
             for heads, names in rows.items()
         ),
         "",
-        f"Each of them with every strategy: {', '.join(f'`{name}`' for name in available(STRATEGIES))}.",
+        f"Each of them with every strategy: {', '.join(map(told, available(STRATEGIES)))}.",
     ]
 
 
