@@ -187,7 +187,8 @@ def _feed_forward_groups(
                 for rows in ((0, width), (width, 2 * width))
             )
             down = Member(owner, names.down, bias=None, expert=expert)
-            yield FeedForwardGroup(f"{name}.expert.{expert}", role, layer, halves, down, width, activation, router=router)
+            expert_name = f"{name}.expert.{expert}"
+            yield FeedForwardGroup(expert_name, role, layer, halves, down, width, activation, router=router)
         return
     up = tuple(Member(where + each, transposed=names.transposed) for each in names.up if _has(model, where + each))
     if not up:
