@@ -312,3 +312,19 @@ def test_checkpointing_that_a_family_has_not_is_refused(tmp_path: Path) -> None:
     module.model.supports_gradient_checkpointing = False
     with pytest.raises(UserError, match="activation_checkpointing is true, which transformers does not have"):
         module.configure_model()
+
+
+def test_numbers_too_small_for_full_precision_are_zero_while_it_trains(tmp_path: Path) -> None:
+    def tenth_of_the_smallest() -> float:
+        return float(torch.full((8,), torch.finfo(torch.float32).tiny).mul(0.1)[0])
+
+    seen: list[float] = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            seen.append(tenth_of_the_smallest())
+
+    module = pruning(tmp_path)
+    trainer(tmp_path, Look(), max_steps=2).fit(module, datamodule=module.task)
+    assert seen == [0.0, 0.0]
+    assert tenth_of_the_smallest() > 0
