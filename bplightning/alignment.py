@@ -22,8 +22,10 @@ from bplightning.errors import UserError
 from bplightning.measure import Latency
 from bplightning.module import PruningModule
 from bplightning.notes import Notes
+from bplightning.plugins import name_of
 from bplightning.putting_back import masks_restored, put_back
 from bplightning.report_schema import Aligned, AlignedLayer, AlignmentCandidate, Numbers
+from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
 from bplightning.timing import Middle, middle
 
@@ -63,6 +65,20 @@ class Alignment:
                 f"leave widths as they are, or {AUTO!r} to measure which is fastest."
             )
         self.multiple_of = multiple_of
+
+
+def require_possible(settings: Alignment, strategy: PruningStrategy) -> None:
+    """Refuse to put units back of which a strategy leaves nothing, or for which the others make up already.
+
+    Raises:
+        UserError: That is wanted of such a strategy.
+    """
+    if settings.multiple_of != 1 and not strategy.puts_back:
+        raise UserError(
+            f"alignment's multiple_of is {settings.multiple_of}, but strategy {name_of(type(strategy))!r}, as it is "
+            "set, lets the units that stay make up for those that go, and those put back would be wrong: leave it at "
+            "1. The report says how fast the model is with the widths that it has."
+        )
 
 
 def align(

@@ -9,7 +9,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from bplightning.alignment import AUTO, Alignment
+from bplightning.alignment import AUTO, Alignment, require_possible
 from bplightning.checkpoint_files import find_checkpoint
 from bplightning.compact_stage import Filling, Saving
 from bplightning.errors import UserError
@@ -69,7 +69,8 @@ def compact_run(
             f"multiple_of is {multiple_of!r}, but {str(run)!r} was refilled as it is, and weights put back now would "
             "not have been: give --checkpoint last too, for the model before the refill, or leave --multiple_of out."
         )
-    module = load_run(run, checkpoint)
+    module, alignment = load_run(run, checkpoint), wanted or _alignment_of(run)
+    require_possible(alignment, module.strategy)
     return finish(
         Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),
         module,
@@ -77,7 +78,7 @@ def compact_run(
         out=out,
         report=out / "report.json",
         dense=baseline_of(run),
-        alignment=wanted or _alignment_of(run),
+        alignment=alignment,
         filling=None
         if refill is None or filled is None
         else Filling(refill, module.learning_rate, lambda small: refilled(module, small, refill, filled)),

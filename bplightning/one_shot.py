@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from bplightning.alignment import Alignment
+from bplightning.alignment import Alignment, require_possible
 from bplightning.calibration_set import CalibrationSet, require_examples
 from bplightning.errors import UserError
 from bplightning.finishing import AS_PRUNED, finish
@@ -61,12 +61,13 @@ def prune(
         The report.
 
     Raises:
-        UserError: The strategy learns in training, there are several processes, the baseline is no such folder, the
-            run's folder cannot be written or holds a compact model already, there are no training examples, or a
-            compaction was refused.
+        UserError: The strategy learns in training, or nothing can be put back of what it removes, there are several
+            processes, the baseline is no such folder, the run's folder cannot be written or holds a compact model
+            already, there are no training examples, or a compaction was refused.
     """
     require_supported(trainer)
     require_without_training(module.strategy)
+    require_possible(alignment, module.strategy)
     require_examples(calibration_examples)
     if trainer.world_size > 1:
         raise UserError(

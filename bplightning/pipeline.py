@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedModel
 
-from bplightning.alignment import Alignment
+from bplightning.alignment import Alignment, require_possible
 from bplightning.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
 from bplightning.checkpoints import LAST, LastCheckpoint
 from bplightning.compact_stage import Filling
@@ -81,12 +81,13 @@ def fit(
         The report; `None` on every rank but the first, and for a ``fast_dev_run``.
 
     Raises:
-        UserError: The strategy prunes without training only, the baseline is no such folder, the checkpoint cannot be
-            read or is of another run, the run's folder cannot be written or holds a compact model already, or a
-            compaction was refused.
+        UserError: The strategy prunes without training only, or nothing can be put back of what it removes, the
+            baseline is no such folder, the checkpoint cannot be read or is of another run, the run's folder cannot be
+            written or holds a compact model already, or a compaction was refused.
     """
     require_supported(trainer)
     require_by_training(module.strategy)
+    require_possible(alignment, module.strategy)
     if start not in ("pretrained", "baseline"):
         raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
     if refill is not None and not refill.max_epochs:

@@ -44,11 +44,14 @@ class PruningStrategy(nn.Module):
         without_training: Whether it prunes a model that is not trained any more; scores that learn in training cannot.
         calibrates: Whether it calls for data while a model is trained: whoever trains must then ask
             `wants_calibration` at each step.
+        puts_back: Whether units that were removed still are what they were, so that `Alignment` can put some back. They
+            are not where their weights are gone, or where what stays has been changed to make up for them.
     """
 
     by_training: ClassVar[bool] = True
     without_training: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
+    puts_back: bool = True
 
     def __init__(self) -> None:
         super().__init__()

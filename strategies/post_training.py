@@ -47,6 +47,7 @@ class PostTraining(Budgeted):
         super().__init__(target_flops, target_latency_speedup, latency_table)
         self.rearrange = rearrange
         self.tune = tune
+        self.puts_back = not tune  # gates make up for what went
 
     def losses(self, gradients_EN: Tensor) -> Tensor:
         return gradients_EN.double().square().sum(0)

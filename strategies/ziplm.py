@@ -67,6 +67,7 @@ class ZipLM(PruningStrategy):
     """
 
     calibrates: ClassVar[bool] = True
+    puts_back = False
     without_training: ClassVar[bool] = True
 
     def __init__(

@@ -13,8 +13,8 @@ import torch
 from tiny_families import inputs_for, tensors_of, tiny
 from tiny_task import TinyTask, trainer
 
-from bplightning import alignment, finishing, measure, pipeline
-from bplightning.alignment import AUTO, Alignment, align, fastest
+from bplightning import alignment, compacting, finishing, measure, one_shot, pipeline
+from bplightning.alignment import AUTO, Alignment, align, fastest, require_possible
 from bplightning.cli import main
 from bplightning.compaction import CompactionPlan, compact
 from bplightning.errors import UserError
@@ -29,6 +29,8 @@ from bplightning.simplification import Simplification
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.l0 import L0
 from bplightning.strategies.magnitude import Magnitude
+from bplightning.strategies.post_training import PostTraining
+from bplightning.strategies.ziplm import ZipLM
 from bplightning.strategy import PruningStrategy
 
 UNITS = {"attention": "head", "feed_forward": "unit"}
@@ -315,6 +317,23 @@ def test_an_end_that_was_stopped_gives_the_same_and_measures_no_multiple_again(
     assert (said[0]["multiple_of"], said[0]["auto"]) == (16, True)
     for key in ("metrics", "density", "units", "refill", "parameters"):
         assert whole[key] == pieces[key], key
+
+
+def test_units_that_the_others_make_up_for_are_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = r"multiple_of is 16, but strategy 'ziplm', as it is set, .*: leave it at 1"
+    task, run = TinyTask(tmp_path), trainer(tmp_path)
+    with pytest.raises(UserError, match=message):
+        pipeline.fit(run, PruningModule(task, ZipLM()), task, alignment=Alignment(16))
+    with pytest.raises(UserError, match=message):
+        one_shot.prune(run, PruningModule(task, ZipLM()), task, alignment=Alignment(16))
+    with pytest.raises(UserError, match="strategy 'post-training', as it is set"):
+        require_possible(Alignment(AUTO), PostTraining())
+    require_possible(Alignment(AUTO), PostTraining(tune=False))
+    (tmp_path / "config.yaml").write_text("{}")
+    monkeypatch.setattr(compacting, "load_run", lambda *_: PruningModule(task, ZipLM()))
+    with pytest.raises(UserError, match=message):
+        compacting.compact_run(tmp_path, tmp_path / "out", multiple_of=16)
+    require_possible(Alignment(), ZipLM())
 
 
 def test_every_rank_does_as_the_first_one_found_best(tmp_path: Path, quick: list[set[str]]) -> None:
