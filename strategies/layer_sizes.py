@@ -56,10 +56,12 @@ def best_sizes(layers: Sequence[LayerOptions], *, budget_ms: float, weights: Seq
     (1, 1)
     >>> best_sizes([layer, layer], budget_ms=2.0, weights=[9.0, 1.0])
     (2, 0)
+    >>> best_sizes([layer, layer], budget_ms=0.0, weights=[1.0, 1.0])
+    (0, 0)
     """
     if budget_ms < 0:
         return None
-    step_ms = budget_ms / TIME_STEPS or 1.0
+    step_ms = budget_ms / TIME_STEPS
     least_T = np.zeros(TIME_STEPS + 1)  # the least error of the layers so far, within so many steps
     chosen: list[np.ndarray] = []
     for layer, weight in zip(layers, weights, strict=True):
@@ -124,5 +126,7 @@ def search_sizes(
 
 
 def _steps(ms: float, step_ms: float) -> int:
-    """Whole steps that hold a time."""
-    return math.ceil(ms / step_ms - 1e-9)
+    """Whole steps that hold a time; more than there are for one that is far beyond the budget, which may be 0."""
+    if ms <= 0:
+        return 0
+    return math.ceil(min(ms / step_ms, TIME_STEPS + 1) - 1e-9) if step_ms else TIME_STEPS + 1
