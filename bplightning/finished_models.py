@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from bplightning import measure
 from bplightning.compaction import compact
 from bplightning.equivalence import made_inputs, require_equal
+from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
 from bplightning.loading import load_saved, save_compact
 from bplightning.module import PruningModule
@@ -33,6 +34,9 @@ from bplightning.task_file import save_task
 
 FOLDER = "compact-"
 """What a folder's name begins with, before the model's own name."""
+
+MARKER = ".kept"
+"""File in such a folder, by which it is known; it holds the folder's name."""
 
 
 def keep(module: PruningModule, name: str) -> None:
@@ -65,14 +69,29 @@ def _save(module: PruningModule, name: str, folder: Path) -> None:
         return
     small: PreTrainedModel = compact(hardened)  # type: ignore[assignment]
     require_equal(hardened, small, made_inputs(small), what=f"the compact model {name!r}")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was stopped after it, before its next checkpoint
-    save_compact(small, folder, module.task.processor, complete=lambda inside: save_task(module.task, inside))
+    if _is_kept(folder):  # of a process that was stopped after it, before its next checkpoint
+        shutil.rmtree(folder)
+    elif folder.exists():
+        rank_zero_warn(f"{str(folder)!r} is in the way and not of a run, and so the model {name!r} is not kept.")
+        return
+
+    def complete(inside: Path) -> None:
+        save_task(module.task, inside)
+        (inside / MARKER).write_text(folder.name, encoding="utf-8")
+
+    save_compact(small, folder, module.task.processor, complete=complete)
     rank_zero_info(f"The model {name!r} is ready: {folder}")
 
 
 def folders(run: Path) -> list[Path]:
-    """The folders of the models that a run kept."""
-    return sorted(path for path in run.glob(f"{FOLDER}*") if path.is_dir())
+    """The folders of the models that a run kept, not others of such a name, which are the user's own."""
+    return sorted(path for path in run.glob(f"{FOLDER}*") if _is_kept(path))
+
+
+def _is_kept(folder: Path) -> bool:
+    """Whether a run wrote it under the name that it has: a copy that a user made is theirs."""
+    marker = folder / MARKER
+    return marker.is_file() and marker.read_text(encoding="utf-8") == folder.name
 
 
 def measured_family(
@@ -84,7 +103,7 @@ def measured_family(
     evaluate: Callable[[PreTrainedModel, str], dict[str, Any]],
     measuring: bool,
 ) -> list[FamilyMember]:
-    """What each of the models is worth, the largest first.
+    """What each of the models that can be loaded is worth, the largest first.
 
     Args:
         kept: Their folders.
@@ -97,7 +116,11 @@ def measured_family(
     family = []
     for folder in kept:
         name = folder.name.removeprefix(FOLDER)
-        model: PreTrainedModel = load_saved(task.load_model, folder, what=f"the model {name!r}")
+        try:
+            model: PreTrainedModel = load_saved(task.load_model, folder, what=f"the model {name!r}")
+        except UserError as error:  # the last model is whole, and its report is worth more than this one's
+            rank_zero_warn(f"{error} The report goes without it.")
+            continue
         metrics: Numbers = notes.once(f"family {name}", partial(evaluate, model, name))["metrics"]
         if not measuring:
             continue

@@ -129,7 +129,7 @@ def fit(
         if baseline == "train" and resume and place.is_dir():
             dense = place
         elif baseline == "train" and checkpoint is not None:
-            earlier = checkpoint.absolute().parents[1] / "baseline" / "model"
+            earlier = _run_of(checkpoint) / "baseline" / "model"
             dense = earlier if earlier.is_dir() else None
         if checkpoint is not None:  # a useless one is refused before a baseline is trained
             saved = read_checkpoint(checkpoint, weights_only=fit_arguments.get("weights_only") is not False, mmap=True)
@@ -156,7 +156,7 @@ def fit(
         return None
     run, filling = folder_of(trainer), None
     if checkpoint is not None:
-        for kept in folders(checkpoint.absolute().parents[1]):
+        for kept in folders(_run_of(checkpoint)):
             _copy_whole(kept, run / kept.name, what=kept.name)
     if refill is not None and stage_trainer is not None:
 
@@ -255,6 +255,11 @@ def _file_of(ckpt_path: Any) -> Path | None:
     if ckpt_path is None or "://" in str(ckpt_path) or str(ckpt_path).partition(":")[0] in LIGHTNINGS_NAMES:
         return None
     return Path(ckpt_path)
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint is of, if it lies where runs have theirs."""
+    return checkpoint.absolute().parent.parent  # of a file at the root that is the root
 
 
 def require_loads(task: Task, folder: Path) -> None:

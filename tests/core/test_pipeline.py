@@ -121,6 +121,11 @@ def test_a_folder_that_holds_a_result_is_refused_before_training(tmp_path: Path)
     assert run.global_step == 0
 
 
+def test_a_checkpoint_at_the_root_is_of_no_run() -> None:
+    assert pipeline._run_of(Path("/last.ckpt")) == Path("/")
+    assert pipeline._run_of(Path("/run/checkpoints/last.ckpt")) == Path("/run")
+
+
 def test_a_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
     run = trainer(tmp_path, fast_dev_run=2, default_root_dir=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bplightning import measure, pipeline
 from bplightning.calibration import shared_batches
 from bplightning.compaction import compact
 from bplightning.errors import UserError
+from bplightning.finished_models import MARKER
 from bplightning.latency_table import LatencyTable
 from bplightning.layout import PrunableLayout
 from bplightning.loading import load_saved
@@ -197,14 +199,23 @@ def test_a_family_comes_from_one_run(folder: Path, monkeypatch: pytest.MonkeyPat
         assert table.dense_ms / target * 0.8 < table.milliseconds(kept) <= table.dense_ms / target
         sizes.append(measure.parameters(model, layout))
     assert sizes == [member["parameters"], report["parameters"]["compact"]]
+    notes, broken = folder_of_run / "compact-notes", folder_of_run / "compact-1.2x"
+    notes.mkdir()  # a user's own, as is a copy of a kept model
+    shutil.copytree(folder_of_run / "compact-1.4x", folder_of_run / "compact-copy")
+    shutil.copytree(folder_of_run / "compact-1.4x", broken)
+    (broken / MARKER).write_text("compact-1.2x")
+    (broken / "config.json").write_text("{")
     resumed = run(folder, "family", Watching(), enable_checkpointing=False)
     checkpoint = folder_of_run / "checkpoints" / "middle.ckpt"
-    report = pipeline.fit(resumed, module_of(task), task, ckpt_path=checkpoint, weights_only=True)
+    with pytest.warns(UserWarning, match=r"the model '1\.2x' .* cannot be loaded: .* The report goes without it"):
+        report = pipeline.fit(resumed, module_of(task), task, ckpt_path=checkpoint, weights_only=True)
     assert report is not None
+    there = sorted(path.name for path in Path(str(resumed.log_dir)).glob("compact*"))
+    assert there == ["compact", "compact-1.2x", "compact-1.4x"]
     assert [each["parameters"] for each in report["family"]] == sizes[:1]  # the model that was kept before is its, too
     again = trainer(folder, "family", default_root_dir=folder_of_run, logger=False)
     (folder_of_run / "compact").rename(folder_of_run / "moved")
-    with pytest.raises(UserError, match=r"compact-1\.4x' is there already"):
+    with pytest.raises(UserError, match=r"compact-1\.2x' is there already"):
         pipeline.fit(again, module_of(task), task)
 
 
