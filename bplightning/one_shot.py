@@ -28,7 +28,7 @@ MODEL = "model"
 """The baseline that is the model which is pruned."""
 
 EXAMPLES = 2000
-"""Calibration examples where none are said, as in arXiv 2204.09656."""
+"""Calibration examples where neither user nor strategy says how many, as in arXiv 2204.09656."""
 
 END = Progress(step=1, total_steps=1, warmup_steps=0)
 """Where training stands when there is none: at its end, whatever a schedule says of the way there."""
@@ -40,7 +40,7 @@ def prune(
     task: Task,
     *,
     baseline: str = MODEL,
-    calibration_examples: int = EXAMPLES,
+    calibration_examples: int | None = None,
     alignment: Alignment = AS_PRUNED,
     quantize: str | None = None,
 ) -> Report | None:
@@ -52,7 +52,8 @@ def prune(
         task: The task, whose model is fine-tuned already.
         baseline: The dense model to compare with: ``model``, the one that is pruned, which is saved to ``baseline/``,
             the folder of a saved one, or ``none``.
-        calibration_examples: Training examples that the strategy may look at, 1 or more.
+        calibration_examples: Training examples that the strategy may look at, 1 or more; by default as many as it asks
+            for, else 2,000.
         alignment: Which of the removed feed-forward units are put back, for widths that suit the hardware; by default
             none.
         quantize: ``int8`` to evaluate and time the compact model in 8 bits, too; by default it is not.
@@ -61,14 +62,16 @@ def prune(
         The report.
 
     Raises:
-        UserError: The strategy learns in training, or nothing can be put back of what it removes, there are several
-            processes, the baseline is no such folder, the run's folder cannot be written or holds a compact model
-            already, there are no training examples, or a compaction was refused.
+        UserError: The strategy learns in training, or prunes more than once, or nothing can be put back of what it
+            removes, there are several processes, the baseline is no such folder, the run's folder cannot be written or
+            holds a model already, there are no training examples, or a compaction was refused.
     """
     require_supported(trainer)
     require_without_training(module.strategy)
     require_possible(alignment, module.strategy)
-    require_examples(calibration_examples)
+    wanted = module.strategy.examples_at_once() or EXAMPLES
+    examples = wanted if calibration_examples is None else calibration_examples
+    require_examples(examples)
     if trainer.world_size > 1:
         raise UserError(
             f"`prune` runs in one process, and the trainer has {trainer.world_size}: give --trainer.devices 1."
@@ -97,7 +100,7 @@ def prune(
     seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
     with watching() as watch:
         device = trainer.strategy.root_device
-        batches = CalibrationSet(task, examples=calibration_examples, seed=seed, device=device, watch=watch)
+        batches = CalibrationSet(task, examples=examples, seed=seed, device=device, watch=watch)
         module.model = task.build_model()
         for logger in trainer.loggers:
             _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty

@@ -58,10 +58,10 @@ class PruneCLI(PruningCLI):
             parser.add_plugin_arguments(key, plugin)
         parser.add_argument(
             "--calibration_examples",
-            type=int,
-            default=EXAMPLES,
+            type=int | None,
+            default=None,
             help="Training examples that the strategy looks at, chosen at random by the seed, 1 or more; all there "
-            "are, if those are fewer.",
+            f"are, if those are fewer. By default as many as the strategy asks for, else {EXAMPLES:,}.",
         )
         parser.add_argument(
             "--baseline",

@@ -159,6 +159,17 @@ class PruningStrategy(nn.Module):
         """
         return 0
 
+    def examples_at_once(self) -> int | None:
+        """How many examples `calibrate` is to see where nothing is trained and the user says no number.
+
+        Returns:
+            1 or more; `None` for as many as are usual.
+
+        Raises:
+            UserError: With its settings it prunes more than once, for which there must be training between.
+        """
+        return None
+
     def calibrate(
         self,
         model: nn.Module,

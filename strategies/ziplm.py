@@ -152,6 +152,14 @@ class ZipLM(PruningStrategy):
     def wants_calibration(self, progress: Progress) -> int:
         return self.calibration_examples if self.stage < self.due else 0
 
+    def examples_at_once(self) -> int:
+        if len(self.targets) > 1:
+            raise UserError(
+                f"target_speedups is {self.targets}, and without training the model is pruned once: give one, in one "
+                "call of `prune` for each, or use `fit`."
+            )
+        return self.calibration_examples
+
     def metrics(self) -> dict[str, Tensor | float]:
         return {"target_speedup": self.targets[self.stage - 1] if self.stage else 1.0}
 

@@ -22,6 +22,7 @@ from bplightning.layout import PrunableLayout
 from bplightning.module import PruningModule
 from bplightning.report import load_report
 from bplightning.strategies.movement import Movement
+from bplightning.strategies.ziplm import ZipLM
 from bplightning.strategy import Progress, PruningStrategy
 
 
@@ -133,6 +134,23 @@ def test_bad_values_are_refused_before_data_is_read(tmp_path: Path, options: Any
         one_shot.prune(trainer(tmp_path), PruningModule(task, Noting()), task, **options)
 
 
+def test_a_strategy_says_how_many_examples_and_that_it_prunes_once(tmp_path: Path) -> None:
+    class Asks(Noting):
+        def examples_at_once(self) -> int:
+            return 16
+
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+    for given, batches in ((None, 2), (40, 5)):
+        module = PruningModule(task, Asks())
+        one_shot.prune(trainer(tmp_path), module, task, baseline="none", calibration_examples=given)
+        assert [len(noted[2][0]) for noted in module.strategy.noted if noted[0] == "calibrate"] == [batches]
+    assert ZipLM(calibration_examples=100).examples_at_once() == 100
+    with pytest.raises(
+        UserError, match=r"target_speedups is \[1\.5, 2\.0\], .* give one, in one call of `prune` for each"
+    ):
+        one_shot.prune(trainer(tmp_path), PruningModule(task, ZipLM([1.5, 2.0])), task)
+
+
 USER_FILE = """
 from pathlib import Path
 from tiny_task import TinyTask
@@ -157,7 +175,7 @@ def test_the_verb_has_a_run_folder_like_fits(tmp_path: Path, monkeypatch: pytest
     assert (report["heads"]["kept"], report["heads"]["total"]) == (2, 4)
     assert report["metrics"]["dense"] is not None
     settings = yaml.safe_load((folder / "config.yaml").read_text())
-    assert settings["calibration_examples"] == 2000
+    assert settings["calibration_examples"] is None
     assert "model" not in settings  # nothing of training
     main(["prune", "--config", str(folder / "config.yaml"), "--baseline", "none"])
     again = load_report(folder.with_name("version_1") / "report.json")
