@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -43,6 +45,7 @@ def prune(
     calibration_examples: int | None = None,
     alignment: Alignment = AS_PRUNED,
     quantize: str | None = None,
+    begin: Callable[[], object] = lambda: None,
 ) -> Report | None:
     """Calibrate and prune, then compact, evaluate and report, as `bplightning.pipeline.fit` does after training.
 
@@ -57,6 +60,7 @@ def prune(
         alignment: Which of the removed feed-forward units are put back, for widths that suit the hardware; by default
             none.
         quantize: ``int8`` to evaluate and time the compact model in 8 bits, too; by default it is not.
+        begin: Called when all is checked that can be before the model is calibrated, and nothing is written yet.
 
     Returns:
         The report.
@@ -81,9 +85,10 @@ def prune(
 
         require_quantizable(task, quantize)
     run = folder_of(trainer)
-    if (run / "compact").exists():
+    results = [run / "compact", *([run / "baseline" / "model"] if baseline == MODEL else [])]
+    if there := [folder for folder in results if folder.exists()]:  # a baseline alone is of a run that was stopped
         raise UserError(
-            f"{str(run / 'compact')!r} is there already: choose another trainer.default_root_dir, or a logger that "
+            f"{str(there[0])!r} is there already: choose another trainer.default_root_dir, or a logger that "
             "numbers its runs."
         )
     require_writable(run)
@@ -102,12 +107,15 @@ def prune(
         device = trainer.strategy.root_device
         batches = CalibrationSet(task, examples=examples, seed=seed, device=device, watch=watch)
         module.model = task.build_model()
+        unpruned = copy.deepcopy(module.model) if baseline == MODEL else None
+        module.configure_model()  # a model that the strategy cannot prune is refused here
+        begin()
         for logger in trainer.loggers:
             _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
-        if baseline == MODEL:  # not its own folder: that may lack a head, which is drawn anew at each reading
+        if unpruned is not None:  # not its own folder: that may lack a head, which is drawn anew at each reading
             dense = run / "baseline" / "model"
-            save_dense(task, module.model, dense)
-        module.configure_model()
+            save_dense(task, unpruned, dense)
+            del unpruned
         model = module.model.eval()
         nn.Module.to(module, device)  # transformers' own signature of `to` is not typed
         module.strategy.prepare(lambda: hardened_copy(module))

@@ -105,7 +105,6 @@ class PruneCLI(PruningCLI):
             raise UserError(
                 f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir."
             )
-        SavesConfigOf(self.trainer).setup(self.trainer, model, "fit")
         self.report = prune(
             self.trainer,
             model,
@@ -114,4 +113,5 @@ class PruneCLI(PruningCLI):
             calibration_examples=self._get(self.config, "calibration_examples"),
             alignment=self._get(self.config_init, "alignment"),
             quantize=self._get(self.config, "quantize"),
+            begin=lambda: SavesConfigOf(self.trainer).setup(self.trainer, model, "fit"),
         )

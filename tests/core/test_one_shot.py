@@ -119,6 +119,13 @@ def test_what_learns_in_training_is_refused_and_the_other_way_round(tmp_path: Pa
         pipeline.fit(trainer(tmp_path), PruningModule(task, Noting()), task)
 
 
+def test_the_baseline_of_a_run_that_was_stopped_is_not_overwritten(tmp_path: Path) -> None:
+    task, run = TinyTask(tmp_path), trainer(tmp_path)
+    (Path(str(run.log_dir)) / "baseline" / "model").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"baseline/model' is there already: choose another trainer\.default_root_dir"):
+        one_shot.prune(run, PruningModule(task, Noting()), task)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -177,6 +184,9 @@ def test_the_verb_has_a_run_folder_like_fits(tmp_path: Path, monkeypatch: pytest
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert settings["calibration_examples"] is None
     assert "model" not in settings  # nothing of training
+    with pytest.raises(SystemExit):  # nothing is left of what is refused
+        main(["prune", "--task", "user_tiny.Tiny", "--strategy", "moe-pruner", "--strategy.experts", "2", *words[4:]])
+    assert not list(folder.parent.with_name("tiny-moe-pruner").glob("*"))
     main(["prune", "--config", str(folder / "config.yaml"), "--baseline", "none"])
     again = load_report(folder.with_name("version_1") / "report.json")
     assert again["heads"] == report["heads"]
