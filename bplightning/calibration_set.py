@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from bplightning.errors import UserError
 from bplightning.task import Task
@@ -32,25 +32,24 @@ class CalibrationSet:
         examples: How many there are.
 
     Raises:
-        UserError: None are asked for, or there is no training set.
+        UserError: None are asked for, there are none, or none can be chosen from the training set.
     """
 
     def __init__(
         self, task: Task, *, examples: int, seed: int, device: torch.device | str = "cpu", watch: Watch = unwatched
     ) -> None:
         require_examples(examples)
-        loader = task.train_dataloader()
-        data: Any = loader.dataset
+        loader: Any = task.train_dataloader()
+        batch_size = _batch_size(loader)
+        data = loader.dataset
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(data), generator=generator)[:examples].tolist()
         self.examples = len(chosen)
         chosen.sort(key=lambda index: _length(data[index]), reverse=True)
-        made: DataLoader[Any] = DataLoader(
-            Subset(data, chosen), batch_size=loader.batch_size, collate_fn=loader.collate_fn
-        )
+        made: DataLoader[Any] = DataLoader(Subset(data, chosen), batch_size=batch_size, collate_fn=loader.collate_fn)
         with isolate_rng():
             torch.manual_seed(seed)
-            self._batches = [task.model_inputs(batch) for batch in made]
+            self._batches = [_tensors(task.model_inputs(batch)) for batch in made]
         self._device, self._watch, self._passes = device, watch, 0
 
     def __len__(self) -> int:
@@ -72,6 +71,32 @@ def require_examples(count: int) -> None:
     """
     if count < 1:
         raise UserError(f"calibration_examples is {count}; it must be 1 or more. The paper takes 2000.")
+
+
+def _batch_size(loader: Any) -> int:
+    """Examples of a batch of a loader whose examples can be chosen.
+
+    Raises:
+        UserError: They cannot, or there are none.
+    """
+    sized = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    size = (loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)) if sized else None
+    if not size:
+        raise UserError(
+            "no calibration examples can be chosen from what the task's `train_dataloader` gives, "
+            f"{type(loader).__name__} of {type(getattr(loader, 'dataset', None)).__name__}: let it give a DataLoader of "
+            "a data set with `__getitem__` and `__len__`, with a batch_size, or a batch sampler that has one."
+        )
+    if not len(loader.dataset):
+        raise UserError(
+            "the task's training set is empty: there is nothing to calibrate with. Give some training data."
+        )
+    return int(size)
+
+
+def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Without what is no tensor, such as texts and identifiers."""
+    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def _length(row: Any) -> int:

@@ -144,6 +144,8 @@ class Budgeted(PruningStrategy, ABC):
         batches: Iterable[dict[str, Tensor]],
         loss_fn: Callable[[Any, dict[str, Tensor]], Tensor],
     ) -> None:
+        if next(iter(batches), None) is None:
+            raise UserError("there was no batch to calibrate with: give some training data.")
         gradients, order = gradients_by_example(model, self.groups, batches, loss_fn)
         kept = self._search({name: self.losses(gradients_EN) for name, gradients_EN in gradients.items()})
         by_name = {group.name: group for group in self.groups}

@@ -12,6 +12,7 @@ import torch
 import yaml
 from tiny_task import TinyTask, trainer
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from bplightning import measure, one_shot, pipeline
 from bplightning.calibration_set import CalibrationSet
@@ -109,6 +110,48 @@ def test_examples_of_like_length_stand_together(tmp_path: Path) -> None:
 
     batches = CalibrationSet(Ragged(tmp_path), examples=6, seed=0)
     assert [batch["input_ids"].shape[1] for batch in batches] == [9, 9, 8, 3, 2, 2]
+
+
+class Loading(TinyTask):
+    """A task with a loader of one's own."""
+
+    loader: Any = None
+
+    def train_dataloader(self) -> Any:
+        return self.loader
+
+
+def test_examples_are_chosen_from_any_loader_that_has_examples_and_a_batch_size(tmp_path: Path) -> None:
+    task = Loading(tmp_path)
+    data = [{"input_ids": torch.tensor([index]), "text": str(index)} for index in range(12)]
+    sampler = torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(data), batch_size=4, drop_last=False)
+    task.loader = DataLoader(data, batch_sampler=sampler)  # type: ignore[arg-type]
+    assert [
+        {name: len(value) for name, value in batch.items()} for batch in CalibrationSet(task, examples=6, seed=0)
+    ] == [{"input_ids": 4}, {"input_ids": 2}]
+
+
+class Stream(IterableDataset[Any]):
+    """Examples that come one after the other."""
+
+    def __iter__(self) -> Any:
+        return iter([])
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (DataLoader(Stream(), batch_size=4), "can be chosen from .* DataLoader of Stream: let it give"),
+        (DataLoader([1, 2], batch_size=None), "can be chosen from .* DataLoader of list: let it give"),  # type: ignore[arg-type]
+        ([], "can be chosen from .* list of NoneType: let it give"),
+        (DataLoader([], batch_size=4), "training set is empty"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_loader_with_nothing_to_choose_from_is_refused(tmp_path: Path, loader: Any, message: str) -> None:
+    task = Loading(tmp_path)
+    task.loader = loader
+    with pytest.raises(UserError, match=message):
+        CalibrationSet(task, examples=2, seed=0)
 
 
 def test_what_learns_in_training_is_refused_and_the_other_way_round(tmp_path: Path) -> None:

@@ -224,6 +224,13 @@ def test_values_that_make_no_sense_are_refused(options: dict[str, Any], message:
         PostTraining(**options)
 
 
+def test_no_batch_is_refused() -> None:
+    strategy = PostTraining()
+    model, _ = attached(strategy)
+    with pytest.raises(UserError, match="there was no batch to calibrate with"):
+        strategy.calibrate(model, [], example_loss)
+
+
 def test_what_cannot_be_reached_is_refused_before_calibration() -> None:
     with pytest.raises(UserError, match=r"target_flops is 0\.001, which cannot be reached: .* it is 0\.0"):
         attached(PostTraining(target_flops=0.001))
