@@ -56,17 +56,20 @@ class InputMoments:
         """The mean input, float64 ``(I,)``."""
         return self._sum_I / self.count
 
-    def hessian(self, *, centered: bool, damping: float) -> Tensor:
-        """``H``, the mean of ``x x^T`` with something added to the diagonal, float64 ``(I, I)``.
+    def hessian(self, *, centered: bool, damping: float, columns_K: Tensor | None = None) -> Tensor:
+        """``H``, the mean of ``x x^T`` with something added to the diagonal, float64 ``(I, I)``, or ``(K, K)``.
 
         Args:
             centered: Whether ``x`` is taken less its mean: a layer with a bias can make up for the mean with that, as
                 with one more column that never goes, and only what varies is left to the weights (`refit_bias`).
             damping: What is added, as a part of the diagonal's mean.
+            columns_K: The columns that are left, where some are gone: what those meet, often nothing, does not count.
         """
-        hessian_II = self._products_II / self.count
+        hessian_II, mean_I = self._products_II / self.count, self.mean()
+        if columns_K is not None:
+            hessian_II, mean_I = hessian_II[columns_K][:, columns_K], mean_I[columns_K]
         if centered:
-            hessian_II -= torch.outer(self.mean(), self.mean())
+            hessian_II -= torch.outer(mean_I, mean_I)
         diagonal_I = hessian_II.diagonal()
         diagonal_I += damping * diagonal_I.mean().clamp(min=torch.finfo(torch.float32).tiny)
         return hessian_II

@@ -271,7 +271,7 @@ class _Layer:
         weight, bias = writer.weight(model), writer.bias_of(model)
         left_S = mask.kept[:, 0].nonzero().flatten()
         columns_I = writer_columns(group, left_S)
-        hessian_II = moments.hessian(centered=bias is not None, damping=damping)[columns_I][:, columns_I]
+        hessian_II = moments.hessian(centered=bias is not None, damping=damping, columns_K=columns_I)
         before_OI = weight.clone()
         each = weight.shape[1] // size_of(group)
         found = removals(weight_OI=before_OI[:, columns_I], hessian_II=hessian_II, columns=each)

@@ -119,3 +119,13 @@ def test_a_bias_takes_the_mean_and_a_constant_costs_nothing() -> None:
     solution = torch.linalg.lstsq(torch.cat([inputs[:, kept], ones], 1), inputs @ weight.T + bias).solution
     torch.testing.assert_close(after[:, kept], solution[:-1].T, rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(new, solution[-1], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_columns_that_are_gone_have_no_part_in_the_damping(centered: bool) -> None:
+    _, inputs = layer(1)
+    whole, left = InputMoments(STRUCTURES, inputs.device), InputMoments(2, inputs.device)
+    whole.update(inputs)
+    left.update(inputs[:, [1, 4]])
+    found = whole.hessian(centered=centered, damping=0.5, columns_K=torch.tensor([1, 4]))
+    torch.testing.assert_close(found, left.hessian(centered=centered, damping=0.5))
