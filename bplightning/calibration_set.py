@@ -84,8 +84,8 @@ def _batch_size(loader: Any) -> int:
     if not size:
         raise UserError(
             "no calibration examples can be chosen from what the task's `train_dataloader` gives, "
-            f"{type(loader).__name__} of {type(getattr(loader, 'dataset', None)).__name__}: let it give a DataLoader of "
-            "a data set with `__getitem__` and `__len__`, with a batch_size, or a batch sampler that has one."
+            f"{type(loader).__name__} of {type(getattr(loader, 'dataset', None)).__name__}: let it give a DataLoader "
+            "of a data set with `__getitem__` and `__len__`, with a batch_size, or a batch sampler that has one."
         )
     if not len(loader.dataset):
         raise UserError(

@@ -272,9 +272,20 @@ class _Layer:
         left_S = mask.kept[:, 0].nonzero().flatten()
         columns_I = writer_columns(group, left_S)
         hessian_II = moments.hessian(centered=bias is not None, damping=damping, columns_K=columns_I)
+        if not bool(hessian_II.isfinite().all()):
+            raise UserError(
+                f"what {group.name} reads is NaN or infinite on the calibration data, and no damping (now {damping:g}) "
+                "helps: look at the model's weights, and at trainer.precision."
+            )
         before_OI = weight.clone()
         each = weight.shape[1] // size_of(group)
-        found = removals(weight_OI=before_OI[:, columns_I], hessian_II=hessian_II, columns=each)
+        try:
+            found = removals(weight_OI=before_OI[:, columns_I], hessian_II=hessian_II, columns=each)
+        except torch.linalg.LinAlgError as error:
+            raise UserError(
+                f"the Hessian of {group.name} cannot be inverted with damping {damping:g}: give a greater damping, such "
+                "as 0.01, or more calibration examples."
+            ) from error
         times, left = table.roles[group.role], len(left_S)
         kept = sizes_to_choose(left, heads=isinstance(group, AttentionGroup))
         options = LayerOptions(

@@ -304,6 +304,22 @@ def test_without_a_table_it_says_what_to_do() -> None:
         strategy.calibrate(model, [], example_loss)
 
 
+@pytest.mark.parametrize(
+    ("damping", "value", "message"),
+    [
+        (1e-300, 1.0, r"the Hessian of encoder\.0\.\w+ cannot be inverted with damping 1e-300: give a greater damping"),
+        (0.01, torch.nan, r"what encoder\.0\.\w+ reads is NaN or infinite .* damping \(now 0\.01\)"),
+    ],
+)
+def test_a_layer_whose_hessian_is_of_no_use_is_named(damping: float, value: float, message: str) -> None:
+    model = tiny_bert()
+    model.get_input_embeddings().weight.data[3] *= value
+    strategy = ZipLM(latency_table=TABLE, damping=damping)
+    strategy.attach(PrunableLayout.of(model))
+    with pytest.raises(UserError, match=message):
+        strategy.calibrate(model, [{"input_ids": torch.tensor([[2, 3]])}], example_loss)
+
+
 def test_the_family_is_pruned_to_at_even_intervals() -> None:
     strategy = ZipLM([1.5, 2.0, 4.0], start=0.1)
     due = [strategy.due_at(Progress(step, 100, warmup_steps=5)) for step in (0, 9, 10, 39, 40, 69, 70, 100)]
