@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from bplightning.calibration import rows_of
 from bplightning.errors import UserError
 from bplightning.granularity import masks_of
 from bplightning.groups import AttentionGroup
@@ -206,8 +207,9 @@ class ZipLM(PruningStrategy):
         def loss_of(sizes: Sequence[int]) -> float:
             for layer, size in zip(layers, sizes, strict=True):
                 layer.shrink_to(size)
-            losses = [loss_fn(model(**batch), batch) for batch in batches]
-            return float(torch.stack(losses).double().mean())
+            losses, rows = zip(*((loss_fn(model(**batch), batch), rows_of(batch)) for batch in batches), strict=True)
+            weights = torch.tensor(rows, dtype=torch.float64, device=losses[0].device)
+            return float(torch.stack(losses).double() @ weights / weights.sum())
 
         sizes = search_sizes(
             [layer.options for layer in layers],

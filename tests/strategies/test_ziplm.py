@@ -27,6 +27,7 @@ from bplightning.loading import load_saved
 from bplightning.module import PruningModule
 from bplightning.planning import plan
 from bplightning.simplification import Simplification
+from bplightning.strategies import ziplm
 from bplightning.strategies.ziplm import ZipLM
 from bplightning.strategy import Progress
 from bplightning.testing import StrategyContract
@@ -110,6 +111,26 @@ def test_what_stays_makes_up_for_what_went() -> None:
     with torch.no_grad():
         wanted, updated, cut = (each(**inputs).start_logits[live] for each in (before, model, plain))
     assert 50 * (updated - wanted).square().sum() < (cut - wanted).square().sum()
+
+
+def test_the_loss_of_a_try_is_that_of_all_rows_however_they_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[float] = []
+
+    def look(layers: Any, *, loss_of: Any, **_: Any) -> tuple[int, ...]:
+        sizes = tuple(layer.kept[-1] for layer in layers)
+        found.append(loss_of(sizes))
+        return sizes
+
+    monkeypatch.setattr(ziplm, "search_sizes", look)
+    (rows,) = (padded_inputs(seed=0),)
+    count = len(rows["input_ids"])
+    split = [{name: value[part] for name, value in rows.items()} for part in (slice(1), slice(1, count))]
+    for batches in ([rows], split):
+        model = tiny_bert()
+        strategy = ZipLM([1.6], latency_table=TABLE)
+        strategy.attach(PrunableLayout.of(model))
+        strategy.calibrate(model, batches, squares)
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_padding_is_no_data() -> None:
