@@ -10,6 +10,7 @@ grouped queries key/value heads, or units), `K` columns kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -82,7 +83,8 @@ class ZipLM(PruningStrategy):
     ) -> None:
         super().__init__()
         targets = [2.0] if target_speedups is None else [float(each) for each in target_speedups]
-        if not targets or targets[0] <= 1 or any(not a < b for a, b in pairwise(targets)):
+        numbers = all(math.isfinite(each) and each > 1 for each in targets)
+        if not targets or not numbers or any(a >= b for a, b in pairwise(targets)):
             raise UserError(
                 f"target_speedups is {target_speedups}; it must be numbers above 1, each greater than the one before: "
                 "how many times faster than the dense model each model is to be, such as [1.5, 2, 3]."
@@ -136,13 +138,23 @@ class ZipLM(PruningStrategy):
             )
 
     def advance(self, progress: Progress) -> None:
+        steps = self._steps(progress)
+        if self.stage < len(self.targets) and len(set(steps)) < len(steps):
+            raise UserError(
+                f"target_speedups has {len(steps)} targets, and with start {self.start:g} and {progress.total_steps} "
+                f"optimizer steps they fall on {', '.join(map(str, steps))}, several on one: train longer, or give "
+                "fewer targets."
+            )
         self.due = self.due_at(progress)
+
+    def _steps(self, progress: Progress) -> list[int]:
+        """The step of each target."""
+        begin, targets = self.start * progress.total_steps, len(self.targets)
+        return [round(begin + (progress.total_steps - begin) * index / targets) for index in range(targets)]
 
     def due_at(self, progress: Progress) -> int:
         """How many of the targets are to be pruned to by a step."""
-        begin, targets = self.start * progress.total_steps, len(self.targets)
-        steps = (round(begin + (progress.total_steps - begin) * index / targets) for index in range(targets))
-        return sum(progress.step >= step for step in steps)
+        return sum(progress.step >= step for step in self._steps(progress))
 
     def target_reached(self, progress: Progress) -> bool:
         return self.due_at(progress) == len(self.targets)
@@ -165,11 +177,17 @@ class ZipLM(PruningStrategy):
         return {"target_speedup": self.targets[self.stage - 1] if self.stage else 1.0}
 
     def get_extra_state(self) -> Tensor:
-        """How many targets were pruned to; what is kept is in the masks."""
-        return torch.tensor(self.stage)
+        """How many targets were pruned to, and the targets; what is kept is in the masks."""
+        return torch.tensor([self.stage, *self.targets], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.stage = int(state)
+        stage, *targets = state.tolist()
+        if targets != self.targets:
+            raise UserError(
+                f"target_speedups is {self.targets}, and the run that goes on has {targets}: give those, or begin a "
+                "run anew."
+            )
+        self.stage = int(stage)
 
     # -- pruning to a target -------------------------------------------------------------------------------------------
 
@@ -285,8 +303,8 @@ class _Layer:
             found = removals(weight_OI=before_OI[:, columns_I], hessian_II=hessian_II, columns=each)
         except torch.linalg.LinAlgError as error:
             raise UserError(
-                f"the Hessian of {group.name} cannot be inverted with damping {damping:g}: give a greater damping, such "
-                "as 0.01, or more calibration examples."
+                f"the Hessian of {group.name} cannot be inverted with damping {damping:g}: give a greater damping, "
+                "such as 0.01, or more calibration examples."
             ) from error
         times, left = table.roles[group.role], len(left_S)
         kept = sizes_to_choose(left, heads=isinstance(group, AttentionGroup))

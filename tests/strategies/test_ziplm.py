@@ -256,7 +256,7 @@ def test_calibration_disturbs_no_data_and_a_resumed_run_is_the_uninterrupted_one
         seen.append(watch.seen)
     assert seen[0] == seen[2]
     assert seen[1] == seen[0][9:]
-    assert int(states[0]["strategy._extra_state"]) == 2
+    assert states[0]["strategy._extra_state"].tolist() == [2, 1.4, 2.0]
     for key, value in states[0].items():
         assert value == states[1][key] if not isinstance(value, Tensor) else torch.equal(value, states[1][key]), key
 
@@ -296,6 +296,8 @@ def test_calibration_data_are_as_many_examples_as_asked_for(folder: Path) -> Non
         ({"target_speedups": []}, "must be numbers above 1, each greater"),
         ({"target_speedups": [1.0, 2.0]}, "must be numbers above 1, each greater"),
         ({"target_speedups": [2.0, 2.0]}, "must be numbers above 1, each greater"),
+        ({"target_speedups": [float("nan")]}, "must be numbers above 1, each greater"),
+        ({"target_speedups": [2.0, float("inf")]}, "must be numbers above 1, each greater"),
         ({"start": 1.0}, r"start is 1; .* must be in \[0, 1\)"),
         ({"calibration_examples": 0}, "calibration_examples is 0; it must be 1 or more"),
         ({"damping": 0.0}, "damping is 0; it must be above 0"),
@@ -345,6 +347,19 @@ def test_the_family_is_pruned_to_at_even_intervals() -> None:
     strategy = ZipLM([1.5, 2.0, 4.0], start=0.1)
     due = [strategy.due_at(Progress(step, 100, warmup_steps=5)) for step in (0, 9, 10, 39, 40, 69, 70, 100)]
     assert due == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_targets_that_fall_on_one_step_are_refused_at_the_first() -> None:
+    with pytest.raises(UserError, match=r"has 3 targets, .* start 0\.5 and 4 optimizer steps they fall on 2, 3, 3,"):
+        ZipLM([1.5, 2.0, 4.0], start=0.5).advance(Progress(0, 4, warmup_steps=0))
+
+
+def test_a_run_with_other_targets_is_not_gone_on_with() -> None:
+    ours, theirs = ZipLM([1.5, 2.0]), ZipLM([1.5, 3.0])
+    with pytest.raises(
+        UserError, match=r"target_speedups is \[1\.5, 2\.0\], and the run that goes on has \[1\.5, 3\.0\]"
+    ):
+        ours.load_state_dict(theirs.state_dict())
 
 
 def test_a_plan_says_that_it_cannot_know() -> None:
