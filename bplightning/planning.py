@@ -82,8 +82,10 @@ def plan(
     groups = [_planned_group(layout, group, masks) for group in layout.groups]
     counts = measure.parameters(model, layout)
     found: Estimates | None = None
-    if strategy.calibrates:
-        told = "how much of each layer goes is found from data, which `plan` does not read: `fit` says it as it prunes."
+    if strategy.calibrates or not strategy.by_training:
+        verb = "fit" if strategy.by_training else "prune"
+        data = "how much of each layer goes is found from data, which `plan` does not read"
+        told = f"{data}: `{verb}` says it as it prunes."
         problems = [*problems, _problem(layout, None, told)]
     if masks and not problems:
         last = end or Progress(NOMINAL_STEPS, NOMINAL_STEPS, warmup_steps=0)

@@ -29,6 +29,7 @@ from bplightning.planning_schema import Plan
 from bplightning.planning_table import render
 from bplightning.selection import keep_largest, keep_of_neighbours
 from bplightning.strategies.movement import Movement
+from bplightning.strategies.post_training import PostTraining
 from bplightning.strategy import Progress, PruningStrategy
 
 WHOLE = {"attention": "head", "feed_forward": "unit"}
@@ -364,3 +365,10 @@ def test_layers_that_are_alike_are_one_row() -> None:
     assert "encoder 0 " in text
     assert "encoder 1  " in text
     assert isinstance(make("bert")[1].groups[1], AttentionGroup)
+
+
+def test_what_is_found_from_data_without_training_is_no_estimate() -> None:
+    planned = plan(tiny("bert"), PostTraining())
+    (problem,) = planned["problems"]
+    assert "is found from data, which `plan` does not read: `prune` says it" in problem["message"]
+    assert planned["estimates"] is None
