@@ -18,6 +18,7 @@ from bplightning.compare_cli import compare_parser
 from bplightning.parser import PluginParser
 from bplightning.plan_cli import PlanCLI
 from bplightning.plugins import available, load, summary
+from bplightning.prune_cli import PruneCLI
 from bplightning.training_cli import PruningCLI
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -39,12 +40,17 @@ class _Planning(PlanCLI):
         raise _Ready({"plan": self._subcommand_parsers["fit"]})
 
 
+class _Pruning(PruneCLI):
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        raise _Ready({"prune": self._subcommand_parsers["fit"]})
+
+
 def training_parsers() -> dict[str, PluginParser]:
     """The parser of each verb that takes a task and a strategy."""
     found: dict[str, PluginParser] = {}
-    for kind in (_Training, _Planning):
+    for kind, args in ((_Training, ["fit"]), (_Planning, ["fit"]), (_Pruning, [])):
         try:
-            kind(["fit"])
+            kind(args)
         except _Ready as ready:
             found |= ready.args[0]
     return found

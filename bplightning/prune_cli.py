@@ -24,7 +24,7 @@ DESCRIPTION = (
     "compacted, evaluated and reported as at the end of `fit`. Minutes in place of hours, and less accurate where much "
     "is pruned. Options of the trainer that say how to train make no difference."
 )
-OWN_PLUGINS = PLUGINS | {"strategy": PluginArgument(base=PruningStrategy, group=STRATEGIES, default="magnitude")}
+OWN_PLUGINS = PLUGINS | {"strategy": PluginArgument(base=PruningStrategy, group=STRATEGIES, default="post-training")}
 
 
 class PruneCLI(PruningCLI):

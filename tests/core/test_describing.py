@@ -63,6 +63,7 @@ def test_what_is_misspelled_is_marked(schema: Any, config: dict[str, Any], wrong
         (["fit", "--strategy.target_d"], {"--strategy.target_density"}),
         (["fit", "--quantize", ""], {"int8"}),
         (["plan", "--meas"], {"--measure"}),
+        (["prune", "--cal"], {"--calibration_examples"}),
         (["compare", "--see"], {"--seeds"}),
         (["benchmark", "--device", ""], {"cpu", "cuda"}),
     ],
