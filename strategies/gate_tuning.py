@@ -21,7 +21,8 @@ DAMPING = 1e-2
 """How much gates are held to 1, in parts of the mean square of a head's or unit's output."""
 
 LARGEST = 10.0
-"""A gate beyond this comes of equations that say nothing: such a layer keeps gates of 1, as in the published code."""
+"""A gate beyond this comes of equations that say nothing: such a layer keeps gates of 1, where the published code stops
+tuning."""
 
 
 @torch.no_grad()

@@ -23,8 +23,11 @@ class PostTraining(Budgeted):
     whole block of the matrix (section 4.2). Last, layer by layer, what is kept is multiplied by the numbers with which
     the layer comes nearest to what it gave, by least squares (section 4.3); they are folded into the weights.
 
-    It departs from the published code in gradients of single examples, where that has those of batches, and in least
-    squares solved exactly, a little damped, where that iterates. A layer that is computed several times in a pass
+    It departs from the published code in this. Gradients are those of single examples, where that has those of batches,
+    and of the mean loss over the rows of a batch, times their number. All heads, and all units, of the model are in one
+    ranking, by what is lost a weight. Least squares are solved exactly, a little damped, where that iterates; they look
+    at all tokens, not the first alone, and have no intercept; the first layer's attention is tuned, too; and a layer
+    whose equations say nothing is left as it is, where that stops. A layer that is computed several times in a pass
     (ALBERT) is not tuned.
 
     Args:
