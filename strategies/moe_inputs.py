@@ -53,7 +53,7 @@ class LayerInputs:
 
         Returns:
             Each matrix to the norm of its input features over all tokens, of all ranks together, float64 ``(I,)``;
-            ones, for an expert that no token was routed to, which leaves its weights' magnitude to decide.
+            zeros, for an expert that no token was routed to.
         """
         hooks = [
             self._model.get_submodule(name).register_forward_pre_hook(hook)
@@ -76,10 +76,7 @@ class LayerInputs:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)  # every rank prunes by the tokens of all
         parts = sums.sqrt().split([len(each) for each in self._sums.values()])
-        return {
-            member: part if bool(part.any()) else torch.ones_like(part)
-            for member, part in zip(self._sums, parts, strict=True)
-        }
+        return dict(zip(self._sums, parts, strict=True))
 
     def _see(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         found_I = squared_norms(inputs_TI=self._real(inputs[0].flatten(0, -2)))

@@ -149,15 +149,28 @@ def test_the_expert_that_goes_is_the_one_whose_weights_are_worth_least_together(
     assert kept.tolist() == [each > min(worth) for each in worth]
 
 
-def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude() -> None:
+def with_an_expert_that_no_token_reaches() -> PreTrainedModel:
+    """It is the first one of layer 0."""
     model = tiny("mixtral")
     with torch.no_grad():
-        layout = PrunableLayout.of(model)
         layer: Any = model.model.layers[0]
         layer.post_attention_layernorm.weight.abs_()
         layer.post_attention_layernorm.register_forward_hook(lambda module, inputs, output: output.abs())
         layer.mlp.gate.weight[0] = -10.0  # of inputs that are positive
-    _, strategy = pruned(model)
+    return model
+
+
+def test_an_expert_that_no_token_reaches_goes_first() -> None:
+    model: Any = with_an_expert_that_no_token_reaches()
+    with torch.no_grad():
+        model.model.layers[0].mlp.experts.gate_up_proj[0] *= 100  # however large it is
+    _, strategy = pruned(model, experts=EXPERTS - 1, density=1.0)
+    assert next(iter(strategy.routers.values())).kept.tolist() == [False, True, True]
+
+
+def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude() -> None:
+    model = with_an_expert_that_no_token_reaches()
+    layout, strategy = pruned(model)
     member = layout.feed_forward[0].down
     weight, kept = member.weight(model).detach().abs(), masks_of(strategy)[member].kept
     assert (weight.masked_fill(~kept, torch.inf).amin(1) >= weight.masked_fill(kept, 0).amax(1)).all()
