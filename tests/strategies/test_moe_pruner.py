@@ -1,14 +1,10 @@
-"""MoE-Pruner: its scores by hand, what it keeps, experts dropped, and two processes."""
+"""MoE-Pruner: its scores by hand, what it keeps, and experts dropped."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import calibrate_on_ranks
 import pytest
 import torch
 from tiny_experts import CONFIGS, EXPERTS
@@ -186,15 +182,3 @@ def test_settings_that_no_model_can_have_are_refused() -> None:
             MoEPruner(experts=experts).attach(PrunableLayout.of(tiny("mixtral")))
     with pytest.raises(UserError, match=r"experts is 2, and a model of type 'llama' has none: leave it out"):
         MoEPruner(experts=2).attach(PrunableLayout.of(tiny("llama")))
-
-
-def test_two_processes_with_half_the_batches_each_prune_as_one(tmp_path: Path) -> None:
-    alone = calibrate_on_ranks.calibrated(range(4))
-    script = Path(calibrate_on_ranks.__file__)
-    other = subprocess.Popen([sys.executable, str(script), "1", str(tmp_path)])
-    calibrate_on_ranks.main(0, tmp_path)
-    assert other.wait(timeout=100) == 0
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found.keys() == alone.keys()
-        assert all(torch.equal(found[name], value) for name, value in alone.items())
