@@ -40,7 +40,7 @@ def require_plausible_layers(folder: Path) -> None:
     if all(0 <= value <= ALWAYS for _, value in asked):
         return
     shapes = list(_shapes(folder.glob("*.safetensors")))
-    stacked = max((shape[0] for shape in shapes if len(shape) > 2 and math.prod(shape)), default=0)
+    stacked = max((shape[0] for shape in shapes if len(shape) > 2 and 0 not in shape), default=0)
     for key, value in asked:
         allowed = max(ALWAYS, len(shapes), stacked if "experts" in key else 0)
         if not 0 <= value <= allowed:
