@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bplightning.compaction import STREAM
 from bplightning.distillation import states_width
 from bplightning.errors import UserError
 from bplightning.groups import AttentionGroup
@@ -35,10 +36,6 @@ LEARNING_RATE = 1e-2
 
 TRAVEL = 6.0
 """How far scores can travel in a run whose rate follows from its length, in ways from one limit to the other."""
-
-
-STREAM = "stream"
-"""Name and role of the mask of the residual stream's dimensions."""
 
 
 class CoFi(PruningStrategy):
