@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +129,21 @@ def test_experts_worth_least_go_and_the_compact_model_is_exact(model_type: str) 
     seen = inputs["attention_mask"].bool()
     torch.testing.assert_close(smaller(**inputs).logits[seen], masked[seen], rtol=1e-10, atol=1e-10)
     assert smaller.config.num_experts == 2
+
+
+def test_a_model_that_routes_around_experts_is_saved_only_compact(tmp_path: Path) -> None:
+    model = tiny("mixtral")
+    layout, strategy = pruned(model, experts=2)
+    strategy.harden(layout)
+    model.save_pretrained(tmp_path / "hardened")
+    with pytest.raises(UserError, match=r"saved hardened and not compact, .*: compact it first"):
+        type(model).from_pretrained(tmp_path / "hardened")
+    smaller: Any = compact(model)
+    smaller.save_pretrained(tmp_path / "compact")
+    again = type(model).from_pretrained(tmp_path / "compact")
+    assert not hasattr(again.config, "quantization_config")
+    inputs = padded_inputs("right")
+    torch.testing.assert_close(again(**inputs).logits, smaller(**inputs).logits)
 
 
 @torch.no_grad()
