@@ -20,6 +20,7 @@ from transformers.utils import PushToHubMixin
 from bplightning.compaction import compact
 from bplightning.equivalence import LogitDifference
 from bplightning.errors import UserError
+from bplightning.guards import require_precise_scores
 from bplightning.layout import PrunableLayout
 from bplightning.loading import save_compact
 from bplightning.masking import has_masks
@@ -83,6 +84,7 @@ class Attachment:
             total_steps: Optimizer steps of the whole run.
             schedulers: Schedulers that have been made for `optimizer`.
         """
+        require_precise_scores(self.strategy)
         own = {id(parameter) for parameter in self.strategy.parameters()}
         if any(group["params"] and all(id(p) in own for p in group["params"]) for group in optimizer.param_groups):
             return  # it has them already

@@ -152,6 +152,8 @@ class CompactionPlan:
             raise UserError(f"this is not a compaction plan ({reason}): give the text that to_json wrote.") from error
         if unknown := sorted(set(document) - {"version", "model_type", "groups", STREAM if version > 1 else "groups"}):
             raise UserError(f"the compaction plan has {unknown[0][:40]!r}, which plans have not: make the plan again.")
+        if stream is not None and (stream.name != STREAM or not stream.kept):
+            raise UserError(f"the compaction plan's {STREAM!r} must keep some of its dimensions: make the plan again.")
         names = [group.name for group in groups]
         if not isinstance(plan.model_type, str) or not all(isinstance(name, str) for name in names):
             raise UserError("the compaction plan must name its model type and groups in words: make the plan again.")
@@ -159,8 +161,6 @@ class CompactionPlan:
             raise UserError("the compaction plan names a group twice: make the plan again.")
         for group in (*groups, *([] if stream is None else [stream])):
             group.check()
-        if stream is not None and (stream.name != STREAM or not stream.kept):
-            raise UserError(f"the compaction plan's {STREAM!r} must keep some of its dimensions: make the plan again.")
         return plan
 
 

@@ -11,8 +11,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from bplightning.errors import UserError
 from bplightning.expert_distillation import ExpertDistillation
+from bplightning.layout import PrunableLayout
 from bplightning.loading import load_saved
 from bplightning.logit_cache import LogitCache
+from bplightning.resizing import stream_width
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
 
@@ -110,7 +112,7 @@ class Teacher:
         self.model: PreTrainedModel = load_saved(task.load_model, settings.teacher, what="the teacher")
         require_same_labels(self.model, student, name=settings.teacher)
         require_same_tokens(self.model, task, name=settings.teacher)
-        widths = [model.config.hidden_size for model in (student, self.model)]
+        widths = [states_width(model) for model in (student, self.model)]
         if settings.alpha_hidden and widths[0] != widths[1]:
             raise UserError(
                 f"alpha_hidden is {settings.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
@@ -174,6 +176,19 @@ class Teacher:
             kept = torch.ones_like(square) if mask is None or mask.shape != square.shape else mask
             distances.append((square * kept).sum() / kept.sum())
         return torch.stack(distances).mean()
+
+
+def states_width(model: nn.Module) -> int:
+    """Numbers of a hidden state; of a compact model fewer than its configuration says, which stays as it was.
+
+    Args:
+        model: A model; of another architecture than those that can be pruned, its configuration is believed.
+    """
+    try:
+        return stream_width(PrunableLayout.of(model))
+    except UserError:
+        config: Any = model.config
+        return int(config.hidden_size)
 
 
 def _is_of(mask: Any, states_BLH: Tensor) -> bool:

@@ -16,15 +16,15 @@ from safetensors import safe_open
 
 from bplightning.errors import UserError
 
-LAYERS = 256
-"""Layers that are always allowed: those of a family that shares its layers' weights are few tensors."""
+ALWAYS = 256
+"""Layers and experts that are always allowed: those of a family that shares its layers' weights are few tensors."""
 
 SLACK = 1 << 22
 """Numbers that a model may have beyond twice those in its files: a new head, or embeddings that are not tied yet."""
 
 
 def require_plausible_layers(folder: Path) -> None:
-    """Refuse a configuration with more layers than the weights beside it can fill; before a model is built.
+    """Refuse a configuration with more layers or experts than the weights beside it fill; before a model is built.
 
     Args:
         folder: Folder of a saved model. What else is wrong with it is left to whoever loads it.
@@ -36,15 +36,15 @@ def require_plausible_layers(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return
-    allowed = None
-    for key, value in _integers(config):
-        if "layer" in key and not 0 <= value <= LAYERS:
-            if allowed is None:
-                allowed = max(LAYERS, sum(1 for _ in _sizes(folder.glob("*.safetensors"))))
-            if not 0 <= value <= allowed:
-                raise UserError(
-                    f"config.json says {key} {value}, and with the weights beside it it must be 0 to {allowed}"
-                )
+    asked = [(key, value) for key, value in _integers(config) if "layer" in key or "experts" in key]
+    if all(0 <= value <= ALWAYS for _, value in asked):
+        return
+    shapes = list(_shapes(folder.glob("*.safetensors")))
+    stacked = max((shape[0] for shape in shapes if len(shape) > 2 and 0 not in shape), default=0)
+    for key, value in asked:
+        allowed = max(ALWAYS, len(shapes), stacked if "experts" in key else 0)
+        if not 0 <= value <= allowed:
+            raise UserError(f"config.json says {key} {value}, and with the weights beside it it must be 0 to {allowed}")
 
 
 def require_own_weights(folder: Path) -> None:
@@ -85,7 +85,7 @@ def require_plausible_size(wanted: int, there: int) -> None:
 
 def numbers_in(files: Iterable[str | Path]) -> int:
     """Numbers in the safetensors files among these, by their headers alone."""
-    return sum(_sizes(file for file in map(Path, files) if file.suffix == ".safetensors"))
+    return sum(map(math.prod, _shapes(file for file in map(Path, files) if file.suffix == ".safetensors")))
 
 
 def _integers(value: Any) -> Iterator[tuple[str, int]]:
@@ -98,9 +98,9 @@ def _integers(value: Any) -> Iterator[tuple[str, int]]:
                 yield from _integers(inner)
 
 
-def _sizes(files: Iterable[Path]) -> Iterator[int]:
-    """Numbers in each tensor of safetensors files, by their headers alone."""
+def _shapes(files: Iterable[Path]) -> Iterator[list[int]]:
+    """The shape of each tensor of safetensors files, by their headers alone."""
     for file in files:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118, it is no mapping
-                yield math.prod(tensors.get_slice(name).get_shape())
+                yield tensors.get_slice(name).get_shape()

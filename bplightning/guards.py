@@ -12,6 +12,26 @@ from torch import Tensor, nn
 from bplightning.checkpoints import last_saved
 from bplightning.errors import UserError
 
+SHORT = (torch.float16, torch.bfloat16)
+"""Precisions too small for scores."""
+
+
+def require_precise_scores(strategy: nn.Module) -> None:
+    """Refuse scores that would never move: in 16 bits a step is lost when it is added to a score near 1 or above.
+
+    Args:
+        strategy: The strategy, as the optimizer is to find it.
+
+    Raises:
+        UserError: What it learns has 16 bits.
+    """
+    short = next((value.dtype for value in strategy.parameters() if value.dtype in SHORT), None)
+    if short is not None:
+        raise UserError(
+            f"the scores of {type(strategy).__name__} are {str(short).removeprefix('torch.')}, in which their steps "
+            "round to nothing and they never move: give trainer.precision bf16-mixed or 32-true."
+        )
+
 
 class FiniteGuard(Callback):
     """Stops at a loss, scores or weights with NaN or infinity; every `PruningModule` brings it along.

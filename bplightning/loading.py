@@ -37,8 +37,10 @@ from bplightning.folder_bounds import (
     require_plausible_size,
 )
 from bplightning.layout import PrunableLayout
+from bplightning.narrowing import narrows_any
 from bplightning.no_norm import has_no_norm, use_no_norm
 from bplightning.resizing import Group, kind_of, make_bias, resize, size_of, stream_width
+from bplightning.routing import is_dropped
 from bplightning.skipping import is_skipped, skip
 
 QUANT_METHOD = "bplightning"
@@ -183,11 +185,28 @@ def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequen
     ordinary = before is None and not new_biases and not no_norm
     ordinary = ordinary and stream == {"width": stream_width(dense), "skipped": []}
     if ordinary and widths.items() <= {group.name: size_of(group) for group in dense.groups}.items():  # fewer experts
+        if hasattr(config, "quantization_config"):  # that it must be compacted first
+            del config.quantization_config
         return
     biases = sorted({*(before["biases"] if before else ()), *new_biases})
     field = {"version": CONFIG_VERSION, "widths": widths, "columns": columns, "biases": biases, "no_norm": no_norm}
     setattr(config, CONFIG_FIELD, {**field, "stream": stream})
     config.quantization_config = {"quant_method": QUANT_METHOD}
+
+
+def require_compaction(layout: PrunableLayout) -> None:
+    """Have transformers refuse what is saved of a model before it is compacted, where weights are not all of it.
+
+    Skipped sub-layers, narrower norms and experts that are routed around live on the modules, and no folder holds them.
+
+    Args:
+        layout: A hardened model's.
+    """
+    model: Any = layout.model
+    stream = (getattr(model.config, CONFIG_FIELD, None) or {}).get("stream") or {}
+    skipped = {group.name for group in layout.groups if is_skipped(model, group)} - set(stream.get("skipped", ()))
+    if skipped or narrows_any(model) or any(is_dropped(model, group) for group in layout.feed_forward):
+        model.config.quantization_config = {"quant_method": QUANT_METHOD, "compacted": False}
 
 
 def apply_widths(model: nn.Module, numbers: int = 0) -> None:
@@ -264,9 +283,18 @@ class CompactConfig(QuantizationConfigMixin):
 
     Args:
         quant_method: Our name.
+        compacted: Whether the model is compact; one that has only been hardened may compute what no folder holds.
+
+    Raises:
+        UserError: It is not compact.
     """
 
-    def __init__(self, quant_method: str = QUANT_METHOD) -> None:
+    def __init__(self, quant_method: str = QUANT_METHOD, compacted: bool = True) -> None:
+        if not compacted:
+            raise UserError(
+                "the model was saved hardened and not compact, and what it skips, narrows or routes around is not in "
+                "its folder: compact it first, and save the compact model."
+            )
         self.quant_method = quant_method  # type: ignore[assignment]
 
 

@@ -82,7 +82,8 @@ from transformers import {reader}
 model = {reader}.from_pretrained("FOLDER_OR_NAME")
 ```
 
-Without `import bplightning`, transformers refuses it. `compaction_plan.json` says which heads and units were kept.
+Where its `config.json` has a `compaction`, transformers refuses it without that import.
+`compaction_plan.json` says which heads and units were kept.
 
 ## What it cost and what it gave
 

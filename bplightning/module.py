@@ -20,7 +20,7 @@ from bplightning.checkpoints import warn_of_unpruned_choices
 from bplightning.collapse import CollapseWatch
 from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
-from bplightning.guards import FiniteGuard, require_finite_parameters
+from bplightning.guards import FiniteGuard, require_finite_parameters, require_precise_scores
 from bplightning.layout import PrunableLayout
 from bplightning.live import Live, TeacherWatch
 from bplightning.loading import record_widths
@@ -212,6 +212,7 @@ class PruningModule(LightningModule):
             calibrate(self.trainer, self.task, self.model, self.strategy, examples=examples, step=progress.step)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        require_precise_scores(self.strategy)
         progress = self.progress()
         decays = {name for name, parameter in self.model.named_parameters() if parameter.ndim > 1}
         groups: list[dict[str, Any]] = [

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
+from bplightning.narrowing import narrows_any
 
 
 class NoNorm(nn.LayerNorm):
@@ -46,9 +47,14 @@ def norms_of(layout: PrunableLayout) -> list[nn.LayerNorm]:
     """The norms to simplify; none where that was done before.
 
     Raises:
-        UserError: The layers have other norms.
+        UserError: The layers have other norms, or such as are made to narrow.
     """
     norms = _norms(layout)
+    if narrows_any(layout.model):
+        raise UserError(
+            "simplification.no_norm is true, but the strategy narrows the model's norms, which NoNorm cannot: leave "
+            "no_norm out, or the stream as wide as it is (of cofi, prune_hidden: false)."
+        )
     if not norms and not has_no_norm(layout.model):
         config: Any = layout.model.config
         names = {type(module).__name__ for module in _modules_of_layers(layout)}

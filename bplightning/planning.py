@@ -101,7 +101,8 @@ def plan(
             fitting = measure.fitting(model, shapes)
             flops = {shape: measure.flops_by_module(model, make_inputs(*shape)) for shape in fitting}
             found = estimates(model, shrinking, parameters=counts, flops=flops, density=density)
-    masked = sum(mask.total_weights for mask in masks)
+    prunable = set(layout.members)  # a mask of the stream multiplies norms, which are no linear weights
+    masked = sum(mask.total_weights for mask in masks if any(cover.member in prunable for cover in mask.covers))
     own = {id(parameter) for parameter in model.parameters()}
     learned = {id(p): p.numel() for trial in attached for p in trial.parameters() if id(p) not in own}
     return Plan(

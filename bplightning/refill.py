@@ -16,12 +16,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedModel
 
 from bplightning.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
-from bplightning.distillation import Distillation
+from bplightning.distillation import Distillation, states_width
 from bplightning.errors import UserError
 from bplightning.granularity import masks_of
 from bplightning.layout import PrunableLayout
 from bplightning.module import PruningModule
-from bplightning.resizing import stream_width
 from bplightning.strategy import PruningStrategy
 
 
@@ -133,7 +132,7 @@ def _module(pruned: PruningModule, model: PreTrainedModel, settings: Refill) -> 
 def _distillation(pruned: PruningModule, model: PreTrainedModel) -> Distillation:
     """That of the run; without hidden states, where the compact model's have lost dimensions the teacher's have."""
     settings = pruned.distillation
-    if not settings.alpha_hidden or stream_width(PrunableLayout.of(model)) == model.config.hidden_size:
+    if not settings.alpha_hidden or states_width(model) == states_width(pruned.model):
         return settings
     rank_zero_info("The compact model's hidden states are narrower than the teacher's: the refill leaves them out.")
     settings = copy.copy(settings)

@@ -71,7 +71,7 @@ def _row(place: int, heads: HeadLayer | None, units: UnitLayer | None, patterns:
         if heads["name"] in patterns and heads["kept"]:
             middle = [_blocks(f"blocks-{place}", heads, patterns[heads["name"]])]
         elif not heads["kept"]:
-            middle = [el("span", None, "no head is left: attention is its constant")]
+            middle = [el("span", None, "no head is left: attention is a constant, or skipped")]
     last = (
         []
         if units is None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.layout import PrunableLayout
+from bplightning.loading import require_compaction
 from bplightning.masking import Mask, install_mask, remove_masks
 
 
@@ -258,4 +259,5 @@ class PruningStrategy(nn.Module):
         remove_masks(layout.model)
         for mask in self.all_masks:
             mask.clear_idle(layout.model)
+        require_compaction(layout)
         self.masks = nn.ModuleDict()

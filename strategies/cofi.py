@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bplightning.compaction import STREAM
+from bplightning.distillation import states_width
 from bplightning.errors import UserError
 from bplightning.groups import AttentionGroup
 from bplightning.layout import PrunableLayout
@@ -34,10 +36,6 @@ LEARNING_RATE = 1e-2
 
 TRAVEL = 6.0
 """How far scores can travel in a run whose rate follows from its length, in ways from one limit to the other."""
-
-
-STREAM = "stream"
-"""Name and role of the mask of the residual stream's dimensions."""
 
 
 class CoFi(PruningStrategy):
@@ -228,7 +226,7 @@ class CoFi(PruningStrategy):
         return penalty + self.layer_map.flatten()[:0].sum() if self.learns_from_layers else penalty
 
     def meet_teacher(self, teacher: nn.Module) -> None:
-        theirs = stream_width(PrunableLayout.of(teacher)) if self.learns_from_layers else 0
+        theirs = states_width(teacher) if self.learns_from_layers else 0
         if self.learns_from_layers and theirs != len(self.layer_map):
             raise UserError(
                 f"cofi's alpha_layer is {self.alpha_layer:g}, but the teacher's hidden states have {theirs} numbers "

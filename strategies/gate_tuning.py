@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bplightning.masking import freeze_masks, unfreeze_masks
 from bplightning.resizing import Group, writer_columns
-from bplightning.strategies.head_gates import Batch, Enough, attended_rows, gated, writers_seen
+from bplightning.strategies.head_gates import Batch, Enough, gated, writers_seen
+from bplightning.strategies.layer_inputs import mask_name, real_rows
 from bplightning.strategies.mask_search import least_squares_gates
 
 DAMPING = 1e-2
@@ -120,4 +121,6 @@ def layer_of(
         stack.callback(writer.register_forward_hook(written).remove)
         with suppress(Enough):
             model(**batch)
-    return attended_rows(given[0], batch), attended_rows(after[0], batch)
+    mask_BL = batch.get(mask_name(model, last, last.members[-1]))
+    given_LC, stream_LO = (real_rows(each[0], mask_BL).float() for each in (given, after))
+    return given_LC, stream_LO

@@ -111,12 +111,3 @@ def gradients_by_example(
         for name, gradient_BN in zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True):
             found[name].append(rows * gradient_BN.float().cpu())  # the loss is the mean over the rows
     return {name: torch.cat(gradients) for name, gradients in found.items()}, list(order)
-
-
-def attended_rows(given: Tensor, batch: Batch) -> Tensor:
-    """What goes into a projection as rows ``(L, C)`` in float32, without those of padding, as far as a batch tells."""
-    rows_LC = given.reshape(-1, given.shape[-1]).float()
-    attended = batch.get("attention_mask")
-    if attended is not None and attended.shape == (rows_of(batch), len(rows_LC) // rows_of(batch)):
-        return rows_LC[attended.reshape(-1) != 0]
-    return rows_LC

@@ -11,11 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bplightning.groups import AttentionGroup, Member
 from bplightning.resizing import Group
 from bplightning.strategies.second_order import InputMoments
 
 ENCODERS = ("attention", "feed_forward")
-"""Roles whose tokens `attention_mask` is of; those of decoders beside an encoder have a mask of their own."""
+"""Roles of encoders; what decoders beside one read has a mask of its own."""
+
+
+def mask_name(model: nn.Module, group: Group, member: Member) -> str:
+    """What a batch calls the mask of the tokens that a matrix reads.
+
+    Args:
+        model: The model.
+        group: The group of the matrix.
+        member: The matrix; a cross-attention's key and value read what the encoder gives, its others the decoder's.
+    """
+    config: Any = model.config
+    cross = isinstance(group, AttentionGroup) and group.role == "cross_attention"
+    if not config.is_encoder_decoder or group.role in ENCODERS or (cross and member in (group.key, group.value)):
+        return "attention_mask"
+    return "decoder_attention_mask"
+
+
+def real_rows(inputs: Tensor, mask_BL: Tensor | None) -> Tensor:
+    """What goes into a matrix as rows ``(N, I)``, without those of padding.
+
+    Args:
+        inputs: What goes in, ``(B, L, I)`` or, examples one after the other, ``(B * L, I)``.
+        mask_BL: 0 for padding; with `None`, or where it is of other tokens, all rows are real.
+    """
+    rows_NI = inputs.flatten(0, -2)
+    if mask_BL is None or mask_BL.numel() != len(rows_NI):
+        return rows_NI
+    return rows_NI[mask_BL.flatten().to(rows_NI.device).bool()]
 
 
 @torch.no_grad()
@@ -40,11 +69,10 @@ def input_moments(
     def gather(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             inputs: Tensor = args[0]
-            mask = batch.get("attention_mask" if group.role in ENCODERS else "decoder_attention_mask")
-            live = mask is not None and mask.shape == inputs.shape[:-1]
             if group.name not in moments:
                 moments[group.name] = InputMoments(inputs.shape[-1], inputs.device)
-            moments[group.name].update(inputs[mask.bool()] if live and mask is not None else inputs.flatten(0, -2))
+            name = mask_name(model, group, group.members[-1])
+            moments[group.name].update(real_rows(inputs, batch.get(name)))
 
         return hook
 

@@ -73,11 +73,17 @@ def layer_distance(
     Returns:
         A 0-d tensor; 0 where no layer lives.
     """
-    states_SBLH = torch.stack([states @ map_HH.T for states in student]).float()
-    kept_BL = states_SBLH.new_ones(states_SBLH.shape[1:3]) if mask_BL is None else mask_BL.float()
-    distances_TS = torch.stack(
-        [((states_SBLH - wanted.float()).square().mean(-1) * kept_BL).sum((1, 2)) / kept_BL.sum() for wanted in teacher]
-    )
-    matched_T = match_layers(distances_TS, live_S)
-    chosen_T = distances_TS.gather(1, matched_T.clamp(min=0)[:, None])[:, 0]
+    kept_BL = torch.ones_like(student[0][..., 0]) if mask_BL is None else mask_BL
+    kept_BL = kept_BL.float()
+
+    def distance(mapped_BLH: Tensor, wanted_BLH: Tensor) -> Tensor:
+        square_BL = (mapped_BLH.float() - wanted_BLH.float()).square().mean(-1)
+        return (square_BL * kept_BL).sum() / kept_BL.sum()
+
+    with torch.no_grad():  # which pair is nearest needs no gradient, and all pairs' would take much memory
+        mapped = [states @ map_HH.T for states in student]
+        distances = [torch.stack([distance(states, wanted) for states in mapped]) for wanted in teacher]
+        matched_T = match_layers(torch.stack(distances), live_S)
+    chosen_TBLH = torch.stack(list(student)).index_select(0, matched_T.clamp(min=0)) @ map_HH.T
+    chosen_T = torch.stack([distance(states, wanted) for states, wanted in zip(chosen_TBLH, teacher, strict=True)])
     return torch.where(matched_T >= 0, chosen_T, 0).sum()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bplightning.groups import FeedForwardGroup, Member
 from bplightning.layout import PrunableLayout
 from bplightning.resizing import Group
+from bplightning.strategies.layer_inputs import mask_name, real_rows
 from bplightning.strategies.moe_scores import expert_units, routed, squared_norms
 
 
@@ -31,19 +32,19 @@ class LayerInputs:
         self._model: Any = layout.model
         self._weighted = router_weighted
         self._experts: dict[str, list[FeedForwardGroup]] = {}
-        self._others: dict[str, list[Member]] = {}
+        self._others: dict[str, list[tuple[Group, Member]]] = {}
         for group in groups:
             if isinstance(group, FeedForwardGroup) and group.router is not None:
                 self._experts.setdefault(group.down.module, []).append(group)
             else:
                 for member in group.members:
-                    self._others.setdefault(member.module, []).append(member)
+                    self._others.setdefault(member.module, []).append((group, member))
         self._sums: dict[Member, Tensor] = {
             member: member.weight(layout.model).new_zeros(member.weight(layout.model).shape[1], dtype=torch.float64)
             for group in groups
             for member in group.members
         }
-        self._real_T: Tensor | None = None
+        self._batch: dict[str, Tensor] = {}
 
     def gather(self, batches: Iterable[dict[str, Tensor]]) -> dict[Member, Tensor]:
         """Run the model over batches.
@@ -52,8 +53,8 @@ class LayerInputs:
             batches: What the model takes, each.
 
         Returns:
-            Each matrix to the norm of its input features over all tokens, of all ranks together, float64 ``(I,)``;
-            ones, for an expert that no token was routed to, which leaves its weights' magnitude to decide.
+            Each matrix to the norm of its input features over all tokens, float64 ``(I,)``; zeros for an expert
+            that no token was routed to.
         """
         hooks = [
             self._model.get_submodule(name).register_forward_pre_hook(hook)
@@ -63,33 +64,26 @@ class LayerInputs:
         self._names = {self._model.get_submodule(name): name for name in (*self._experts, *self._others)}
         try:
             for batch in batches:
-                mask_BL = batch.get("attention_mask")
-                self._real_T = None if mask_BL is None else mask_BL.flatten().bool()
+                self._batch = batch
                 self._model(**batch)
         finally:
             for hook in hooks:
                 hook.remove()
-        return self._norms()
-
-    def _norms(self) -> dict[Member, Tensor]:
-        sums = torch.cat(list(self._sums.values()))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)  # every rank prunes by the tokens of all
-        parts = sums.sqrt().split([len(each) for each in self._sums.values()])
-        return {
-            member: part if bool(part.any()) else torch.ones_like(part)
-            for member, part in zip(self._sums, parts, strict=True)
-        }
+        return {member: sums.sqrt() for member, sums in self._sums.items()}
 
     def _see(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found_I = squared_norms(inputs_TI=self._real(inputs[0].flatten(0, -2)))
-        for member in self._others[self._names[module]]:
+        readers = self._others[self._names[module]]
+        mask_BL = self._batch.get(mask_name(self._model, *readers[0]))
+        found_I = squared_norms(inputs_TI=real_rows(inputs[0], mask_BL))
+        for _, member in readers:
             self._add(member, found_I)
 
     def _see_experts(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        hidden_TH, indices_TK, weights_TK = (self._real(each) for each in inputs)
+        groups = self._experts[self._names[module]]
+        mask_BL = self._batch.get(mask_name(self._model, groups[0], groups[0].down))
+        hidden_TH, indices_TK, weights_TK = (real_rows(each, mask_BL) for each in inputs)
         stacked = {name: getattr(module, name) for name in module._parameters}  # as masked by now, each read once
-        for group in self._experts[self._names[module]]:
+        for group in groups:
             assert group.down.expert is not None
             tokens, weights = routed(indices_TK=indices_TK, weights_TK=weights_TK, expert=group.down.expert)
             inputs_TH, scale = hidden_TH[tokens], weights if self._weighted else None
@@ -101,11 +95,6 @@ class LayerInputs:
             for member in group.up:
                 self._add(member, found_I)
             self._add(group.down, squared_norms(inputs_TI=units_TF, weights_T=scale))
-
-    def _real(self, values_TI: Tensor) -> Tensor:
-        """Those of tokens, where padding can be told from them."""
-        real = self._real_T
-        return values_TI if real is None or len(real) != len(values_TI) else values_TI[real.to(values_TI.device)]
 
     def _add(self, member: Member, found_I: Tensor) -> None:
         self._sums[member] += found_I

@@ -5,7 +5,7 @@ Legend: `O` out features, `I` in features, `E` experts of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -124,8 +124,16 @@ class MoEPruner(PruningStrategy):
         return LayerInputs(self.layout, groups, router_weighted=self.router_weighted).gather(batches)
 
     def _scores(self, member: Member, norms: Mapping[Member, Tensor]) -> Tensor:
-        """What the weights of one matrix are worth, ``(O, I)``; of one at a time, for a layer's take much memory."""
-        return wanda_scores(member.weight(self.layout.model), norms[member])
+        """What the weights of one matrix are worth, ``(O, I)``; of one at a time, for a layer's take much memory.
+
+        Where no token came by, their magnitude decides.
+        """
+        norm_I = norms[member]
+        return wanda_scores(member.weight(self.layout.model), norm_I if bool(norm_I.any()) else norm_I + 1)
+
+    def _worth(self, members: Sequence[Member], norms: Mapping[Member, Tensor]) -> Tensor:
+        """What an expert's weights are worth together; nothing, where no token reaches it."""
+        return torch.stack([wanda_scores(each.weight(self.layout.model), norms[each]).sum() for each in members]).sum()
 
     def _kept(self, scores_OI: Tensor, mask: Mask) -> Tensor:
         if mask.pattern is None:
@@ -137,9 +145,7 @@ class MoEPruner(PruningStrategy):
         for router, experts in routers_of(self.layout).items():
             if experts[0].down not in norms:  # another layer's
                 continue
-            worth_E = torch.stack(
-                [torch.stack([self._scores(each, norms).sum() for each in expert.members]).sum() for expert in experts]
-            )
+            worth_E = torch.stack([self._worth(expert.members, norms) for expert in experts])
             kept_E = torch.zeros_like(worth_E, dtype=torch.bool).scatter(0, worth_E.topk(keep).indices, True)
             cast(RouterMask, self.routers[_key(router)]).set_kept(kept_E)
             for expert, stays in zip(experts, kept_E, strict=True):

@@ -14,7 +14,7 @@ from bplightning.errors import UserError
 from bplightning.groups import Member
 from bplightning.layout import PrunableLayout
 from bplightning.masking import Mask
-from bplightning.strategies.head_gates import attended_rows
+from bplightning.strategies.layer_inputs import mask_name, real_rows
 from bplightning.strategies.top_k import TopK
 from bplightning.strategies.wanda_scores import keep_per_row, wanda_scores
 
@@ -54,8 +54,8 @@ class Wanda(TopK):
         stacked = next((member for member in layout.members if member.expert is not None), None)
         if stacked is not None:
             raise UserError(
-                f"what {stacked.name} of stacked experts is multiplied with cannot be seen from outside of it: take a "
-                "strategy that looks at weights alone, such as magnitude."
+                f"what {stacked.name} of stacked experts is multiplied with cannot be seen from outside of it: take "
+                "moe-pruner, which with router_weighted false does the same for experts."
             )
         super().attach(layout)
         for member in self._members():  # 1 before calibration: magnitude then
@@ -70,16 +70,22 @@ class Wanda(TopK):
         batches: Iterable[dict[str, Tensor]],
         loss_fn: Callable[[Any, dict[str, Tensor]], Tensor],
     ) -> None:
-        modules = {member.module for member in self._members()}
-        norms = {name: self.get_buffer(_key(name)) for name in modules}
+        masked = set(self._members())
+        readers = {
+            member.module: mask_name(model, group, member)
+            for group in self.layout.groups
+            for member in group.members
+            if member in masked
+        }
+        norms = {name: self.get_buffer(_key(name)) for name in readers}
         squares = {name: torch.zeros_like(norm_I, dtype=torch.float64) for name, norm_I in norms.items()}
         batch: dict[str, Tensor] = {}
 
         def see(name: str, module: nn.Module, given: tuple[Tensor, ...]) -> None:
-            squares[name] += attended_rows(given[0], batch).square().sum(0)
+            squares[name] += real_rows(given[0], batch.get(readers[name])).float().square().sum(0)
 
         with ExitStack() as stack:
-            for name in modules:
+            for name in readers:
                 handle = model.get_submodule(name).register_forward_pre_hook(partial(see, name))
                 stack.callback(handle.remove)
             for batch in batches:

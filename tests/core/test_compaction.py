@@ -423,6 +423,8 @@ def test_a_plan_that_would_change_the_function_is_refused() -> None:
         (_PLAN.replace("\"a\"", "[1]"), "must name its model type and groups in words"),
         (_PLAN.replace("\"groups", "\"more\": 1, \"groups"), "has 'more', which plans have not"),
         (_PLAN.replace("\"version\": 1", "\"version\": 2, \"stream\": {}"), "this is not a compaction plan"),
+        (_PLAN.replace('"version": 1', '"version": 2, "stream": {"name": [1], "kind": "dimensions", "kept": [0], '
+         '"total": 1}'), "'stream' must keep some of its dimensions"),
         (_PLAN.replace("\"version\": 1", "\"version\": true"), "has version True, this bplightning reads 1 to 2"),
         ("[" * 100_000, "this is not a compaction plan"),
         ('{"version": 1, "model_type": "bert", "groups": [{"name": "a", "kind": "units", "kept": [], "total": 1},'

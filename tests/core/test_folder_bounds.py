@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_families import tiny
 from transformers import AutoModelForQuestionAnswering
 
 from bplightning.compaction import compact
 from bplightning.errors import UserError
+from bplightning.folder_bounds import require_plausible_layers
 from bplightning.loading import load_saved, save_compact
 
 
@@ -45,6 +47,17 @@ def refused(saved: Path, folder: Path, **sizes: Any) -> str:
 def test_layers_that_no_weights_fill(saved: Path, tmp_path: Path, layers: int) -> None:
     said = refused(saved, tmp_path, num_hidden_layers=layers)
     assert said == f"config.json says num_hidden_layers {layers}, and with the weights beside it it must be 0 to 256"
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_experts_that_no_weights_fill(tmp_path: Path, stacked: bool) -> None:
+    save_file({"experts": torch.zeros(400, *([1, 1] if stacked else []))}, tmp_path / "model.safetensors")
+    allowed = 400 if stacked else 256
+    (tmp_path / "config.json").write_text(json.dumps({"num_local_experts": allowed}))
+    require_plausible_layers(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"num_local_experts": 10**9}))
+    with pytest.raises(UserError, match=f"says num_local_experts 1000000000, and .* must be 0 to {allowed}$"):
+        require_plausible_layers(tmp_path)
 
 
 @pytest.mark.parametrize("widths", [{}, {"encoder.0.feed_forward": 10**9}])

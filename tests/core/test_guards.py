@@ -200,6 +200,11 @@ def test_validation_does_not_begin_with_what_is_not_finite(tmp_path: Path) -> No
         train(tmp_path, Late(), max_steps=3)
 
 
+def test_scores_of_16_bits_which_would_never_move_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"scores of Hybrid are bfloat16, .* give trainer\.precision bf16-mixed or 32-"):
+        train(tmp_path, precision="bf16-true")
+
+
 def test_large_numbers_are_finite() -> None:
     assert all_finite([torch.full((4,), 3e38), torch.zeros(2, dtype=torch.int64)])
     assert not all_finite([torch.zeros(3), torch.tensor([1.0, float("-inf")])])

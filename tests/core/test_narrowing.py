@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from bplightning.compaction import CompactionPlan, compact
-from bplightning.distillation import Distillation
+from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
 from bplightning.exporting import export_model
 from bplightning.finishing import computing_all
@@ -163,8 +163,19 @@ def test_a_plan_for_other_dimensions_is_refused() -> None:
 def test_a_refill_leaves_out_hidden_states_that_lost_dimensions(tmp_path: Path) -> None:
     learning = Distillation("teacher", alpha_hidden=0.5)
     pruned = PruningModule(TinyTask(tmp_path), PruningStrategy(), distillation=learning)
+    pruned.model = tiny("bert")
     assert _module(pruned, compact(narrowed()), Refill(max_epochs=1)).distillation.alpha_hidden == 0  # type: ignore[arg-type]
     assert _module(pruned, tiny("bert"), Refill(max_epochs=1)).distillation.alpha_hidden == 0.5
+
+
+def test_a_teacher_of_another_width_than_what_is_left_is_refused(tmp_path: Path) -> None:
+    task, narrow = TinyTask(tmp_path), compact(narrowed())
+    student: Any = tiny("bert")
+    student.save_pretrained(tmp_path / "teacher")
+    learning = Distillation(str(tmp_path / "teacher"), alpha_hidden=1.0)
+    Teacher(learning, task, student)
+    with pytest.raises(UserError, match="have 32 numbers and the model's 8: take a teacher of the same width"):
+        Teacher(learning, task, narrow)  # type: ignore[arg-type]
 
 
 def test_ordinary_norms_keep_all_dimensions() -> None:

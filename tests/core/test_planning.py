@@ -28,6 +28,7 @@ from bplightning.planning_inventory import obstacle
 from bplightning.planning_schema import Plan
 from bplightning.planning_table import render
 from bplightning.selection import keep_largest, keep_of_neighbours
+from bplightning.strategies.cofi import CoFi
 from bplightning.strategies.movement import Movement
 from bplightning.strategies.post_training import PostTraining
 from bplightning.strategy import Progress, PruningStrategy
@@ -145,6 +146,11 @@ def test_a_strategy_may_leave_a_role_alone() -> None:
     assert feed_forward["masked_weights"] == feed_forward["weights"] == made["prunable"]["weights"]
     assert made["prunable"]["scores"] == 0
     assert "prunable, but without a mask" in drawn(made, 80)
+
+
+def test_norms_that_a_mask_multiplies_are_no_linear_weights() -> None:
+    made = planned("bert", CoFi())
+    assert made["prunable"]["of_encoder_linear"] == 1
 
 
 def test_no_masks_no_target() -> None:

@@ -25,6 +25,7 @@ from bplightning.module import PruningModule
 from bplightning.no_norm import NoNorm
 from bplightning.pipeline import train_baseline
 from bplightning.simplification import UNMEASURED, BlendedActivation, BlendedNorm, Simplification, Simplifier
+from bplightning.strategies.cofi import CoFi
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategy import Progress, PruningStrategy
 from bplightning.testing.syncs import NoHostSync
@@ -356,6 +357,16 @@ def test_folders_of_before_are_read_as_they_were(tmp_path: Path, version: int) -
     save_compact(small, tmp_path / "compact")
     again = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "compact")
     assert torch.equal(everything(again), everything(small))
+
+
+def test_no_norm_beside_norms_that_narrow_is_refused() -> None:
+    layout = PrunableLayout.of(tiny("bert"))
+    CoFi().attach(layout)
+    with pytest.raises(UserError, match=r"the strategy narrows the model's norms, .*: leave no_norm out, or"):
+        Simplifier(Simplification(no_norm=True), layout)
+    layout = PrunableLayout.of(tiny("bert"))
+    CoFi(prune_hidden=False).attach(layout)
+    assert Simplifier(Simplification(no_norm=True), layout).measured.numel()
 
 
 def test_a_blend_is_not_compacted() -> None:

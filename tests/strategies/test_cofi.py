@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -113,6 +114,19 @@ def test_landing_opens_sublayers_where_what_is_in_them_is_not_enough() -> None:
             sublayers.scores.copy_(torch.tensor([-4.0, -3.0]))
     strategy.advance(Progress(STEPS, STEPS, WARMUP))
     assert 0.3 <= float(strategy.density()["total"]) <= 0.4
+
+
+def test_a_hardened_model_is_saved_only_compact(tmp_path: Path) -> None:
+    model, strategy, layout = attached()
+    scatter(strategy)
+    strategy.harden(layout)
+    whole: Any = model
+    whole.save_pretrained(tmp_path / "hardened")
+    with pytest.raises(UserError, match=r"saved hardened and not compact, .*: compact it first"):
+        type(whole).from_pretrained(tmp_path / "hardened")
+    smaller: Any = compact(model)
+    smaller.save_pretrained(tmp_path / "compact")
+    torch.testing.assert_close(logits(type(whole).from_pretrained(tmp_path / "compact")), logits(smaller.eval()))
 
 
 # -- the gates ---------------------------------------------------------------------------------------------------------

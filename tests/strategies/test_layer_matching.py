@@ -47,6 +47,22 @@ def test_the_distance_is_the_sum_of_mean_squares_without_padding() -> None:
     assert float(none) == 0
 
 
+def test_gradients_are_kept_of_the_chosen_pairs_only() -> None:
+    student = [torch.randn(2, 5, 8, requires_grad=True) for _ in range(12)]
+    kept: list[int] = []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept.append(value.numel())
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        every = torch.ones(12, dtype=torch.bool)
+        found = layer_distance(student, list(torch.randn(2, 2, 5, 8)), map_HH=torch.eye(8), live_S=every, mask_BL=None)
+    found.backward()
+    assert sum(states.grad.any() for states in student if states.grad is not None) == 2  # type: ignore[misc]
+    assert sum(kept) < 12 * 80  # of 24 pairs of 80 numbers
+
+
 def test_training_counts_it_beside_what_the_teacher_decides(tmp_path: Path) -> None:
     tiny("bert", seed=7, hidden_size=64, num_attention_heads=2, num_hidden_layers=2).save_pretrained(tmp_path / "t")
     task = TinyTask(tmp_path)

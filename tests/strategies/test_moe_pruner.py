@@ -1,14 +1,11 @@
-"""MoE-Pruner: its scores by hand, what it keeps, experts dropped, and two processes."""
+"""MoE-Pruner: its scores by hand, what it keeps, and experts dropped."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import calibrate_on_ranks
 import pytest
 import torch
 from tiny_experts import CONFIGS, EXPERTS
@@ -134,6 +131,21 @@ def test_experts_worth_least_go_and_the_compact_model_is_exact(model_type: str) 
     assert smaller.config.num_experts == 2
 
 
+def test_a_model_that_routes_around_experts_is_saved_only_compact(tmp_path: Path) -> None:
+    model = tiny("mixtral")
+    layout, strategy = pruned(model, experts=2)
+    strategy.harden(layout)
+    model.save_pretrained(tmp_path / "hardened")
+    with pytest.raises(UserError, match=r"saved hardened and not compact, .*: compact it first"):
+        type(model).from_pretrained(tmp_path / "hardened")
+    smaller: Any = compact(model)
+    smaller.save_pretrained(tmp_path / "compact")
+    again = type(model).from_pretrained(tmp_path / "compact")
+    assert not hasattr(again.config, "quantization_config")
+    inputs = padded_inputs("right")
+    torch.testing.assert_close(again(**inputs).logits, smaller(**inputs).logits)
+
+
 @torch.no_grad()
 def test_the_expert_that_goes_is_the_one_whose_weights_are_worth_least_together() -> None:
     model = tiny("mixtral", dtype=torch.float64)
@@ -149,15 +161,28 @@ def test_the_expert_that_goes_is_the_one_whose_weights_are_worth_least_together(
     assert kept.tolist() == [each > min(worth) for each in worth]
 
 
-def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude() -> None:
+def with_an_expert_that_no_token_reaches() -> PreTrainedModel:
+    """It is the first one of layer 0."""
     model = tiny("mixtral")
     with torch.no_grad():
-        layout = PrunableLayout.of(model)
         layer: Any = model.model.layers[0]
         layer.post_attention_layernorm.weight.abs_()
         layer.post_attention_layernorm.register_forward_hook(lambda module, inputs, output: output.abs())
         layer.mlp.gate.weight[0] = -10.0  # of inputs that are positive
-    _, strategy = pruned(model)
+    return model
+
+
+def test_an_expert_that_no_token_reaches_goes_first() -> None:
+    model: Any = with_an_expert_that_no_token_reaches()
+    with torch.no_grad():
+        model.model.layers[0].mlp.experts.gate_up_proj[0] *= 100  # however large it is
+    _, strategy = pruned(model, experts=EXPERTS - 1, density=1.0)
+    assert next(iter(strategy.routers.values())).kept.tolist() == [False, True, True]
+
+
+def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude() -> None:
+    model = with_an_expert_that_no_token_reaches()
+    layout, strategy = pruned(model)
     member = layout.feed_forward[0].down
     weight, kept = member.weight(model).detach().abs(), masks_of(strategy)[member].kept
     assert (weight.masked_fill(~kept, torch.inf).amin(1) >= weight.masked_fill(kept, 0).amax(1)).all()
@@ -173,15 +198,3 @@ def test_settings_that_no_model_can_have_are_refused() -> None:
             MoEPruner(experts=experts).attach(PrunableLayout.of(tiny("mixtral")))
     with pytest.raises(UserError, match=r"experts is 2, and a model of type 'llama' has none: leave it out"):
         MoEPruner(experts=2).attach(PrunableLayout.of(tiny("llama")))
-
-
-def test_two_processes_with_half_the_batches_each_prune_as_one(tmp_path: Path) -> None:
-    alone = calibrate_on_ranks.calibrated(range(4))
-    script = Path(calibrate_on_ranks.__file__)
-    other = subprocess.Popen([sys.executable, str(script), "1", str(tmp_path)])
-    calibrate_on_ranks.main(0, tmp_path)
-    assert other.wait(timeout=100) == 0
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found.keys() == alone.keys()
-        assert all(torch.equal(found[name], value) for name, value in alone.items())

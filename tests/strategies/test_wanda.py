@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_families import inputs_for, tiny
 
 from bplightning.layout import PrunableLayout
 from bplightning.strategies.wanda import Wanda
@@ -40,6 +41,27 @@ def test_norms_are_of_all_tokens_but_padding() -> None:
         kept.append(seen[-1][batch["attention_mask"] == 1])
     expected = torch.cat(kept).norm(dim=0)
     torch.testing.assert_close(strategy.get_buffer(f"norm_{module.replace('.', '-')}"), expected)
+
+
+@torch.no_grad()
+def test_a_decoder_beside_an_encoder_has_a_mask_of_its_own() -> None:
+    model = tiny("bart").eval()
+    batch = inputs_for(model, "right")
+    batch["decoder_input_ids"] = batch["input_ids"].flip(1)  # of as many tokens, none of which is padding
+    layout, strategy = PrunableLayout.of(model), Wanda()
+    strategy.attach(layout)
+    cross = next(group for group in layout.attention if group.role == "cross_attention")
+    real = batch["attention_mask"].bool()
+    expected = {}
+    for member, mask in ((cross.query, None), (cross.key, real), (cross.value, real), (cross.output, None)):
+
+        def see(module: Any, given: tuple[Any, ...], name: str = member.module, mask: Any = mask) -> None:
+            expected[name] = given[0].flatten(0, 1) if mask is None else given[0][mask]
+
+        model.get_submodule(member.module).register_forward_pre_hook(see)
+    strategy.calibrate(model, [batch], lambda outputs, given: outputs[0].sum())
+    for name, rows in expected.items():
+        torch.testing.assert_close(strategy.get_buffer(f"norm_{name.replace('.', '-')}"), rows.norm(dim=0))
 
 
 def test_each_row_keeps_its_best() -> None:
