@@ -43,6 +43,14 @@ BY_TABLE = {"--strategy.latency_table": str(TABLE)}
 STRUCTURES = {"--strategy.granularity": "{attention: head, feed_forward: unit}"}
 
 
+ZIPLM = {"--strategy": "ziplm", "--strategy.search_tries": "10", **BY_TABLE}
+GRADUAL = {
+    "--strategy.target_speedups": json.dumps(SPEEDUPS),
+    "--strategy.start": "0",
+    "--distillation.alpha_hidden": "1",
+}
+
+
 def trained(speedup: float) -> dict[str, dict[str, str]]:
     return {
         "hybrid": {
@@ -59,22 +67,16 @@ def trained(speedup: float) -> dict[str, dict[str, str]]:
 def untrained(speedup: float) -> dict[str, dict[str, str]]:
     target = {"--strategy.target_latency_speedup": str(speedup), **BY_TABLE}
     return {
-        "ziplm-one-shot": {"--strategy": "ziplm", "--strategy.target_speedups": f"[{speedup}]", **BY_TABLE},
+        "ziplm-one-shot": ZIPLM | {"--strategy.target_speedups": f"[{speedup}]"},
         "post-training": {"--strategy": "post-training", **target},
         "one-shot-taylor": {"--strategy": "one-shot-taylor", **target},
         "magnitude": {"--strategy": "magnitude", "--strategy.density": str(HYBRID_KEEPS[speedup]), **STRUCTURES},
     }
 
 
-ZIPLM = {
-    "--strategy": "ziplm",
-    "--strategy.target_speedups": json.dumps(SPEEDUPS),
-    "--strategy.start": "0",
-    "--strategy.search_tries": "10",
-    "--distillation.alpha_hidden": "1",
-    **BY_TABLE,
+FIT = {"ziplm": ZIPLM | GRADUAL} | {
+    f"{name}-{each:g}": row for each in (2.0, 3.0, 1.5) for name, row in trained(each).items()
 }
-FIT = {"ziplm": ZIPLM} | {f"{name}-{each:g}": row for each in (2.0, 3.0, 1.5) for name, row in trained(each).items()}
 PRUNE = {f"{name}-{each:g}": row for each in (2.0, 3.0, 1.5) for name, row in untrained(each).items()}
 METHODS = {
     "ziplm": "ZipLM, gradual",
@@ -164,10 +166,10 @@ def points() -> list[dict]:
     found = []
     for kept in sorted(RESULTS.glob("*.json")):
         row = json.loads(kept.read_text())
-        before = bits(row["dense_right"])
+        before = list(map(int, bits(row["dense_right"])))
         for model in row["models"]:
             if "speedup" in model:
-                lost = [[int(was) - int(now) for was, now in zip(before, bits(model["right"]), strict=True)]]
+                lost = [[was - int(now) for was, now in zip(before, bits(model["right"]), strict=True)]]
                 method = kept.stem if kept.stem == "ziplm" else kept.stem.rpartition("-")[0]
                 found.append(
                     {"method": method, "lost": interval(lost), "dense": 100 * sum(before) / len(before)}
