@@ -255,7 +255,8 @@ def apply_widths(model: nn.Module, numbers: int = 0) -> None:
     dense_width = stream_width(layout)
     stream = field.get("stream") if version > 3 else {"width": dense_width, "skipped": []}
     width, skipped = _stream(stream, sizes, stacks, dense_width)
-    require_plausible_size(_outside(layout, width / dense_width) + sum(widths.values()), numbers)
+    rows = sum(count * getattr(sizes[name], "head_size", 1) for name, count in widths.items())
+    require_plausible_size(_outside(layout, width / dense_width) + rows, numbers)
     # Which ones of the dense model's were kept matters only for the columns: all else is loaded in the kept sizes.
     # On the CPU: transformers calls this where new tensors are of the meta device.
     kept = {name: torch.arange(width, device="cpu") for name, width in widths.items()}
