@@ -106,7 +106,7 @@ def align(
         What a report says of it; `None` where widths are to stay as they are.
     """
     if settings.multiple_of == 1:
-        if trainer.strategy.root_device.type == "cuda":
+        if trainer.strategy.root_device.type == "cuda" and module.strategy.puts_back:
             rank_zero_info(
                 "Feed-forward widths stay as they came out. In 16 bits a GPU is slow with those that are no multiples "
                 "of 8: give --alignment.multiple_of 16, or auto, or `compact RUN OUT --multiple_of 16` later."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -93,8 +93,7 @@ def shared_batches(trainer: Trainer, task: Task, examples: int) -> list[dict[str
     own: list[dict[str, Tensor]] = []
     share, seen = -(-examples // trainer.world_size), 0
     for batch, *_ in loader:
-        inputs = task.model_inputs(trainer.precision_plugin.convert_input(batch))
-        own.append({name: value for name, value in inputs.items() if isinstance(value, Tensor)})
+        own.append(tensors(task.model_inputs(trainer.precision_plugin.convert_input(batch))))
         seen += rows_of(own[-1])
         if seen >= share:
             break
@@ -108,6 +107,11 @@ def shared_batches(trainer: Trainer, task: Task, examples: int) -> list[dict[str
     of_all: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(of_all, own)
     return [batch for of_rank in of_all for batch in of_rank]
+
+
+def tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Without what is no tensor, such as texts and identifiers."""
+    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def rows_of(batch: dict[str, Tensor]) -> int:

@@ -10,12 +10,13 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
+from bplightning.calibration import CalibrationBatches, tensors
 from bplightning.errors import UserError
 from bplightning.task import Task
 from bplightning.watching import Watch, unwatched
 
 
-class CalibrationSet:
+class CalibrationSet(CalibrationBatches):
     """Batches of training examples chosen at random, the same ones each time they are gone through.
 
     They are made once and held in memory: what is random in making them (masked tokens, for example) is the same in
@@ -49,18 +50,15 @@ class CalibrationSet:
         made: DataLoader[Any] = DataLoader(Subset(data, chosen), batch_size=batch_size, collate_fn=loader.collate_fn)
         with isolate_rng():
             torch.manual_seed(seed)
-            self._batches = [_tensors(task.model_inputs(batch)) for batch in made]
-        self._device, self._watch, self._passes = device, watch, 0
-
-    def __len__(self) -> int:
-        return len(self._batches)
+            super().__init__([tensors(task.model_inputs(batch)) for batch in made], torch.device(device))
+        self._watch, self._passes = watch, 0
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         self._passes += 1
         what = f"calibrating on {self.examples} training examples, pass {self._passes}"
-        for index, batch in enumerate(self._batches):
+        for index, batch in enumerate(super().__iter__()):
             self._watch(index / len(self), what)
-            yield {name: value.to(self._device) for name, value in batch.items()}
+            yield batch
 
 
 def require_examples(count: int) -> None:
@@ -92,11 +90,6 @@ def _batch_size(loader: Any) -> int:
             "the task's training set is empty: there is nothing to calibrate with. Give some training data."
         )
     return int(size)
-
-
-def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Without what is no tensor, such as texts and identifiers."""
-    return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def _length(row: Any) -> int:

@@ -159,8 +159,8 @@ class PruningModule(LightningModule):
         self._teacher.clear()
 
     def on_train_start(self) -> None:
-        # Adam's moments of weights that get no gradient (masked, or of tokens that do not occur) sink below what floats
-        # hold in full within some 800 steps; processors then compute up to seven times slower.
+        # Adam's moments of weights that get no gradient (masked, or of tokens that do not occur) shrink by a tenth in
+        # each step, and in time to numbers that floats do not hold in full, with which processors are slow.
         torch.set_flush_denormal(True)
         self._advance(self.progress())
         if not self.target_reached():

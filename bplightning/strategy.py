@@ -45,6 +45,7 @@ class PruningStrategy(nn.Module):
         without_training: Whether it prunes a model that is not trained any more; scores that learn in training cannot.
         calibrates: Whether it calls for data while a model is trained: whoever trains must then ask
             `wants_calibration` at each step.
+        learns_from_layers: Whether `layer_loss` wants hidden states of student and teacher.
         puts_back: Whether units that were removed still are what they were, so that `Alignment` can put some back. They
             are not where their weights are gone, or where what stays has been changed to make up for them.
     """
@@ -52,6 +53,7 @@ class PruningStrategy(nn.Module):
     by_training: ClassVar[bool] = True
     without_training: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
+    learns_from_layers: bool = False
     puts_back: bool = True
 
     def __init__(self) -> None:
@@ -97,9 +99,6 @@ class PruningStrategy(nn.Module):
     def penalty(self) -> Tensor | None:
         """The scalar added to the task's loss, or `None` for none."""
         return None
-
-    learns_from_layers = False
-    """Whether `layer_loss` wants hidden states of student and teacher."""
 
     def meet_teacher(self, teacher: nn.Module) -> None:
         """Refuse a teacher that `layer_loss` can make nothing of; called before training, where there is one.

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bplightning.calibration import rows_of
 from bplightning.errors import UserError
 from bplightning.resizing import Group, size_of
 
@@ -24,11 +25,6 @@ Batch = dict[str, Tensor]
 
 class Enough(Exception):  # noqa: N818  no error: what a pass was for has been seen
     """Ends a forward pass of which no more is needed."""
-
-
-def rows_of(batch: Batch) -> int:
-    """Examples of a batch."""
-    return len(next(iter(batch.values())))
 
 
 @contextmanager

@@ -414,12 +414,15 @@ def test_the_command_line(
     assert "FFN widths: multiples of 24" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize(("device", "said"), [("cuda", True), ("cpu", False)])
+@pytest.mark.parametrize(
+    ("device", "puts_back", "said"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+)
 def test_on_a_gpu_a_user_hears_of_widths_that_are_slow_there(
-    caplog: pytest.LogCaptureFixture, device: str, said: bool
+    caplog: pytest.LogCaptureFixture, device: str, puts_back: bool, said: bool
 ) -> None:
+    module: Any = SimpleNamespace(strategy=SimpleNamespace(puts_back=puts_back))
     where = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
     with caplog.at_level("INFO"):
         none: Any = None
-        assert align(where, none, none, Alignment(), notes=none, evaluate=none) is None  # type: ignore[arg-type]
+        assert align(where, module, none, Alignment(), notes=none, evaluate=none) is None  # type: ignore[arg-type]
     assert ("give --alignment.multiple_of 16" in caplog.text) is said
