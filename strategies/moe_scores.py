@@ -21,6 +21,7 @@ def squared_norms(*, inputs_TI: Tensor, weights_T: Tensor | None = None) -> Tens
     Returns:
         Float64 ``(I,)``, so that sums over many batches, or over ranks in another order, choose the same weights.
 
+    >>> import torch
     >>> squared_norms(inputs_TI=torch.tensor([[3.0, 1.0], [4.0, 0.0]]), weights_T=torch.tensor([1.0, 0.5])).tolist()
     [13.0, 1.0]
     """
@@ -59,6 +60,7 @@ def routed(*, indices_TK: Tensor, weights_TK: Tensor, expert: int) -> tuple[Tens
     Returns:
         Indices of the tokens and their weights, one each.
 
+    >>> import torch
     >>> routed(indices_TK=torch.tensor([[0, 2], [2, 1]]), weights_TK=torch.tensor([[0.9, 0.1], [0.7, 0.3]]), expert=2)
     (tensor([0, 1]), tensor([0.1000, 0.7000]))
     """
