@@ -1,53 +1,157 @@
-"""Every command that README and the documentation show is one that the program takes; pages name all there is."""
+"""Every command and block of Python that README and the documentation show runs, on stand-ins for what it names."""
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import stand_ins
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering
 
-from bplightning import compare_cli
-from bplightning.cli import TRAINING_VERBS, VERBS, build_parser, main
+import bplightning
+from bplightning import measure
+from bplightning.cli import main
 from bplightning.plugins import STRATEGIES, TASKS, available, load
+from bplightning.tasks import qa_generated
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EVALUATED = ["--trainer.limit_val_batches=1", "--trainer.accelerator=cpu"]
+TRAINED = [
+    *EVALUATED,
+    "--trainer.max_epochs=2",
+    "--trainer.limit_train_batches=3",
+    "--trainer.num_sanity_val_steps=0",
+    "--model.warmup=0",
+]
+QUICKLY = {
+    "fit": TRAINED,
+    "plan": TRAINED,
+    "prune": EVALUATED,
+    "benchmark": ["--seconds", "0.1"],
+    "latency-table": ["--seconds", "0.1"],
+}
+"""Behind what a command says."""
+SMALLER = {
+    "--seeds 0,1,2": "--seeds 0",
+    "--config my.yaml": f"--config my.yaml {' '.join(TRAINED)}",
+    "'[1.5,2,3,4]'": "'[1.1,1.2]'",  # of a small model not much can go
+    "'[2]'": "'[1.2]'",
+}
+"""Said otherwise within a command."""
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore:score_learning_rate is:UserWarning"),  # of recipes made for more than six steps
+]
 
 
 def commands() -> list[tuple[str, str]]:
-    """Page and command, of each command of ours in an indented block."""
-    found = []
+    """Page and command, of each line with a command of ours in an indented block."""
+    found: dict[str, str] = {}
     for page in PAGES:
         for line in re.findall(r"^ {4}(\S.*)$", re.sub(r"(\\|(?<=\|))\n", " ", page.read_text()), flags=re.M):
-            if ours := re.search(r"(?:^|\| *)((?:bplightning|python cli\.py) .*)", line):
-                found.append((page.name, ours[1]))
-    return found
+            if re.search(r"(?:^|\| *)(bplightning|python cli\.py) ", line):
+                found.setdefault(line, page.name)
+    return [(page, line) for line, page in found.items()]
 
 
-@pytest.mark.parametrize(("page", "command"), commands())
-def test_a_command_in_the_documentation_is_understood(
-    page: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    words = shlex.split(command.replace("recipe.yaml", "configs/paper/squad-v1-hybrid.yaml"), comments=True)
+def benchmark_commands() -> list[tuple[str, str]]:
+    """Page and command of each benchmark, which are not run here: they take minutes to hours."""
+    lines = {
+        line: page.name
+        for page in PAGES
+        for line in re.findall(r"^ {4}(python benchmarks/.*)$", page.read_text(), flags=re.M)
+    }
+    return [(page, line) for line, page in lines.items()]
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Page and Python, of each block that stands in no section that another file runs (tests/test_examples.py)."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        text = re.sub(r"^## (From Python|Add a strategy)\n.*?(?=^## |\Z)", "", page.read_text(), flags=re.M | re.S)
+        for block in re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S):
+            found.setdefault(block, page.name)
+    return [(page, block) for block, page in found.items()]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with all that the commands name, and two runs; models are timed briefly, generated data is little."""
+    folder = tmp_path_factory.mktemp("shelf")
+    stand_ins.make(folder)
+    latency, brief = measure.latency, {"seconds": 0.0, "block_ms": 0.0, "min_rounds": 6}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "latency", lambda *args, **options: latency(*args, **options | brief))
+        patch.setitem(qa_generated.DEFAULT_SIZES, "train", 64)
+        patch.setitem(qa_generated.DEFAULT_SIZES, "validation", 16)
+        patch.chdir(folder)
+        for strategy in ("hybrid", "movement"):
+            main(["fit", "--config", "my.yaml", "--strategy", strategy, "--baseline", "train", *TRAINED])
+        for model in ("DENSE_FOLDER", "FINE_TUNED_FOLDER"):
+            main(["latency-table", model, f"{model}.json", *QUICKLY["latency-table"]])
+        (folder / "RUN").symlink_to(folder / "runs" / "qa-hybrid" / "version_0")
+        yield folder
+
+
+@pytest.fixture
+def here(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: all of the shelf, and room for what is made."""
+    for each in shelf.iterdir():
+        (tmp_path / each.name).symlink_to(each)
+    (tmp_path / "runs").unlink()
+    shutil.copytree(shelf / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_a_command_in_the_documentation_runs(page: str, line: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for long, short in SMALLER.items():
+        line = line.replace(long, short)
+    said, _, command = line.rpartition("|")
+    words = shlex.split(command, comments=True)
     verb, *options = words[2 if words[0] == "python" else 1 :]
-    if verb in VERBS:
-        build_parser().parse_args([verb, *options])
-        return
-    if verb == "compare":
-        own, fit = compare_cli._split(options)
-        compare_cli.compare_parser().parse_args(own)
-        verb, options = "fit", [word for word in fit if word not in ("--config", "my.yaml")]
-    assert verb in {*TRAINING_VERBS, "plan", "prune"}
-    if verb == "plan":  # takes what `fit` takes, and says what to measure
-        verb, options = "fit", [word for word in options if not word.startswith("--measure")]
-    if any("my_file." in word for word in options):
-        pytest.skip("of a file of the reader's own, which tests/test_examples.py writes and runs")
-    with pytest.raises(SystemExit) as stopped:
-        main([verb, *options, "--print_config"])
-    assert stopped.value.code in (0, None), capsys.readouterr().err
+    if verb != "latency-table":
+        model = "FINE_TUNED_FOLDER" if "FINE_TUNED_FOLDER" in words else "DENSE_FOLDER"
+        (here / "table.json").symlink_to(f"{model}.json")
+    text = said.strip().removeprefix("echo ").strip("'")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    options += QUICKLY.get(verb, [])
+    if "ddp" in options:  # Lightning starts the program anew, once a process
+        program = Path(sys.executable).with_name("bplightning")
+        subprocess.run([program, verb, *options, "--trainer.devices=2"], check=True)
+    else:
+        main([verb, *options])
+
+
+@pytest.mark.parametrize(("page", "block"), blocks())
+def test_python_in_the_documentation_runs(page: str, block: str, here: Path) -> None:
+    ids = torch.arange(32).reshape(2, 16)
+    names = {
+        "bplightning": bplightning,
+        "model": AutoModelForCausalLM.from_pretrained("FOLDER")
+        if page == "moe.md"
+        else AutoModelForQuestionAnswering.from_pretrained("runs/qa-hybrid/version_0/compact"),
+        "batches": [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}],
+    }
+    exec(compile(block, page, "exec"), names)
+
+
+@pytest.mark.parametrize(("page", "line"), benchmark_commands())
+def test_a_benchmark_in_the_documentation_has_the_options_shown(page: str, line: str) -> None:
+    _, script, *options = shlex.split(line)
+    source = (ROOT / script).read_text()
+    assert all(f'"{option}"' in source for option in options if option.startswith("--"))
 
 
 def test_the_page_of_options_has_every_plugin() -> None:
