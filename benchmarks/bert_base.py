@@ -15,7 +15,7 @@ to layer. Models that are compared are timed in turns in one process, ratios are
     help         `bplightning --help`, and importing bplightning
 
 Rows land in benchmarks/results/bert_base/ROW.json; one that is there is not measured again. All of them take about 20
-minutes on one core.
+minutes on one core. Those of another machine stand beside them: `--results benchmarks/results/bert_base/NAME`.
 """
 
 from __future__ import annotations
@@ -62,15 +62,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), help="rows to measure")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows")
     parser.add_argument("--training-step", choices=["dense", "masked", "checkpointed"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.training_step:
         print(peak_of_training(arguments.training_step))
         return
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    arguments.results.mkdir(parents=True, exist_ok=True)
     for name in arguments.rows:
-        path = RESULTS / f"{name}.json"
+        path = arguments.results / f"{name}.json"
         if path.exists():
             print(f"{name}: already there", flush=True)
             continue

@@ -10,9 +10,9 @@ RESULTS = Path(__file__).resolve().parent / "results" / "bert_base"
 GPU = RESULTS.parent / "bert_base_gpu"
 
 
-def row(name: str) -> dict[str, Any] | None:
+def row(name: str, machine: str = "") -> dict[str, Any] | None:
     """A row, if it was measured."""
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / machine / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -32,8 +32,8 @@ def latency() -> list[str]:
     return [*lines, "", provenance(found)]
 
 
-def backends() -> list[str]:
-    found = row("backends")
+def backends(machine: str = "") -> list[str]:
+    found = row("backends", machine)
     lines = [
         "| | backend | model | time / dense in eager | speed-up over dense in the same backend |",
         "|---" * 5 + "|",

@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of SST-2")
     parser.add_argument("--runs", type=Path, default=Path("benchmark-runs"), help="where the runs' folders are and go")
     parser.add_argument("--rows", nargs="*", default=[*FIT, *PRUNE], choices=[*FIT, *PRUNE], help="rows to run")
+    parser.add_argument("--precision", default=sst2_minilm.SETTINGS["--trainer.precision"], help="of the training")
     parser.add_argument("--time", action="store_true", help="time the models of the rows there are, and draw the plot")
     arguments = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ def main() -> None:
         if (kept := RESULTS / f"{row}.json").exists():
             print(f"{row}: already there", flush=True)
             continue
-        kept.write_text(json.dumps(made(row, dense, arguments.data, arguments.runs), indent=1) + "\n")
+        kept.write_text(json.dumps(made(row, dense, arguments), indent=1) + "\n")
     if arguments.time:
         for kept in sorted(RESULTS.glob("*.json")):
             found = json.loads(kept.read_text())
@@ -119,8 +120,9 @@ def folder_of(row: str, runs: Path) -> Path:
     return report.parent
 
 
-def made(row: str, dense: Path, data: Path, runs: Path) -> dict:
+def made(row: str, dense: Path, arguments: argparse.Namespace) -> dict:
     """A row: its run's models, in ascending order of speed."""
+    data, runs = arguments.data, arguments.runs
     training, held_out = sst2_minilm.split(data / "train.jsonl", runs)
     options = {
         "--seed_everything": "0",
@@ -135,6 +137,7 @@ def made(row: str, dense: Path, data: Path, runs: Path) -> dict:
     verb = "prune" if row in PRUNE else "fit"
     if verb == "fit":
         options |= sst2_minilm.SETTINGS | {"--distillation.teacher": str(dense), "--resume": "true"}
+        options["--trainer.precision"] = arguments.precision
     words = [f"{key}={value}" for key, value in (options | (PRUNE | FIT)[row]).items()]
     if verb == "fit" or not list((runs / "beyond" / row).glob("runs/*/*/report.json")):
         subprocess.run([sys.executable, str(ROOT / "cli.py"), verb, *words], check=True)

@@ -38,6 +38,7 @@ def main() -> None:
         "benchmark": benchmark(),
         "beyond": beyond.table(),
         "bert_base_backends": bert_base_table.backends(),
+        "bert_base_backends_avx512": bert_base_table.backends("avx512"),
         "bert_base_bfloat16": bert_base_table.bfloat16(),
         "bert_base_gpu": bert_base_table.gpu(),
         "bert_base_latency": bert_base_table.latency(),
