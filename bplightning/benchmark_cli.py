@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from bplightning.benchmarking_plot import check_plot, plot
 from bplightning.benchmarking_schema import Benchmark
 from bplightning.benchmarking_table import render
 from bplightning.errors import UserError
-from bplightning.report import write_whole
+from bplightning.report import writable, write_whole
 from bplightning.watching import watching
 
 
@@ -97,22 +96,6 @@ def _numbers(name: str, text: str) -> list[int]:
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"{name} is {text!r}; it must be whole numbers, 1 or more, with commas, such as 1,8,32.")
     return [int(word) for word in words]
-
-
-def writable(path: Path, overwrite: bool) -> Path:
-    """A file that may be written; its folder is made.
-
-    Raises:
-        UserError: It is there already and is not to be replaced, is a folder, or cannot be written.
-    """
-    if path.is_dir():
-        raise UserError(f"the output {str(path)!r} is a folder: name a file in it.")
-    if path.exists() and not overwrite:
-        raise UserError(f"the output {str(path)!r} is there already: name another file, or give --overwrite true.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"the output {str(path)!r} cannot be written: name another folder, or change its permissions.")
-    return path
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from rich.console import Console
 from bplightning.comparing import compare
 from bplightning.comparing_drawing import draw, render
 from bplightning.errors import UserError
-from bplightning.report import load_report, write_whole
+from bplightning.report import load_report, writable, write_whole
 from bplightning.report_page import REPORT_FILE
 
 DESCRIPTION = (
@@ -39,6 +39,8 @@ def run_compare(args: Sequence[str]) -> None:
     """
     own, fit = _split(args)
     given = compare_parser().parse_args(own)
+    places = (given.output, given.page)  # looked at before any run is made
+    files = [None if name is None else writable(Path(name), given.overwrite == "true") for name in places]
     runs = _named([Path(run) for run in given.runs])
     if given.strategies:
         runs |= _made(given, fit)
@@ -46,7 +48,6 @@ def run_compare(args: Sequence[str]) -> None:
         raise UserError("--seeds, --models and what stands behind -- say how to make runs: give --strategies too.")
     if not runs:
         raise UserError("there is nothing to compare: name folders of runs, or give --strategies to make some.")
-    files = [None if name is None else _writable(Path(name), given.overwrite) for name in (given.output, given.page)]
     reports = {name: load_report(run / REPORT_FILE) for name, run in runs.items()}
     found = compare(reports, metric=given.metric, shape=given.shape)
     if files[0] is not None:
@@ -77,7 +78,9 @@ def compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", default="runs/compared", help="Where these runs are made. Default: %(default)s.")
     parser.add_argument("--output", help="JSON file to write.")
     parser.add_argument("--page", help="HTML file to write, with pictures; it loads nothing.")
-    parser.add_argument("--overwrite", action="store_true", help="Replace files that are there already.")
+    parser.add_argument(
+        "--overwrite", choices=("true", "false"), default="false", help="Whether files that are there are replaced."
+    )
     return parser
 
 
@@ -129,10 +132,3 @@ def _named(runs: Sequence[Path]) -> dict[str, Path]:
         if len(named) == len(paths):
             return named
     return {str(path): path for path in paths}
-
-
-def _writable(path: Path, overwrite: bool) -> Path:
-    if path.exists() and not (overwrite and path.is_file()):
-        raise UserError(f"the output {str(path)!r} is there already: name another file, or give --overwrite.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

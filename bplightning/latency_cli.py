@@ -6,13 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bplightning.benchmark_cli import quiet, writable
+from bplightning.benchmark_cli import quiet
 from bplightning.benchmarking import cpu_threads, device_named
 from bplightning.benchmarking_models import dense_candidate
 from bplightning.compacting import DTYPES
 from bplightning.errors import UserError
 from bplightning.latency_measuring import measured_table
 from bplightning.latency_table import LatencyTable
+from bplightning.report import writable
 from bplightning.watching import watching
 
 

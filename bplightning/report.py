@@ -218,6 +218,22 @@ def save_report(report: Report, path: str | Path) -> None:
     write_whole(Path(path), json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def writable(path: Path, overwrite: bool) -> Path:
+    """A file that may be written; its folder is made.
+
+    Raises:
+        UserError: It is there already and is not to be replaced, is a folder, or cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"the output {str(path)!r} is a folder: name a file in it.")
+    if path.exists() and not overwrite:
+        raise UserError(f"the output {str(path)!r} is there already: name another file, or give --overwrite true.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"the output {str(path)!r} cannot be written: name another folder, or change its permissions.")
+    return path
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file; a reader finds the whole of it or the file that was there before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -120,10 +120,11 @@ def test_the_verb_writes_table_json_and_page(tmp_path: Path, capsys: pytest.Capt
     page = Page((tmp_path / "c.html").read_text())
     words = [picture.findtext("desc") or "" for picture in page.pictures]
     assert words[0] == "Not beaten: 1 (one/version_0, compact, 87.50), 3 (one/version_0, dense, 88.50)."
-    with pytest.raises(SystemExit):
-        main(["compare", *runs, *files])
-    assert "is there already: name another file, or give --overwrite." in capsys.readouterr().err
-    main(["compare", *runs, *files, "--overwrite"])
+    with pytest.raises(SystemExit):  # before any run is made
+        main(["compare", "--strategies", "l0", "--folder", str(tmp_path / "none"), *files])
+    assert not (tmp_path / "none").exists()
+    assert "is there already: name another file, or give --overwrite true." in capsys.readouterr().err
+    main(["compare", *runs, *files, "--overwrite", "true"])
 
 
 def test_runs_are_made_one_for_each_combination_and_only_once(
