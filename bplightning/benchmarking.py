@@ -83,6 +83,8 @@ def benchmark(
     check_backends(backends, device=place, dtype=precision)
     models = {each.name: each.load(dtype=precision, device=place) for each in candidates}
     reference = candidates[0].name
+    # Before anything is timed: a family that is not known is refused here.
+    described = {each.name: _described(each, models[each.name]) for each in candidates}
     used, changed = fitted(list(models.values()), shapes, new_tokens=new_tokens)
     variants = list(dict.fromkeys([(reference, "eager"), *((name, each) for each in backends for name in models)]))
     vocabulary = min((each.vocabulary for each in candidates if each.vocabulary is not None), default=None)
@@ -137,7 +139,7 @@ def benchmark(
         date=now(),
         command=shlex.join([*program(), *sys.argv[1:]]),
         reference=reference,
-        models={each.name: _described(each, models[each.name]) for each in candidates},
+        models=described,
         settings=Settings(
             device=device,
             dtype=dtype,

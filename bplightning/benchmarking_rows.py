@@ -97,8 +97,8 @@ def rows(
                 flops=flops[model][work],
                 ideal_speedup=ideal,
                 efficiency=same.value / ideal if same and ideal else None,
-                speedup=_speedup(same, tolerance),
-                speedup_over_eager=_speedup(eager, tolerance),
+                speedup=_speedup(same, len(each.rounds_ms), tolerance),
+                speedup_over_eager=_speedup(eager, len(each.rounds_ms), tolerance),
             )
 
 
@@ -119,7 +119,8 @@ def _rest(whole: Times, first: Times, parts: int) -> Times:
     return Times(left, left)
 
 
-def _speedup(ratio: Middle | None, tolerance: float) -> Speedup | None:
+def _speedup(ratio: Middle | None, rounds: int, tolerance: float) -> Speedup | None:
     if ratio is None:
         return None
-    return Speedup(ratio=ratio.value, low=ratio.low, high=ratio.high, settled=ratio.within(tolerance))
+    steady = rounds >= STEADY_ROUNDS and ratio.within(tolerance)
+    return Speedup(ratio=ratio.value, low=ratio.low, high=ratio.high, settled=steady)

@@ -25,7 +25,7 @@ def positions_of(model: nn.Module) -> int | None:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             embedding: Any = module  # RoBERTa and its kin count from there
             positions = embedding.num_embeddings - embedding.padding_idx - 1
-    return positions
+    return positions if positions is not None and positions > 0 else None  # XLNet writes -1 where there is no limit
 
 
 def random_inputs(

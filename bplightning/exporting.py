@@ -14,6 +14,7 @@ import copy
 import shutil
 import tempfile
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,7 @@ def export_model(
                 files = save_torch(parts, unproved)
                 calls = torch_calls(files)
             difference = max(largest_difference(model, parts, calls, inputs) for inputs in checks)
-        limit = LIMITS[DTYPES[dtype]]
-        if not difference <= limit:
-            raise UserError(
-                f"what was exported of {str(path)!r} differs from torch by {difference:.3g} of the largest output, "
-                f"more than the {limit:g} that {dtype} rounding explains: it is refused. Try another format or dtype."
-            )
+        limit = _require_near(difference, DTYPES[dtype], what=repr(str(path)))
         quantized = None
         if quantize is not None:
             with exporting(parts, f"{format} of {quantize}"):
@@ -143,6 +139,11 @@ def export_model(
                     quantize_onnx(file)
                 calls = onnx_calls(files)
                 quantized = max(largest_difference(model, parts, calls, inputs) for inputs in checks)
+            if not isfinite(quantized):
+                raise UserError(
+                    f"{quantize} makes outputs of {str(path)!r} that are no numbers (NaN or infinite): it is refused. "
+                    "Leave --quantize out."
+                )
         for pattern in BESIDE:
             for file in path.glob(pattern):
                 shutil.copy(file, unproved / file.name)
@@ -168,7 +169,7 @@ def export_onnx(
     int8: bool = False,
     with_past: bool = True,
 ) -> list[Path]:
-    """Write the ONNX files of a loaded model, unchecked; batch and length may have any size in them.
+    """Write the ONNX files of a loaded model, checked against it; batch and length may have any size in them.
 
     A model that does not generate, or any model without `with_past`, becomes ``model.onnx``, with the arguments of its
     forward pass as inputs. A decoder with its cache becomes one too, an encoder-decoder ``encoder_model.onnx``,
@@ -186,17 +187,34 @@ def export_onnx(
         The files with graphs.
 
     Raises:
-        UserError: A library is missing, or the model cannot be exported.
+        UserError: A library is missing, the model cannot be exported, or what was exported does not compute what it
+            does.
     """
     require_onnx()
     check_opset(opset)
     parts = exported_parts(model, dtype, with_past=with_past)
     with exporting(parts, "onnx"):
         files = save_onnx(parts, out, opset=opset)
-        if int8:
+        inputs = made_inputs(model, rows=3, length=9)
+        difference = largest_difference(model, parts, onnx_calls(files), inputs)
+    _require_near(difference, parts.model.dtype, what=f"a {type(model).__name__}")
+    if int8:
+        with exporting(parts, "onnx of int8"):
             for file in files:
                 quantize_onnx(file)
     return files
+
+
+def _require_near(difference: float, dtype: torch.dtype, *, what: str) -> float:
+    """Refuse what is further from torch than rounding explains, and give that limit."""
+    limit = LIMITS[dtype]
+    if not difference <= limit:
+        raise UserError(
+            f"what was exported of {what} differs from torch by {difference:.3g} of the largest output, more than the "
+            f"{limit:g} that {str(dtype).removeprefix('torch.')} rounding explains: it is refused. Try another format "
+            "or dtype."
+        )
+    return limit
 
 
 def _check_options(*, format: str, dtype: str, quantize: str | None, opset: int | None) -> None:
@@ -211,7 +229,7 @@ def _check_options(*, format: str, dtype: str, quantize: str | None, opset: int 
         raise UserError(f"format is {format!r}, and quantize and opset are ONNX's: leave them out, or give onnx.")
     if quantize is not None and dtype != "float32":
         raise UserError(f"quantize is {quantize!r} and dtype {dtype!r}, but weights of int8 go with float32: give one.")
-    check_opset(opset or OPSET)
+    check_opset(OPSET if opset is None else opset)
 
 
 def _load(path: Path) -> PreTrainedModel:

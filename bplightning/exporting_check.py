@@ -52,11 +52,14 @@ def made_inputs(model: PreTrainedModel, *, rows: int, length: int) -> dict[str, 
     if _listed(config.eos_token_id):  # BART and T5 classify by it, and want as many in each row
         input_ids[torch.arange(rows), last] = _listed(config.eos_token_id)[0]
     input_ids[mask == 0] = config.pad_token_id or 0
-    return _as_taken(model, {"input_ids": input_ids, "attention_mask": mask})
+    types = torch.randint(max(1, getattr(config, "type_vocab_size", 0)), input_ids.shape, generator=generator)
+    return _as_taken(model, {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types})
 
 
 def text_inputs(model: PreTrainedModel, folder: Path) -> dict[str, Tensor] | None:
-    """A few sentences as `forward` takes them; `None` where the folder has no tokenizer that could encode them.
+    """A few sentences as `forward` takes them, in pairs if the model tells two apart.
+
+    `None` where the folder has no tokenizer that could encode them.
 
     Args:
         model: The model.
@@ -73,8 +76,9 @@ def text_inputs(model: PreTrainedModel, folder: Path) -> dict[str, Tensor] | Non
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     room = min(64, positions_of(model) or 64)
     side = "right" if serves_as_decoder(model) else tokenizer.padding_side
+    pairs = list(reversed(TEXTS)) if _types(model) else None
     encoded = tokenizer(
-        list(TEXTS), padding=True, truncation=True, max_length=room, padding_side=side, return_tensors="pt"
+        list(TEXTS), pairs, padding=True, truncation=True, max_length=room, padding_side=side, return_tensors="pt"
     )
     return _as_taken(model, dict(encoded))
 
@@ -108,12 +112,17 @@ def _as_taken(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str,
     """Those inputs that the model reads, and those that it reads beside them."""
     parameters, ids = signature(model.forward).parameters, inputs["input_ids"]
     taken = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    if "token_type_ids" in parameters and getattr(model.config, "type_vocab_size", 0) > 1:
-        # RoBERTa and its kin have the argument too, and one type.
+    if _types(model):
         taken["token_type_ids"] = inputs.get("token_type_ids", torch.zeros_like(ids))
     if "decoder_input_ids" in parameters and (model.can_generate() or model.base_model is model):
         taken["decoder_input_ids"] = ids[:, : max(2, ids.shape[1] // 2)]  # other heads make it of the text
     return taken
+
+
+def _types(model: PreTrainedModel) -> bool:
+    """Whether a model tells a first text from a second; RoBERTa and its kin have the argument too, and one type."""
+    named = "token_type_ids" in signature(model.forward).parameters
+    return named and getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def _listed(token: int | list[int] | None) -> list[int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from bplightning import measure
 from bplightning.alignment import Alignment, align
 from bplightning.compact_stage import Compacted, Filling, Saving, make_compact
+from bplightning.errors import UserError
 from bplightning.finished_models import measured_family
 from bplightning.invocation import program
 from bplightning.loading import load_saved
@@ -117,7 +118,10 @@ def finish(
 
         beside = models["dense"][0] if dense is not None and trainer.is_global_zero else None
         of = partial(evaluate, trainer, made.task, prefix="int8")
-        small = notes.once("quantized", partial(quantized, made.task, made.model, beside, evaluate=of))
+        try:
+            small = notes.once("quantized", partial(quantized, made.task, made.model, beside, evaluate=of))
+        except UserError as error:  # what was trained is worth its report all the same
+            rank_zero_warn(f"The report has nothing of int8: {error}")
     # A masked model has the dense shapes, so it stands in for a dense one wherever only shapes count.
     of_dense_shapes = models["dense"][0] if dense is not None else computing_all(masked)
     members = measured_family(

@@ -76,8 +76,8 @@ class Measuring:
                     f"--measure.{name} is {list(numbers)}; it must name whole numbers, at least one, each 1 or more, "
                     "such as [1,8]."
                 )
-        if not self.seconds > 0:
-            raise UserError(f"--measure.seconds is {self.seconds:g}; it must be above 0.")
+        if not 0 < self.seconds < float("inf"):
+            raise UserError(f"--measure.seconds is {self.seconds:g}; it must be above 0 and not infinite.")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--measure.device is 'cuda', and torch finds no GPU here: give --measure.device cpu.")
 

@@ -166,6 +166,7 @@ def _stages(report: Report) -> Iterator[str]:
     if (small := report["quantized"]) is not None:
         scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in small["metrics"].items())
         times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in (small["speedup"] or {}).items())
+        times += " over dense in torch, what the backend gains included" if times else ""
         yield f"in {small['kind']} ({small['backend']}): {scores}, {quantity(small['bytes_on_disk'])}{times}"
     for member in report["family"]:
         scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in member["metrics"].items())

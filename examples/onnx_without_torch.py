@@ -22,6 +22,9 @@ from tokenizers import Encoding, Tokenizer
 LONGEST_ANSWER = 30
 """Tokens."""
 
+COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+"""Models whose first position comes after the padding token's number."""
+
 
 class Model:
     """An exported model: a folder with model.onnx, tokenizer.json and config.json."""
@@ -50,10 +53,14 @@ class Model:
         """
         tokens = self.tokenizer.encode(*texts)
         positions = self.config.get("max_position_embeddings") or len(tokens)
+        if self.config["model_type"] in COUNTED_FROM_PADDING:
+            positions -= self.config["pad_token_id"] + 1
         if len(tokens) > positions:
             raise SystemExit(f"the text has {len(tokens)} tokens, and the model takes {positions}: give a shorter one.")
         outputs = self.run(tokens)
         if "start_logits" in outputs:
+            if len(texts) < 2:
+                raise SystemExit("the model answers questions: give a question and a passage.")
             return self.span(tokens, texts[1], outputs["start_logits"][0], outputs["end_logits"][0])
         return self.label(outputs["logits"][0])
 
@@ -65,12 +72,16 @@ class Model:
             "token_type_ids": tokens.type_ids,
         }
         wanted = [each.name for each in self.session.get_inputs()]
+        if unknown := [name for name in wanted if name not in known]:
+            raise SystemExit(f"the model reads {', '.join(unknown)}: this is for encoders of text, which do not.")
         fed = {name: np.array([known[name]], dtype=np.int64) for name in wanted}
         return dict(zip(self.outputs, self.session.run(None, fed), strict=True))
 
     def label(self, logits: Any) -> dict[str, Any]:
-        """The likeliest label and its probability."""
+        """The likeliest label and its probability; of a regression its number."""
         logits = logits.astype(np.float64)
+        if len(logits) == 1:
+            return {"score": round(float(logits[0]), 4)}
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         best = int(probabilities.argmax())

@@ -18,6 +18,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
+    RemBertConfig,
+    RemBertForSequenceClassification,
 )
 
 from bplightning import benchmarking, exporting_files, measure
@@ -113,6 +115,12 @@ def test_decoding_is_the_rest_of_each_round_by_token() -> None:
     whole = found["generation", "dense", "eager"]
     assert whole["tokens_per_second"] == pytest.approx(1000 * 8 * 5 / 60)
     assert found["first_token", "dense", "eager"]["tokens_per_second"] == pytest.approx(1000 * 8 * 16 / 20)
+
+
+def test_a_ratio_of_few_rounds_is_not_settled_however_narrow() -> None:
+    times = {("forward", (name, "eager")): made(ms, rounds=10) for name, ms in (("dense", 4.0), ("compact", 2.0))}
+    found = rows_of(times, {"dense": {"forward": 2}, "compact": {"forward": 1}})
+    assert found["forward", "compact", "eager"]["speedup"]["settled"] is False
 
 
 def test_settled_when_every_ratio_is_known_well_enough() -> None:
@@ -546,6 +554,19 @@ def test_a_trimmed_vocabulary_is_compared_on_the_tokens_that_both_know(pair: Pat
     assert row_of(found, "compact")["flops"] == row_of(found, "dense")["flops"]
     with pytest.raises(UserError, match="different vocabularies"):
         find_candidates(str(tmp_path / "dense"), str(tmp_path / "trimmed"))
+
+
+def test_a_family_that_is_not_known_is_refused_before_anything_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RemBertConfig(**sizes, intermediate_size=16, input_embedding_size=16, output_embedding_size=16)
+    RemBertForSequenceClassification(config).save_pretrained(tmp_path)
+    timed: list[Any] = []
+    monkeypatch.setattr(benchmarking, "side_by_side", lambda *args, **_: timed.append(args))
+    with pytest.raises(UserError, match="rembert"):
+        benchmark(str(tmp_path), **QUICK)
+    assert not timed
 
 
 def test_a_shape_without_room_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch, pair: Path) -> None:

@@ -34,7 +34,7 @@ from bplightning.cli import main
 from bplightning.compaction import compact
 from bplightning.errors import UserError
 from bplightning.exporting import Exported, export_model, export_onnx, exported_parts
-from bplightning.exporting_check import LIMITS, largest_difference, made_inputs
+from bplightning.exporting_check import LIMITS, largest_difference, made_inputs, text_inputs
 from bplightning.exporting_files import onnx_calls
 from bplightning.exporting_graphs import Call, Parts, parts_of
 from bplightning.layout import PrunableLayout
@@ -298,6 +298,37 @@ def test_a_difference_is_found(spoil: Callable[[Tensor], Tensor], least: float) 
     assert largest_difference(model, parts, calls, inputs) >= least
 
 
+def test_the_check_tells_a_first_text_from_a_second(classifier: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(classifier)
+    for inputs in (made_inputs(model, rows=2, length=7), text_inputs(model, classifier)):
+        assert inputs is not None
+        calls: dict[str, Call] = {"model": lambda given: {"logits": model(given["input_ids"]).logits}}
+        parts = parts_of(model, inputs)
+        assert largest_difference(model, parts, calls, inputs) > LIMITS[torch.float32]
+
+
+def test_a_loaded_model_is_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, torch.float32, 1e-12)
+    with pytest.raises(UserError, match="what was exported of a BertForSequenceClassification differs from torch"):
+        export_onnx(small("bert", AutoModelForSequenceClassification), tmp_path)
+
+
+def test_int8_that_gives_no_numbers_is_refused(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowing(file: Path) -> None:
+        """Stands for a quantizer whose scales overflow."""
+        model = onnx.load(file)
+        (bias,) = (each for each in model.graph.initializer if each.name.endswith("classifier.bias"))
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.full_like(onnx.numpy_helper.to_array(bias), np.nan), bias.name))
+        onnx.save(model, file)
+
+    monkeypatch.setattr(exporting, "quantize_onnx", overflowing)
+    with pytest.raises(UserError, match=r"int8 makes outputs of .* that are no numbers"):
+        export_model(classifier, tmp_path / "out", quantize="int8")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_mismatch_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny("vit").save_pretrained(tmp_path / "model")
     monkeypatch.setitem(LIMITS, torch.float32, 1e-12)
@@ -312,6 +343,7 @@ def test_a_mismatch_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: p
         ({"format": "tflite"}, "format is 'tflite'; it must be one of onnx, torch-export."),
         ({"dtype": "bfloat16"}, "dtype is 'bfloat16'; it must be one of float32, float16."),
         ({"quantize": "int4"}, "quantize is 'int4'; it must be one of int8."),
+        ({"opset": 0}, "opset is 0; it must be from 18 to 25"),
         ({"opset": 17}, "opset is 17; it must be from 18 to 25"),
         ({"quantize": "int8", "dtype": "float16"}, "weights of int8 go with float32"),
         ({"quantize": "int8", "format": "torch-export"}, "quantize and opset are ONNX's"),
@@ -424,3 +456,6 @@ def test_the_example_answers_questions_without_torch(tmp_path: Path) -> None:
     answer = ask(tmp_path / "out", question, passage)
     assert answer["answer"] == passage[offsets[first][0] : offsets[last][1]]
     assert answer["score"] == pytest.approx(spans[first, last], abs=2e-4)
+    with pytest.raises(subprocess.CalledProcessError) as stopped:
+        ask(tmp_path / "out", question)
+    assert stopped.value.stderr == "the model answers questions: give a question and a passage.\n"

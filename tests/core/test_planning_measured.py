@@ -268,6 +268,7 @@ def test_where_it_saturates_is_said(density: float | None, said: str) -> None:
         ({"batch_sizes": (0,)}, r"--measure.batch_sizes is \[0\]"),
         ({"lengths": ()}, r"--measure.lengths is \[\]"),
         ({"seconds": 0}, "--measure.seconds is 0; it must be above 0"),
+        ({"seconds": float("inf")}, "--measure.seconds is inf; it must be above 0 and not infinite"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from tiny_families import padded_inputs
 from tiny_task import TinyTask, trainer
 
-from bplightning import measure, pipeline
+from bplightning import measure, pipeline, quantization
 from bplightning.errors import UserError
 from bplightning.exporting import export_onnx
 from bplightning.module import PruningModule
@@ -52,6 +52,19 @@ def test_a_run_reports_scores_size_and_speed_in_8_bits(tmp_path: Path, monkeypat
     assert (found["speedup"] or {}).keys() == {"1x128", "8x128"}
     assert any(line.startswith("in int8 (onnxruntime): accuracy ") for line in notes(report))
     assert found["bytes_on_disk"] > 1000
+
+
+def test_what_cannot_be_quantized_costs_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> list[Path]:
+        raise UserError("a BertModel cannot be exported")
+
+    monkeypatch.setattr(quantization, "export_onnx", refused)
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+    module = PruningModule(task, Hybrid(initial_warmup=0, final_warmup=0), learning_rate=1e-3)
+    with pytest.warns(UserWarning, match="The report has nothing of int8: a BertModel cannot be exported"):
+        report = pipeline.fit(trainer(tmp_path, max_steps=4), module, task, quantize="int8")
+    assert report is not None
+    assert report["quantized"] is None
 
 
 def test_what_generates_is_refused_before_training(tmp_path: Path) -> None:
