@@ -26,7 +26,7 @@ def latency() -> list[str]:
         if each["model"] == "compact":
             own, shape, ideal = each["speedup"], each["shape"], each["ideal_speedup"]
             lines.append(
-                f"| {shape} | {own['ratio']:.2f}x ({own['low']:.2f} to {own['high']:.2f}) | {ideal:.2f}x "
+                f"| {shape} | {ratio(each, 'speedup')} ({own['low']:.2f} to {own['high']:.2f}) | {ideal:.2f}x "
                 f"| {100 * each['efficiency']:.0f} % | {1 / own['ratio']:.3f} | {dense[shape]:.4g} |"
             )
     return [*lines, "", provenance(found)]
@@ -46,9 +46,11 @@ def backends(machine: str = "") -> list[str]:
             if (each["model"] == "dense" and not first) or (each["model"], each["backend"]) == ("dense", "eager"):
                 continue
             model = "dense" if each["model"] == "dense" else f"compact, {kind}"
-            over, own = each["speedup_over_eager"], each["speedup"]
-            same = "" if own is None else f"{own['ratio']:.2f}x"
-            lines.append(f"| {each['shape']} | {each['backend']} | {model} | {1 / over['ratio']:.3f} | {same} |")
+            over = (
+                f"{'' if each['speedup_over_eager']['settled'] else '~'}{1 / each['speedup_over_eager']['ratio']:.3f}"
+            )
+            same = "" if each["speedup"] is None else ratio(each, "speedup")
+            lines.append(f"| {each['shape']} | {each['backend']} | {model} | {over} | {same} |")
     return [*lines, "", provenance(found)]
 
 
@@ -81,7 +83,7 @@ def gpu() -> list[str]:
     lines = ["| | backend | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
     for shape in shapes:
         for backend in ("eager", "cuda-graph"):
-            cells = [f"{rows[shape, backend]['speedup']['ratio']:.2f}x" for rows in columns.values()]
+            cells = [ratio(rows[shape, backend], "speedup") for rows in columns.values()]
             lines.append(f"| {shape} | {backend} | {' | '.join(cells)} |")
     document = next(iter(found.values()))["as pruned"]
     where = f"{document['machine']['device']}, seed 0, torch {document['versions']['torch']}, {document['date'][:10]}."
@@ -122,18 +124,19 @@ def of_compaction(found: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def of_memory(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    more = {name: found[f"{name}_mb"] - found["dense_mb"] for name in ("masked", "checkpointed")}
+    more = found["masked_mb"] - found["dense_mb"]
+    checkpointed = found["masked-checkpointed_mb"] - found["dense-checkpointed_mb"]
     return [
         ("peak of a dense training step's process, 8x128", f"{found['dense_mb']:.0f} MB", ""),
         (
             "the same with masks, above that",
-            f"{more['masked']:+.0f} MB",
+            f"{more:+.0f} MB",
             f"at most one masked copy, {found['masked_copy_mb']:.0f} MB",
         ),
         (
-            "the same with masks and activation checkpointing",
-            f"{more['checkpointed']:+.0f} MB",
-            f"at most a layer's masked copy, {found['masked_copy_of_a_layer_mb']:.0f} MB, above dense",
+            "both with activation checkpointing",
+            f"{checkpointed:+.0f} MB",
+            f"at most a layer's masked copy, {found['masked_copy_of_a_layer_mb']:.0f} MB",
         ),
     ]
 
@@ -164,6 +167,11 @@ LINES = {
     "loading": of_loading,
     "help": of_help,
 }
+
+
+def ratio(row: dict[str, Any], which: str) -> str:
+    """A ratio, marked where half of its interval is more than 2 % of it."""
+    return f"{'' if row[which]['settled'] else '~'}{row[which]['ratio']:.2f}x"
 
 
 def provenance(found: dict[str, Any]) -> str:

@@ -108,14 +108,15 @@ def measured(row: str, data: Path, runs: Path) -> dict:
 def table() -> list[str]:
     lines = [
         "| | accuracy, 872 sentences | 5,000 held out | less than dense there, 95 % interval | FLOPs kept "
-        "| weights kept | speed-up 1x128 | 8x128 |",
-        "|---" * 8 + "|",
+        "| weights kept | speed-up 1x128 | 8x128 | minutes |",
+        "|---" * 9 + "|",
     ]
+    last = None
     for name in ROWS:
         if not (file := RESULTS / f"{name}.json").exists():
             lines.append(f"| {name} | not run yet |")
             continue
-        row = json.loads(file.read_text())
+        row = last = json.loads(file.read_text())
         pairs = zip(bits(row["held_out"]["dense_right"]), bits(row["held_out"]["right"]), strict=True)
         low, high = interval([[int(before) - int(after) for before, after in pairs]])
         cells = [
@@ -125,9 +126,13 @@ def table() -> list[str]:
             f"{100 * row['flops']['compact'] / row['flops']['dense']:.1f} %",
             f"{100 * row['density']['encoder_linear']:.1f} %",
             *(f"{row['speedup'][shape]:.2f}x" for shape in ("1x128", "8x128")),
+            f"{row['seconds'] / 60:.1f}",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+    if last is None:
+        return lines
+    machine = last["machine"]
+    return [*lines, "", f"{machine['cpu']}, {machine['threads']} thread, seed 0, {last['date'][:10]}."]
 
 
 if __name__ == "__main__":

@@ -113,9 +113,9 @@ def benchmark(model: str) -> list[str]:
         own, eager = row["speedup"], row["speedup_over_eager"]
         cells = ["", "", ""]
         if own is not None:
-            ratio = f"{own['ratio']:.2f}x ({own['low']:.2f} to {own['high']:.2f})"
+            ratio = f"{bert_base_table.ratio(row, 'speedup')} ({own['low']:.2f} to {own['high']:.2f})"
             cells = [ratio, f"{row['ideal_speedup']:.2f}x", f"{100 * row['efficiency']:.0f} %"]
-        cells.append("" if eager is None else f"{eager['ratio']:.2f}x")
+        cells.append("" if eager is None else bert_base_table.ratio(row, "speedup_over_eager"))
         name = f"{row['model']}, {row['backend']}"
         lines.append(f"| {row['shape']} | {name} | {' | '.join(cells)} | {row['latency_ms']['median']:.3g} |")
     machine = found["machine"]
