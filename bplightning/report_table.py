@@ -138,6 +138,31 @@ def quantity(value: float, *, bytes: bool = True) -> str:
     return f"{value / divisor:.2f} {unit}" if unit else f"{value:g}"
 
 
+def left_of_linear(report: Report) -> tuple[float, bool]:
+    """What is left of the linear weights of the layers, and whether that makes the compact model smaller.
+
+    Args:
+        report: A report, as `load_report` reads it.
+
+    Returns:
+        Per cent of the dense model's weights that the compact one stores, and true; where it stores as many, per cent
+        that pruning left not zero, and false.
+    """
+    dense, compact = (report["parameters"][model]["encoder_linear"] for model in ("dense", "compact"))
+    if compact < dense:
+        return 100 * compact / dense, True
+    return 100 * report["density"]["encoder_linear"], False
+
+
+def is_faster(speedup: float) -> bool:
+    """Whether a speed-up is one as it is written, with two decimals.
+
+    >>> is_faster(1.01), is_faster(1.004), is_faster(0.98)
+    (True, False, False)
+    """
+    return round(speedup, 2) > 1
+
+
 def _stages(report: Report) -> Iterator[str]:
     """What was done beside pruning."""
     teacher, refill, snap = report["distillation"], report["refill"], report["snap"]

@@ -117,6 +117,16 @@ def test_numbers_are_those_of_the_report(run: Path) -> None:
     assert "between -2.5 and 1; 28 are kept and 20 pruned" in words["Scores of attention over training"]
 
 
+def test_a_model_that_got_zeros_only_is_neither_smaller_nor_faster(run: Path) -> None:
+    report = built(speedup={"8x128": 0.98})
+    report["parameters"]["compact"] = {"encoder_linear": 80_000_000, "all": 100_000_000}
+    page = Page(draw(report, run))
+    assert "the dense model's speed at 8x128" in page.text
+    assert "faster than" not in page.text
+    assert "of the linear weights not zero after pruning; all 80.00 M are stored" in page.text
+    assert re.findall(r'class="big">(.*?)<', draw(report, run)) == ["0.98x", "25.0 %", "87.50"]
+
+
 def test_the_map_draws_what_is_left_inside_the_heads_that_stay(run: Path) -> None:
     (blocks,) = (p for p in Page(draw(built(), run)).pictures if p.findtext("title") == "Blocks of encoder.1.self")
     # Of heads 1 and 3: 2 + 2 tiles of the query, 0 + 4 of the key, 2 + 1, and of the output's columns 1 and 3 2 + 2.
