@@ -84,7 +84,7 @@ model = {reader}.from_pretrained("FOLDER_OR_NAME")
 ```
 
 Where its `config.json` has a `compaction`, transformers refuses it without that import.
-`compaction_plan.json` says which heads and units were kept.
+`compaction_plan.json` says which heads, feed-forward units and dimensions of the residual stream were kept.
 
 ## What it cost and what it gave
 
@@ -131,7 +131,19 @@ def _what(report: Report) -> str:
         )
     return (
         f"A smaller {model} for {task}: {share:.1f} % of the linear weights of its layers are left{_speed(report)}. "
-        "It is an ordinary dense model with smaller matrices."
+        f"{_structure(report)}"
+    )
+
+
+def _structure(report: Report) -> str:
+    """What kind of model a smaller one is: an ordinary one, unless it skips what ordinary ones have."""
+    skipped = report["skipped"]
+    if not skipped:
+        return "It is an ordinary dense model with smaller matrices."
+    names = ", ".join(map(_plain, skipped))
+    return (
+        f"It is a dense model with smaller matrices that skips {len(skipped)} sub-layer{'s' * (len(skipped) > 1)} with "
+        f"the norm after it, which ordinary models of its architecture do not: {names}."
     )
 
 

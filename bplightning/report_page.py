@@ -148,16 +148,26 @@ def _tile(name: str, number: str, words: str, more: str) -> Element:
 
 
 def _left(report: Report) -> str:
+    """Heads, units, the width where it is another, and what is skipped."""
     heads, units = report["heads"], report["units"]
     by_role = report["density"]["by_role"]
     text = (
         f"{heads['kept']:,} of {heads['total']:,} heads and {units['kept']:,} of {units['total']:,} feed-forward units."
     )
+    width = report["stream"]
+    narrower = width is not None and width["kept"] != width["total"]
+    if narrower:
+        assert width is not None
+        text += f" {width['kept']:,} of {width['total']:,} dimensions of the residual stream, which every layer has."
+    if report["skipped"]:
+        text += f" Skipped, each with its norm: {', '.join(report['skipped'])}."
     if report["patterns"] and "attention" in by_role:
         text += (
             " Of each layer's four attention weights a band is a head: rows of query, key and value, columns of the "
             "output."
         )
+        if narrower:
+            text += " The other way of each run the dimensions that stay."
     return text
 
 

@@ -59,6 +59,9 @@ def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     tokens = report["vocabulary"]
     if tokens["kept"] != tokens["total"]:
         yield "vocabulary (tokens)", str(tokens["total"]), str(tokens["total"]), str(tokens["kept"])
+    width = report["stream"]
+    if width is not None and width["kept"] != width["total"]:
+        yield "width (dimensions)", str(width["total"]), str(width["kept"]), str(width["kept"])
     yield from _kept_rows("heads", report["heads"])
     yield from _kept_rows("FFN units", report["units"])
     weights = "weights on disk" if report["dtype"] == "float32" else f"on disk, {report['dtype']}"
@@ -115,11 +118,16 @@ def notes(report: Report) -> list[str]:
     density, equivalence, machine = report["density"], report["equivalence"], report["machine"]
     linear, every = (f"{100 * density[name]:.1f} %" for name in ("encoder_linear", "all_parameters"))
     kept = f"kept: {linear} of encoder linear weights, {every} of all parameters"
-    roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in density["by_role"].items())
+    by_role = dict(density["by_role"])
+    dimensions = by_role.pop("stream", None)  # the residual stream's, which are no weights
+    roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in by_role.items())
+    if dimensions is not None:
+        roles += f"; and {100 * dimensions:.1f} % of the dimensions of the residual stream"
     compact, reloaded = (_cell(equivalence[name], "{:.1e}") for name in ("masked_compact", "compact_reloaded"))
     measured = ", ".join(_settings(report["evaluation"] or {}))
     return [
         f"{kept}{'; by role: ' if roles else ''}{roles}",
+        *([f"skipped with their norms: {', '.join(report['skipped'])}"] if report["skipped"] else []),
         *_stages(report),
         *([f"evaluated with {measured}"] if measured else []),
         f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}",

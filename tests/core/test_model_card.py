@@ -42,6 +42,15 @@ def test_it_says_how_to_load_what_it_cost_and_how_it_was_made() -> None:
         assert said in text, said
 
 
+def test_what_skips_sub_layers_is_called_no_ordinary_model() -> None:
+    text = " ".join(card_of(built()).text.split())
+    assert "It is a dense model with smaller matrices that skips 1 sub-layer with the norm after it, which" in text
+    assert "do not: encoder.2.self." in text
+    assert "heads, feed-forward units and dimensions of the residual stream were kept" in text
+    assert "ordinary dense model" not in text
+    assert "It is an ordinary dense model with smaller matrices." in card_of(built(skipped=[])).text
+
+
 ZEROS_ONLY = {"encoder_linear": 80_000_000, "all": 100_000_000}
 
 

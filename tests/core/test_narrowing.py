@@ -37,6 +37,7 @@ from bplightning.narrowing import (
     set_narrowing,
     surviving,
 )
+from bplightning.patterns import head_patterns
 from bplightning.refill import Refill, _module
 from bplightning.resizing import stream_width
 from bplightning.skipping import skip
@@ -147,6 +148,20 @@ def test_where_only_shapes_count_a_hardened_model_computes_as_a_dense_one() -> N
     assert [type(module) for module in alike.modules()] == [type(module) for module in dense.modules()]
     assert [type(module) for module in model.modules()] != [type(module) for module in dense.modules()]
     assert computing_all(dense) is dense
+
+
+def test_patterns_inside_heads_are_of_the_dimensions_that_stay() -> None:
+    """Dimensions that went are no zeros inside a head: the compact model does not have them."""
+    model = narrowed()
+    group = PrunableLayout.of(model).attention[0]
+    with torch.no_grad():
+        group.query.weight(model)[: group.head_size] = 0
+    for pattern in head_patterns(PrunableLayout.of(model)):
+        first = "0" if pattern["name"] == group.name else "9"
+        for name, text in pattern["projections"].items():
+            head, *others = text if name == "output" else text.split(" ")
+            assert set(others) == {"9"}
+            assert head == (first if name == "query" else "9")
 
 
 def test_a_plan_for_other_dimensions_is_refused() -> None:

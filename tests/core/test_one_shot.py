@@ -20,8 +20,12 @@ from bplightning.cli import main
 from bplightning.errors import UserError
 from bplightning.granularity import make_masks
 from bplightning.layout import PrunableLayout
+from bplightning.masking import Mask
 from bplightning.module import PruningModule
+from bplightning.narrowing import clear_dimensions, narrowing_covers, set_narrowing
 from bplightning.report import load_report
+from bplightning.resizing import stream_width
+from bplightning.skipping import skip
 from bplightning.strategies.movement import Movement
 from bplightning.strategies.ziplm import ZipLM
 from bplightning.strategy import Progress, PruningStrategy
@@ -84,6 +88,38 @@ def test_it_calibrates_prunes_and_reports(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in dense.items())
     compact = task.load_model(folder / "compact")
     assert sum(value.numel() for value in compact.parameters()) == report["parameters"]["compact"]["all"]
+
+
+class Narrower(PruningStrategy):
+    """Drops the first three dimensions of the residual stream, and skips the first attention."""
+
+    by_training: ClassVar[bool] = False
+    without_training: ClassVar[bool] = True
+
+    def attach(self, layout: PrunableLayout) -> None:
+        self.add_mask("stream", Mask("stream", narrowing_covers(layout), (stream_width(layout), 1), 1), layout)
+
+    def advance(self, progress: Progress) -> None:
+        self.all_masks[0].kept[:3] = False
+
+    def harden(self, layout: PrunableLayout) -> None:
+        kept_H = self.all_masks[0].kept.flatten().clone()
+        set_narrowing(layout.model, narrows=True)
+        super().harden(layout)
+        clear_dimensions(layout, kept_H)
+        skip(layout.model, layout.attention[0])
+
+
+def test_a_report_says_how_wide_the_model_is_left_and_what_is_skipped(tmp_path: Path) -> None:
+    task, run = TinyTask(tmp_path, max_position_embeddings=128), trainer(tmp_path)
+    report = one_shot.prune(run, PruningModule(task, Narrower()), task, baseline="none")
+    assert report is not None
+    width = task.build_model().config.hidden_size
+    assert report["stream"] == {"kept": width - 3, "total": width}
+    assert report["skipped"] == ["encoder.0.self"]
+    tiles = {digit for pattern in report["patterns"] for text in pattern["projections"].values() for digit in text}
+    assert tiles <= {"9", " "}
+    assert "skips 1 sub-layer" in (Path(str(run.log_dir)) / "compact" / "README.md").read_text()
 
 
 def test_the_choice_of_examples_follows_from_the_seed(tmp_path: Path) -> None:

@@ -127,6 +127,17 @@ def test_a_model_that_got_zeros_only_is_neither_smaller_nor_faster(run: Path) ->
     assert re.findall(r'class="big">(.*?)<', draw(report, run)) == ["0.98x", "25.0 %", "87.50"]
 
 
+def test_it_says_how_wide_the_model_is_and_what_is_skipped(run: Path) -> None:
+    text = Page(draw(built(), run)).text
+    assert "372 of 384 dimensions of the residual stream" in text
+    assert "Skipped, each with its norm: encoder.2.self." in text
+    assert "run the dimensions that stay" in text
+    text = Page(draw(built(stream={"kept": 384, "total": 384}, skipped=[]), run)).text
+    assert "dimensions" not in text
+    assert "norm: encoder" not in text
+    assert "norms: encoder" not in text
+
+
 def test_the_map_draws_what_is_left_inside_the_heads_that_stay(run: Path) -> None:
     (blocks,) = (p for p in Page(draw(built(), run)).pictures if p.findtext("title") == "Blocks of encoder.1.self")
     # Of heads 1 and 3: 2 + 2 tiles of the query, 0 + 4 of the key, 2 + 1, and of the output's columns 1 and 3 2 + 2.
