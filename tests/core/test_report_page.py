@@ -152,6 +152,18 @@ def test_the_map_draws_what_is_left_inside_the_heads_that_stay(run: Path) -> Non
     assert drawn == {"1": runs_of_nines, "0.53": 1, None: runs_of_zeros}
 
 
+def test_the_map_says_which_expert_a_row_is(run: Path) -> None:
+    parts = ("expert.0", "expert.1", "shared")
+    units = [(f"decoder.3.feed_forward.{part}", range(4), 8) for part in parts]
+    report = built(heads_by_layer=[("decoder.3.self", [0], 4)], units_by_layer=units, patterns=[])
+    page = Page(draw(report, run))
+    assert [word for word in page.words if word.startswith("decoder 3")] == [
+        *("decoder 3", "decoder 3, expert 1", "decoder 3, shared")
+    ]
+    assert "expert 0: 4 of 8 units" in page.words  # beside the layer's heads
+    assert page.words.count("4 of 8 units") == 2
+
+
 def test_the_page_loads_nothing(run: Path) -> None:
     text = draw(built(), run)
     assert not [name for name, _ in Page(text).elements if name in ("script", "link", "img", "iframe", "image", "use")]
