@@ -122,7 +122,10 @@ class CoFi(PruningStrategy):
     def attach(self, layout: PrunableLayout) -> None:
         refuse_others(layout)
         if self.prune_hidden:
-            require_narrowable(layout)
+            try:
+                require_narrowable(layout)
+            except UserError as error:
+                raise UserError(f"{error} With prune_hidden false cofi leaves the width as it is.") from error
         groups = [group for group in layout.groups if size_of(group) and not is_skipped(layout.model, group)]
         device = groups[0].members[0].weight(layout.model).device
         for kind in dict.fromkeys(map(kind_of, groups)):
