@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ class CoFi(PruningStrategy):
         final_warmup: Length of training after they have come to rest, in multiples of the learning-rate warm-up.
     """
 
+    collapse_remedies: ClassVar[tuple[str, ...]] = ("a greater strategy.initial_warmup", "a greater strategy.ramp")
     target: Tensor
 
     def __init__(
