@@ -37,7 +37,7 @@ from bplightning.plugins import STRATEGIES, TASKS, available, load
 SETTINGS = {"max_length": 64, "stride": 8, "max_answer_length": 8, "max_summary_length": 12, "batch_size": 4}
 TILES = {"attention": "4x4", "feed_forward": "unit"}
 QUICK = {"granularity": TILES, "score_learning_rate": 2.0, "regularization": 100.0, "density": 0.4, "final_warmup": 2.0}
-QUICK |= {"target_speedups": [1.1], "calibration_examples": 8, "search_tries": 2}
+QUICK |= {"target_speedups": [1.1], "target_flops": 0.85, "calibration_examples": 8, "search_tries": 2}
 POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions")
 NOTHING_TO_REMOVE = "can lose heads or units one by one"
 OF_SOME_FAMILIES = {
