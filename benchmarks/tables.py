@@ -29,8 +29,15 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SQUAD_ROWS = ("dense", "hybrid-10", "hybrid-80", "soft-movement-80", "soft-movement-110", "movement", "magnitude")
 
-SOME_FAMILIES = {"cofi": "BERT and its like", "moe-pruner": "mixtures of experts"}
-"""Strategies that do not prune every architecture."""
+SOME_FAMILIES = {
+    "cofi": "BERT and its like only",
+    "moe-pruner": "made for mixtures of experts",
+    "one-shot-taylor": "all but OLMoE",
+    "post-training": "all but OLMoE",
+    "wanda": "all but mixtures of experts",
+    "ziplm": "all but OLMoE",
+}
+"""Strategies that do not prune every architecture, or are made for some."""
 
 
 def main() -> None:
@@ -77,7 +84,7 @@ def main() -> None:
 
 
 def told(strategy: str) -> str:
-    return f"`{strategy}`" + (f" ({SOME_FAMILIES[strategy]} only)" if strategy in SOME_FAMILIES else "")
+    return f"`{strategy}`" + (f" ({SOME_FAMILIES[strategy]})" if strategy in SOME_FAMILIES else "")
 
 
 def families() -> list[str]:

@@ -68,7 +68,7 @@ def require_examples(count: int) -> None:
         UserError: It is below 1.
     """
     if count < 1:
-        raise UserError(f"calibration_examples is {count}; it must be 1 or more. The paper takes 2000.")
+        raise UserError(f"calibration_examples is {count}; it must be 1 or more training examples.")
 
 
 def _batch_size(loader: Any) -> int:

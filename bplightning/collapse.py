@@ -36,10 +36,10 @@ class CollapseWatch(Callback):
         self._named.update(empty)
         density = {role: float(value) for role, value in module.strategy.density().items()}
         gone = [role for role, value in density.items() if not value]
+        remedies = module.strategy.collapse_remedies
         shown = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED} more" if len(empty) > NAMED else "")
         rank_zero_warn(
             f"Nothing is left of {shown} at step {trainer.global_step}, and pruning goes on (density "
             f"{density['total']:.3f}){'; all of ' + ' and '.join(gone) + ' is gone' if gone else ''}. Where the score "
-            "falls with it: prune less or later (a longer run, a greater initial_warmup), give that role a smaller "
-            "strategy.role_weights, or a finer strategy.granularity."
+            f"falls with it: prune less, or train longer{'; or give ' + ', or '.join(remedies) if remedies else ''}."
         )

@@ -33,8 +33,8 @@ from bplightning.plugins import name_of
 from bplightning.ranks import rank_hashes
 from bplightning.report import build_report, now, render, save_report, versions
 from bplightning.report_page import PAGE_FILE, draw, write_drawn
-from bplightning.report_schema import Monitor, Numbers, Quantized, Report, Snap
-from bplightning.skipping import skips_any, unskip
+from bplightning.report_schema import Monitor, Numbers, Quantized, Report, Snap, Stream
+from bplightning.skipping import is_skipped, skips_any, unskip
 from bplightning.task import Task
 
 GENERATED_TOKENS = 32
@@ -150,6 +150,8 @@ def finish(
         density_by_role=density_by_role,
         heads_by_layer=made.plan.heads,
         units_by_layer=made.plan.units,
+        stream=None if (width := made.plan.stream) is None else Stream(kept=len(width.kept), total=width.total),
+        skipped=[group.name for group in layout.groups if is_skipped(masked, group)],
         patterns=head_patterns(layout),
         parameters={
             "dense": measure.parameters(masked, layout),

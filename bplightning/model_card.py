@@ -13,7 +13,7 @@ from transformers.modelcard import TASK_MAPPING
 
 from bplightning.report_page import short_name
 from bplightning.report_schema import Report
-from bplightning.report_table import notes, rows
+from bplightning.report_table import is_faster, left_of_linear, notes, rows
 
 CARD_FILE = "README.md"
 """The card's file, by the Hub's rule."""
@@ -70,8 +70,9 @@ def _base_model(model: str) -> str | None:
 
 TEXT = """# {model}, pruned by {strategy}
 
-A smaller {model} for {task}: {share:.1f} % of the linear weights of its layers are left{faster}. It is an ordinary
-dense model with smaller matrices, made by bplightning ([arXiv 2109.04838](https://arxiv.org/abs/2109.04838)).
+{what}
+
+Made by bplightning ([arXiv 2109.04838](https://arxiv.org/abs/2109.04838)).
 
 ## Load it
 
@@ -83,7 +84,7 @@ model = {reader}.from_pretrained("FOLDER_OR_NAME")
 ```
 
 Where its `config.json` has a `compaction`, transformers refuses it without that import.
-`compaction_plan.json` says which heads and units were kept.
+`compaction_plan.json` says which heads, feed-forward units and dimensions of the residual stream were kept.
 
 ## What it cost and what it gave
 
@@ -102,15 +103,11 @@ Where its `config.json` has a `compaction`, transformers refuses it without that
 
 
 def _text(report: Report, reader: str) -> str:
-    speedup = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in (report["speedup"] or {}).items())
-    parameters = report["parameters"]
     table = [(label, dense, compact) for label, dense, _, compact in rows(report) if label.strip() == label]
     return TEXT.format(
         model=_plain(short_name(report["model"])),
         strategy=_plain(report["strategy"]),
-        task=_plain(report["task"]),
-        share=100 * parameters["compact"]["encoder_linear"] / parameters["dense"]["encoder_linear"],
-        faster=f", and it is faster ({speedup})" if speedup else "",
+        what=_what(report),
         reader=reader,
         table="\n".join(f"| {' | '.join(map(_plain, row))} |" for row in table),
         notes="\n".join(f"- {_plain(line)}" for line in notes(report)),
@@ -119,6 +116,46 @@ def _text(report: Report, reader: str) -> str:
         seed="not fixed" if report["seed"] is None else report["seed"],
         versions=", ".join(f"{_plain(package)} {_plain(version)}" for package, version in report["versions"].items()),
     )
+
+
+def _what(report: Report) -> str:
+    """What the model is beside the dense one: no smaller where pruning left zeros only, no faster where it is not."""
+    model, task = _plain(short_name(report["model"])), _plain(report["task"])
+    share, smaller = left_of_linear(report)
+    if not smaller:
+        refill = report["refill"]
+        before = "" if refill is None or refill["hold_masks"] else ", before a refill that could fill the others"
+        return (
+            f"{model} for {task}: the shapes of its layers are unchanged, and {share:.1f} % of their linear weights "
+            f"are not zero{before}{_speed(report)}."
+        )
+    return (
+        f"A smaller {model} for {task}: {share:.1f} % of the linear weights of its layers are left{_speed(report)}. "
+        f"{_structure(report)}"
+    )
+
+
+def _structure(report: Report) -> str:
+    """What kind of model a smaller one is: an ordinary one, unless it skips what ordinary ones have."""
+    skipped = report["skipped"]
+    if not skipped:
+        return "It is an ordinary dense model with smaller matrices."
+    names = ", ".join(map(_plain, skipped))
+    return (
+        f"It is a dense model with smaller matrices that skips {len(skipped)} sub-layer{'s' * (len(skipped) > 1)} with "
+        f"the norm after it, which ordinary models of its architecture do not: {names}."
+    )
+
+
+def _speed(report: Report) -> str:
+    """The end of a sentence on the model: that it is faster, where it is; else its speed in numbers."""
+    speedup = report["speedup"] or {}
+    told = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in speedup.items())
+    if not told:
+        return ""
+    if all(map(is_faster, speedup.values())):
+        return f", and it is faster ({told})"
+    return f"; its speed is {told}, where the dense model's is 1"
 
 
 def _plain(text: str) -> str:

@@ -135,7 +135,7 @@ def require_narrowable(layout: PrunableLayout) -> None:
     if reason is not None:
         raise UserError(
             f"the residual stream of this {type(model).__name__} cannot be made narrower: {reason}. Leave its width as "
-            "it is (prune_hidden: false), or take a model with a head for classification, tagging or questions."
+            "it is, or take a model with a head for classification, tagging or questions."
         )
 
 

@@ -53,7 +53,7 @@ def norms_of(layout: PrunableLayout) -> list[nn.LayerNorm]:
     if narrows_any(layout.model):
         raise UserError(
             "simplification.no_norm is true, but the strategy narrows the model's norms, which NoNorm cannot: leave "
-            "no_norm out, or the stream as wide as it is (of cofi, prune_hidden: false)."
+            "no_norm out, or let the strategy leave the stream as wide as it is, where it has a setting for that."
         )
     if not norms and not has_no_norm(layout.model):
         config: Any = layout.model.config

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bplightning.groups import AttentionGroup
 from bplightning.layout import PrunableLayout
+from bplightning.narrowing import surviving
 from bplightning.report_schema import Pattern
 
 FINEST = 32
@@ -23,12 +24,13 @@ PROJECTIONS = ("query", "key", "value", "output")
 
 @torch.no_grad()
 def head_patterns(layout: PrunableLayout) -> list[Pattern]:
-    """How much is left of each tile of every attention sub-layer's projections.
+    """How much is left of each tile of every attention sub-layer's projections, of dimensions of the stream that stay.
 
     Args:
         layout: The layout of a masked model, its masks hardened to zeros.
     """
-    return [_pattern(layout, group) for group in layout.attention if group.kv_heads]
+    alive = surviving(layout)
+    return [_pattern(layout, group, alive) for group in layout.attention if group.kv_heads]
 
 
 def tile_edge(size: int, count: int = 1) -> int:
@@ -41,19 +43,36 @@ def tile_edge(size: int, count: int = 1) -> int:
     return next((edge for edge in divisors if count * size // edge <= MOST), size)
 
 
-def levels(weight_OI: Tensor, tile: tuple[int, int]) -> str:
+def levels(
+    weight_OI: Tensor, tile: tuple[int, int], *, rows: Tensor | None = None, columns: Tensor | None = None
+) -> str:
     """A digit a tile, 0 for nothing left to 9 for all of it, in between by eighths; rows of tiles apart by spaces.
+
+    Args:
+        weight_OI: A weight with zeros.
+        tile: Rows and columns of a tile.
+        rows: Indices of the rows that count; `None` for all. A tile of which none counts is left out.
+        columns: The same of its columns.
 
     >>> levels(torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 2.0]]), (2, 2))
     '93'
     """
-    rows, columns = weight_OI.shape[0] // tile[0], weight_OI.shape[1] // tile[1]
-    left_RC = (weight_OI != 0).float().view(rows, tile[0], columns, tile[1]).mean((1, 3))
+    counted_O, counted_I = _counted(weight_OI.shape[0], rows), _counted(weight_OI.shape[1], columns)
+    counted_O, counted_I = counted_O.to(weight_OI.device), counted_I.to(weight_OI.device)
+    counted_R, counted_C = counted_O.view(-1, tile[0]).sum(1), counted_I.view(-1, tile[1]).sum(1)
+    left_OI = (weight_OI != 0).float() * counted_O[:, None] * counted_I
+    sums_RC = left_OI.view(len(counted_R), tile[0], len(counted_C), tile[1]).sum((1, 3))
+    left_RC = (sums_RC / (counted_R[:, None] * counted_C))[counted_R > 0][:, counted_C > 0]
     digits_RC = torch.where(left_RC == 1, 9, torch.where(left_RC == 0, 0, 1 + (8 * left_RC).floor())).int()
     return " ".join("".join(map(str, row)) for row in digits_RC.tolist())
 
 
-def _pattern(layout: PrunableLayout, group: AttentionGroup) -> Pattern:
+def _counted(size: int, indices: Tensor | None) -> Tensor:
+    """1 at each of the indices, 0 elsewhere; 1 throughout with `None`."""
+    return torch.ones(size) if indices is None else torch.zeros(size).index_fill(0, indices.cpu(), 1.0)
+
+
+def _pattern(layout: PrunableLayout, group: AttentionGroup, alive: Tensor | None) -> Pattern:
     weights = {name: getattr(group, name).weight(layout.model) for name in PROJECTIONS}
     along_heads = tile_edge(group.head_size, group.heads)
     tiles = {name: (along_heads, tile_edge(weight.shape[1])) for name, weight in weights.items()}
@@ -61,5 +80,13 @@ def _pattern(layout: PrunableLayout, group: AttentionGroup) -> Pattern:
     return Pattern(
         name=group.name,
         tile=list(tiles["query"]),
-        projections={name: levels(weight, tiles[name]) for name, weight in weights.items()},
+        projections={
+            name: levels(
+                weight,
+                tiles[name],
+                rows=alive if name == "output" else None,
+                columns=None if name == "output" else alive,
+            )
+            for name, weight in weights.items()
+        },
     )

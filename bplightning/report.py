@@ -40,6 +40,7 @@ from bplightning.report_schema import (
     Refilled,
     Report,
     Snap,
+    Stream,
     UnitLayer,
     Units,
     Vocabulary,
@@ -93,6 +94,8 @@ def build_report(
     date: str,
     monitor: Monitor | None = None,
     data: Mapping[str, Any] | None = None,
+    stream: Stream | None = None,
+    skipped: Sequence[str] = (),
     patterns: Sequence[Pattern] = (),
     distillation: Mapping[str, Any] | None = None,
     simplification: Mapping[str, Any] | None = None,
@@ -134,6 +137,8 @@ def build_report(
         date: ISO 8601 in UTC, see `now`.
         monitor: The metric that says which model is better.
         data: What the task says of the data it was measured on, as JSON; `None` where it says nothing.
+        stream: Dimensions of the residual stream kept, and how many there were; `None` where its width stays.
+        skipped: Names of the sub-layers that are skipped, and their norm with them.
         patterns: What is left inside the heads, see `bplightning.patterns.head_patterns`.
         distillation: The teacher and what was learned from it; `None` without one.
         simplification: What of the network became simpler; `None` where nothing did.
@@ -180,6 +185,8 @@ def build_report(
         ),
         heads=Heads(kept=sum(h["kept"] for h in heads), total=sum(h["total"] for h in heads), by_layer=heads),
         units=Units(kept=sum(u["kept"] for u in units), total=sum(u["total"] for u in units), by_layer=units),
+        stream=stream,
+        skipped=list(skipped),
         patterns=list(patterns),
         parameters=Parameters(dense=_count(full), masked=_count(masked), compact=_count(parameters["compact"])),
         vocabulary=vocabulary,

@@ -15,7 +15,7 @@ from bplightning.report import load_report, write_whole
 from bplightning.report_page_curves import curves_of
 from bplightning.report_page_map import layer_map
 from bplightning.report_schema import Report
-from bplightning.report_table import notes, quantity, rows
+from bplightning.report_table import is_faster, left_of_linear, notes, quantity, rows
 
 PAGE_FILE = "report.html"
 REPORT_FILE = "report.json"
@@ -111,15 +111,19 @@ def _tiles(report: Report) -> Iterator[Element]:
     if speedup:
         at = list(speedup)[-1] if "8x128" not in speedup else "8x128"
         others = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in speedup.items() if shape != at)
-        yield _tile("Speed", f"{speedup[at]:.2f}x", f"faster than the dense model at {at}", others)
+        words = f"faster than the dense model at {at}" if is_faster(speedup[at]) else f"the dense model's speed at {at}"
+        yield _tile("Speed", f"{speedup[at]:.2f}x", words, others)
     elif shapes:
         yield _tile("Speed", f"{latency['compact'][shapes[-1]]:.2f} ms", f"at {shapes[-1]}", "no dense model was timed")
     dense, compact = parameters["dense"]["encoder_linear"], parameters["compact"]["encoder_linear"]
     on_disk = report["bytes_on_disk"]
     disk = f"{quantity(on_disk['compact'])} on disk" if on_disk["compact"] is not None else ""
     was = f", was {quantity(on_disk['dense'])}" if on_disk["dense"] is not None else ""
+    share, smaller = left_of_linear(report)
     words = f"of the linear weights, {quantity(compact, bytes=False)} of {quantity(dense, bytes=False)}"
-    yield _tile("Size", f"{100 * compact / dense:.1f} %", words, disk + was)
+    if not smaller:
+        words = f"of the linear weights not zero after pruning; all {quantity(compact, bytes=False)} are stored"
+    yield _tile("Size", f"{share:.1f} %", words, disk + was)
     metrics, monitor = report["metrics"], report["monitor"]
     names = list(metrics["compact"] or {})
     if names:
@@ -144,16 +148,26 @@ def _tile(name: str, number: str, words: str, more: str) -> Element:
 
 
 def _left(report: Report) -> str:
+    """Heads, units, the width where it is another, and what is skipped."""
     heads, units = report["heads"], report["units"]
     by_role = report["density"]["by_role"]
     text = (
         f"{heads['kept']:,} of {heads['total']:,} heads and {units['kept']:,} of {units['total']:,} feed-forward units."
     )
+    width = report["stream"]
+    narrower = width is not None and width["kept"] != width["total"]
+    if narrower:
+        assert width is not None
+        text += f" {width['kept']:,} of {width['total']:,} dimensions of the residual stream, which every layer has."
+    if report["skipped"]:
+        text += f" Skipped, each with its norm: {', '.join(report['skipped'])}."
     if report["patterns"] and "attention" in by_role:
         text += (
             " Of each layer's four attention weights a band is a head: rows of query, key and value, columns of the "
             "output."
         )
+        if narrower:
+            text += " The other way of each run the dimensions that stay."
     return text
 
 

@@ -55,6 +55,15 @@ def _layer(name: str) -> str:
     return ".".join(name.split(".")[:2])
 
 
+def _part(name: str) -> str:
+    """Which part of a layer's feed-forward network a sub-layer is, where it has several.
+
+    >>> _part("decoder.3.feed_forward.expert.5"), _part("encoder.3.feed_forward")
+    ('expert 5', '')
+    """
+    return " ".join(name.split(".")[3:])
+
+
 def _names(patterns: bool) -> Element:
     return el("div", {"class": "names"}, *(el("span", None, name) for name in (NAMES if patterns else ())))
 
@@ -64,6 +73,9 @@ def _row(place: int, heads: HeadLayer | None, units: UnitLayer | None, patterns:
     assert sub_layer is not None
     stack, number, *kind = sub_layer["name"].split(".")
     label = f"{stack} {number}" + (f", {kind[0]}" if kind[:1] == ["cross"] else "")
+    part = "" if units is None else _part(units["name"])
+    if heads is None and part:
+        label += f", {part}"
     first = [el("b", None, label)]
     middle: list[Element] = []
     if heads is not None:
@@ -75,7 +87,14 @@ def _row(place: int, heads: HeadLayer | None, units: UnitLayer | None, patterns:
     last = (
         []
         if units is None
-        else [el("span", None, f"{units['kept']:,} of {units['total']:,} units"), _units(place, units)]
+        else [
+            el(
+                "span",
+                None,
+                f"{f'{part}: ' if heads and part else ''}{units['kept']:,} of {units['total']:,} units",
+            ),
+            _units(place, units),
+        ]
     )
     return el("div", {"class": "layer"}, *(el("div", None, *content) for content in (first, middle, last)))
 

@@ -12,19 +12,21 @@ from typing import Any, TypedDict, cast
 
 from bplightning.errors import UserError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
 
 _STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
 _LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
 _NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None, "quantized": None}
-_FAMILY: dict[str, Any] = {"family": []}
+_STREAM: dict[str, Any] = {"stream": None, "skipped": []}
+_FAMILY: dict[str, Any] = {"family": [], **_STREAM}
 ADDED: dict[int, dict[str, Any]] = {
     2: {"evaluation": None, **_STAGES, **_LATER, **_NEW, **_FAMILY},
     3: _STAGES | _LATER | _NEW | _FAMILY,
     4: _LATER | _NEW | _FAMILY,
     5: _FAMILY,
-    6: {},
+    6: _STREAM,
+    7: {},
 }
 """A version that is read, to the keys it lacks, or may lack, and what they are read as."""
 
@@ -89,6 +91,13 @@ class Units(TypedDict):
     kept: int
     total: int
     by_layer: list[UnitLayer]
+
+
+class Stream(TypedDict):
+    """Dimensions of the residual stream."""
+
+    kept: int
+    total: int
 
 
 class Pattern(TypedDict):
@@ -263,6 +272,8 @@ class Report(TypedDict):
     density: Density
     heads: Heads
     units: Units
+    stream: Stream | None
+    skipped: list[str]
     patterns: list[Pattern]
     parameters: Parameters
     vocabulary: Vocabulary

@@ -59,6 +59,9 @@ def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     tokens = report["vocabulary"]
     if tokens["kept"] != tokens["total"]:
         yield "vocabulary (tokens)", str(tokens["total"]), str(tokens["total"]), str(tokens["kept"])
+    width = report["stream"]
+    if width is not None and width["kept"] != width["total"]:
+        yield "width (dimensions)", str(width["total"]), str(width["kept"]), str(width["kept"])
     yield from _kept_rows("heads", report["heads"])
     yield from _kept_rows("FFN units", report["units"])
     weights = "weights on disk" if report["dtype"] == "float32" else f"on disk, {report['dtype']}"
@@ -115,11 +118,16 @@ def notes(report: Report) -> list[str]:
     density, equivalence, machine = report["density"], report["equivalence"], report["machine"]
     linear, every = (f"{100 * density[name]:.1f} %" for name in ("encoder_linear", "all_parameters"))
     kept = f"kept: {linear} of encoder linear weights, {every} of all parameters"
-    roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in density["by_role"].items())
+    by_role = dict(density["by_role"])
+    dimensions = by_role.pop("stream", None)  # the residual stream's, which are no weights
+    roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in by_role.items())
+    if dimensions is not None:
+        roles += f"; and {100 * dimensions:.1f} % of the dimensions of the residual stream"
     compact, reloaded = (_cell(equivalence[name], "{:.1e}") for name in ("masked_compact", "compact_reloaded"))
     measured = ", ".join(_settings(report["evaluation"] or {}))
     return [
         f"{kept}{'; by role: ' if roles else ''}{roles}",
+        *([f"skipped with their norms: {', '.join(report['skipped'])}"] if report["skipped"] else []),
         *_stages(report),
         *([f"evaluated with {measured}"] if measured else []),
         f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}",
@@ -136,6 +144,31 @@ def quantity(value: float, *, bytes: bool = True) -> str:
     """
     unit, divisor = _unit(value, _BYTES if bytes else _COUNTS)
     return f"{value / divisor:.2f} {unit}" if unit else f"{value:g}"
+
+
+def left_of_linear(report: Report) -> tuple[float, bool]:
+    """What is left of the linear weights of the layers, and whether that makes the compact model smaller.
+
+    Args:
+        report: A report, as `load_report` reads it.
+
+    Returns:
+        Per cent of the dense model's weights that the compact one stores, and true; where it stores as many, per cent
+        that pruning left not zero, and false.
+    """
+    dense, compact = (report["parameters"][model]["encoder_linear"] for model in ("dense", "compact"))
+    if compact < dense:
+        return 100 * compact / dense, True
+    return 100 * report["density"]["encoder_linear"], False
+
+
+def is_faster(speedup: float) -> bool:
+    """Whether a speed-up is one as it is written, with two decimals.
+
+    >>> is_faster(1.01), is_faster(1.004), is_faster(0.98)
+    (True, False, False)
+    """
+    return round(speedup, 2) > 1
 
 
 def _stages(report: Report) -> Iterator[str]:

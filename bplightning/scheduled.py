@@ -28,6 +28,10 @@ class ScheduledStrategy(PruningStrategy, ABC):
     default_granularity: ClassVar[Mapping[str, str]] = {"attention": "element", "feed_forward": "element"}
     learns_scores: ClassVar[bool] = True
     keeps_patterns: ClassVar[bool] = False
+    collapse_remedies: ClassVar[tuple[str, ...]] = (
+        "a greater strategy.initial_warmup",
+        "a finer strategy.granularity",
+    )
 
     def __init__(
         self,

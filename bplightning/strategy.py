@@ -46,6 +46,8 @@ class PruningStrategy(nn.Module):
         calibrates: Whether it calls for data while a model is trained: whoever trains must then ask
             `wants_calibration` at each step.
         learns_from_layers: Whether `layer_loss` wants hidden states of student and teacher.
+        collapse_remedies: What helps, of its own settings, where nothing is left of a layer while pruning goes on, such
+            as ``"a greater strategy.initial_warmup"``; a warning says it.
         puts_back: Whether units that were removed still are what they were, so that `Alignment` can put some back. They
             are not where their weights are gone, or where what stays has been changed to make up for them.
     """
@@ -53,6 +55,7 @@ class PruningStrategy(nn.Module):
     by_training: ClassVar[bool] = True
     without_training: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
+    collapse_remedies: ClassVar[tuple[str, ...]] = ()
     learns_from_layers: bool = False
     puts_back: bool = True
 

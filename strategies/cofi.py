@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ class CoFi(PruningStrategy):
         final_warmup: Length of training after they have come to rest, in multiples of the learning-rate warm-up.
     """
 
+    collapse_remedies: ClassVar[tuple[str, ...]] = ("a greater strategy.initial_warmup", "a greater strategy.ramp")
     target: Tensor
 
     def __init__(
@@ -122,7 +123,10 @@ class CoFi(PruningStrategy):
     def attach(self, layout: PrunableLayout) -> None:
         refuse_others(layout)
         if self.prune_hidden:
-            require_narrowable(layout)
+            try:
+                require_narrowable(layout)
+            except UserError as error:
+                raise UserError(f"{error} With prune_hidden false cofi leaves the width as it is.") from error
         groups = [group for group in layout.groups if size_of(group) and not is_skipped(layout.model, group)]
         device = groups[0].members[0].weight(layout.model).device
         for kind in dict.fromkeys(map(kind_of, groups)):

@@ -104,6 +104,8 @@ def gradients_by_example(
 
         with torch.enable_grad(), writers_seen(model, groups, see):
             loss = loss_fn(model(**batch), batch)
-        for name, gradient_BN in zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True):
+        # 0 for what is never computed, such as cross-attention of a decoder without its encoder.
+        gradients = torch.autograd.grad(loss, list(gates.values()), materialize_grads=True)
+        for name, gradient_BN in zip(gates, gradients, strict=True):
             found[name].append(rows * gradient_BN.float().cpu())  # the loss is the mean over the rows
-    return {name: torch.cat(gradients) for name, gradients in found.items()}, list(order)
+    return {name: torch.cat(parts) for name, parts in found.items()}, list(order)

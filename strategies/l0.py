@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,11 @@ class L0(ScheduledStrategy):
         final_warmup: Length of training after it has risen, in multiples of the learning-rate warm-up.
         role_weights: Factor of a role's share of the penalty, by role. Default: 1; a decoder's as the encoder's.
     """
+
+    collapse_remedies: ClassVar[tuple[str, ...]] = (
+        "a smaller strategy.role_weights for that role",
+        *ScheduledStrategy.collapse_remedies,
+    )
 
     penalty_weight: Tensor
 

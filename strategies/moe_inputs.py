@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bplightning.errors import UserError
 from bplightning.groups import FeedForwardGroup, Member
 from bplightning.layout import PrunableLayout
 from bplightning.resizing import Group
@@ -55,6 +56,9 @@ class LayerInputs:
         Returns:
             Each matrix to the norm of its input features over all tokens, float64 ``(I,)``; zeros for an expert
             that no token was routed to.
+
+        Raises:
+            UserError: There is no batch.
         """
         hooks = [
             self._model.get_submodule(name).register_forward_pre_hook(hook)
@@ -69,6 +73,8 @@ class LayerInputs:
         finally:
             for hook in hooks:
                 hook.remove()
+        if not self._batch:  # all would look like experts that no token was routed to
+            raise UserError("there was no batch to calibrate with: give some training data.")
         return {member: sums.sqrt() for member, sums in self._sums.items()}
 
     def _see(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,11 @@ class SoftMovement(ScheduledStrategy):
         guide: Folder of a former compact model of the same dense model: what touches a head that it kept is always
             kept, and takes no part in the penalty. Default: none.
     """
+
+    collapse_remedies: ClassVar[tuple[str, ...]] = (
+        "a smaller strategy.role_weights for that role",
+        *ScheduledStrategy.collapse_remedies,
+    )
 
     score_threshold: Tensor
     penalty_weight: Tensor

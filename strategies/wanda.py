@@ -79,10 +79,10 @@ class Wanda(TopK):
         }
         norms = {name: self.get_buffer(_key(name)) for name in readers}
         squares = {name: torch.zeros_like(norm_I, dtype=torch.float64) for name, norm_I in norms.items()}
-        batch: dict[str, Tensor] = {}
+        batch: dict[str, Tensor] | None = None
 
         def see(name: str, module: nn.Module, given: tuple[Tensor, ...]) -> None:
-            squares[name] += real_rows(given[0], batch.get(readers[name])).float().square().sum(0)
+            squares[name] += real_rows(given[0], (batch or {}).get(readers[name])).float().square().sum(0)
 
         with ExitStack() as stack:
             for name in readers:
@@ -90,6 +90,8 @@ class Wanda(TopK):
                 stack.callback(handle.remove)
             for batch in batches:
                 model(**batch)
+        if batch is None:  # norms of nothing are 0, and any weights would go
+            raise UserError("there was no batch to calibrate with: give some training data.")
         for name, norm_I in norms.items():
             norm_I.copy_(squares[name].sqrt())
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import warnings
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tiny_task import TinyTask, trainer
 
 from bplightning.module import PruningModule
+from bplightning.plugins import STRATEGIES, load
 from bplightning.strategies.movement import Movement
-from bplightning.strategy import Progress
+from bplightning.strategy import Progress, PruningStrategy
 
 
 class Emptying(Movement):
@@ -39,6 +43,17 @@ def test_it_is_named_once_while_pruning_goes_on(tmp_path: Path) -> None:
     assert "encoder-1-self-key" not in second
     assert "at step 9" in second
     assert "all of feed_forward is gone" in second
+    remedies = "or give a greater strategy.initial_warmup, or a finer strategy.granularity."
+    assert first.endswith(f"Where the score falls with it: prune less, or train longer; {remedies}")
+
+
+@pytest.mark.parametrize("name", ["cofi", "hybrid", "l0", "magnitude", "movement", "soft-movement"])
+def test_every_setting_that_is_advised_is_one_of_the_strategy_s(name: str) -> None:
+    strategy = cast(type[PruningStrategy], load(STRATEGIES, name))
+    advised = re.findall(r"strategy\.(\w+)", " ".join(strategy.collapse_remedies))
+    assert len(advised) == len(strategy.collapse_remedies)
+    assert advised
+    assert set(advised) <= set(inspect.signature(strategy).parameters)
 
 
 def test_nothing_is_said_where_something_is_left(tmp_path: Path) -> None:

@@ -42,6 +42,39 @@ def test_it_says_how_to_load_what_it_cost_and_how_it_was_made() -> None:
         assert said in text, said
 
 
+def test_what_skips_sub_layers_is_called_no_ordinary_model() -> None:
+    text = " ".join(card_of(built()).text.split())
+    assert "It is a dense model with smaller matrices that skips 1 sub-layer with the norm after it, which" in text
+    assert "do not: encoder.2.self." in text
+    assert "heads, feed-forward units and dimensions of the residual stream were kept" in text
+    assert "ordinary dense model" not in text
+    assert "It is an ordinary dense model with smaller matrices." in card_of(built(skipped=[])).text
+
+
+ZEROS_ONLY = {"encoder_linear": 80_000_000, "all": 100_000_000}
+
+
+def test_a_model_that_got_zeros_only_is_not_called_smaller() -> None:
+    report = built(refill=None)
+    report["parameters"]["compact"] = dict(ZEROS_ONLY)  # type: ignore[typeddict-item]
+    text = " ".join(card_of(report).text.split())
+    assert "the shapes of its layers are unchanged, and 25.0 % of their linear weights are not zero, and it is" in text
+    assert "smaller" not in text
+    report = built()  # which is refilled
+    report["parameters"]["compact"] = dict(ZEROS_ONLY)  # type: ignore[typeddict-item]
+    assert "are not zero, before a refill that could fill the others" in " ".join(card_of(report).text.split())
+
+
+def test_a_model_is_called_faster_only_where_it_is() -> None:
+    assert "left, and it is faster (2.02x at 1x128, 2.44x at 8x128)." in " ".join(card_of(built()).text.split())
+    for speedup in ({"8x128": 0.98}, {"8x128": 1.004}, {"1x128": 0.97, "8x128": 1.4}):
+        told = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in speedup.items())
+        text = " ".join(card_of(built(speedup=speedup)).text.split())
+        assert f"left; its speed is {told}, where the dense model's is 1." in text
+        assert "faster" not in text
+    assert "speed is" not in card_of(without_baseline()).text
+
+
 def test_a_folder_of_one_s_own_is_named_by_nothing_but_its_last_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ from bplightning.narrowing import (
     set_narrowing,
     surviving,
 )
+from bplightning.patterns import head_patterns
 from bplightning.refill import Refill, _module
 from bplightning.resizing import stream_width
 from bplightning.skipping import skip
@@ -149,6 +150,20 @@ def test_where_only_shapes_count_a_hardened_model_computes_as_a_dense_one() -> N
     assert computing_all(dense) is dense
 
 
+def test_patterns_inside_heads_are_of_the_dimensions_that_stay() -> None:
+    """Dimensions that went are no zeros inside a head: the compact model does not have them."""
+    model = narrowed()
+    group = PrunableLayout.of(model).attention[0]
+    with torch.no_grad():
+        group.query.weight(model)[: group.head_size] = 0
+    for pattern in head_patterns(PrunableLayout.of(model)):
+        first = "0" if pattern["name"] == group.name else "9"
+        for name, text in pattern["projections"].items():
+            head, *others = text if name == "output" else text.split(" ")
+            assert set(others) == {"9"}
+            assert head == (first if name == "query" else "9")
+
+
 def test_a_plan_for_other_dimensions_is_refused() -> None:
     plan = CompactionPlan.of(narrowed())
     with pytest.raises(UserError, match=r"plan keeps 8 of 32 dimensions of the residual stream, and not the 32 of 32"):
@@ -190,5 +205,8 @@ def test_ordinary_norms_keep_all_dimensions() -> None:
 )
 def test_what_hangs_on_the_width_is_refused_at_once(auto: Any, reason: str) -> None:
     layout = PrunableLayout.of(tiny("bert", auto=auto))
-    with pytest.raises(UserError, match=f"cannot be made narrower: (it )?{reason}.*prune_hidden: false"):
+    with pytest.raises(
+        UserError, match=f"cannot be made narrower: (it )?{reason}.*as it is, or take a model"
+    ) as caught:
         require_narrowable(layout)
+    assert "prune_hidden" not in str(caught.value)  # one strategy's setting, which that adds

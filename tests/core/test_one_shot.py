@@ -13,6 +13,7 @@ import yaml
 from tiny_task import TinyTask, trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+from transformers import AutoModelForQuestionAnswering
 
 from bplightning import measure, one_shot, pipeline
 from bplightning.calibration_set import CalibrationSet
@@ -20,9 +21,16 @@ from bplightning.cli import main
 from bplightning.errors import UserError
 from bplightning.granularity import make_masks
 from bplightning.layout import PrunableLayout
+from bplightning.masking import Mask
 from bplightning.module import PruningModule
+from bplightning.narrowing import clear_dimensions, narrowing_covers, set_narrowing
 from bplightning.report import load_report
+from bplightning.resizing import stream_width
+from bplightning.skipping import skip
 from bplightning.strategies.movement import Movement
+from bplightning.strategies.one_shot_taylor import OneShotTaylor
+from bplightning.strategies.post_training import PostTraining
+from bplightning.strategies.wanda import Wanda
 from bplightning.strategies.ziplm import ZipLM
 from bplightning.strategy import Progress, PruningStrategy
 
@@ -84,6 +92,38 @@ def test_it_calibrates_prunes_and_reports(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in dense.items())
     compact = task.load_model(folder / "compact")
     assert sum(value.numel() for value in compact.parameters()) == report["parameters"]["compact"]["all"]
+
+
+class Narrower(PruningStrategy):
+    """Drops the first three dimensions of the residual stream, and skips the first attention."""
+
+    by_training: ClassVar[bool] = False
+    without_training: ClassVar[bool] = True
+
+    def attach(self, layout: PrunableLayout) -> None:
+        self.add_mask("stream", Mask("stream", narrowing_covers(layout), (stream_width(layout), 1), 1), layout)
+
+    def advance(self, progress: Progress) -> None:
+        self.all_masks[0].kept[:3] = False
+
+    def harden(self, layout: PrunableLayout) -> None:
+        kept_H = self.all_masks[0].kept.flatten().clone()
+        set_narrowing(layout.model, narrows=True)
+        super().harden(layout)
+        clear_dimensions(layout, kept_H)
+        skip(layout.model, layout.attention[0])
+
+
+def test_a_report_says_how_wide_the_model_is_left_and_what_is_skipped(tmp_path: Path) -> None:
+    task, run = TinyTask(tmp_path, max_position_embeddings=128), trainer(tmp_path)
+    report = one_shot.prune(run, PruningModule(task, Narrower()), task, baseline="none")
+    assert report is not None
+    width = task.build_model().config.hidden_size
+    assert report["stream"] == {"kept": width - 3, "total": width}
+    assert report["skipped"] == ["encoder.0.self"]
+    tiles = {digit for pattern in report["patterns"] for text in pattern["projections"].values() for digit in text}
+    assert tiles <= {"9", " "}
+    assert "skips 1 sub-layer" in (Path(str(run.log_dir)) / "compact" / "README.md").read_text()
 
 
 def test_the_choice_of_examples_follows_from_the_seed(tmp_path: Path) -> None:
@@ -182,6 +222,43 @@ def test_bad_values_are_refused_before_data_is_read(tmp_path: Path, options: Any
     task.prepare_data = lambda: pytest.fail("data is read")  # type: ignore[method-assign]
     with pytest.raises(UserError, match=message):
         one_shot.prune(trainer(tmp_path), PruningModule(task, Noting()), task, **options)
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, run = TinyTask(tmp_path), trainer(tmp_path)
+    task.prepare_data = lambda: pytest.fail("data is read")  # type: ignore[method-assign]
+    monkeypatch.setattr(type(run), "world_size", property(lambda self: 2))
+    with pytest.raises(UserError, match=r"runs in one process, and the trainer has 2: give --trainer\.devices 1\."):
+        one_shot.prune(run, PruningModule(task, Noting()), task)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "smaller"),
+    [
+        (PostTraining(target_flops=0.5), True),
+        (OneShotTaylor(target_flops=0.5), True),
+        (Wanda(granularity={"attention": "head", "feed_forward": "unit"}), True),
+        (Wanda(), False),
+    ],
+    ids=["post-training", "one-shot-taylor", "wanda", "wanda-elements"],
+)
+def test_what_is_pruned_loads_with_transformers_as_it_was(
+    strategy: PruningStrategy, smaller: bool, tmp_path: Path
+) -> None:
+    task, run = TinyTask(tmp_path, max_position_embeddings=128), trainer(tmp_path)
+    module = PruningModule(task, strategy)
+    report = one_shot.prune(run, module, task, baseline="none", calibration_examples=16)
+    assert report is not None
+    assert report["density"]["encoder_linear"] < 1
+    compact, dense = (report["parameters"][name]["encoder_linear"] for name in ("compact", "dense"))  # type: ignore[literal-required]
+    assert compact < dense or not smaller
+    loaded = AutoModelForQuestionAnswering.from_pretrained(Path(str(run.log_dir)) / "compact")
+    assert sum(value.numel() for value in loaded.parameters()) == report["parameters"]["compact"]["all"]
+    inputs = next(iter(task.val_dataloader()))
+    with torch.no_grad():
+        masked, again = (model(**inputs) for model in (module.model.eval(), loaded.eval()))
+    for name in ("start_logits", "end_logits"):
+        torch.testing.assert_close(again[name], masked[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_strategy_says_how_many_examples_and_that_it_prunes_once(tmp_path: Path) -> None:

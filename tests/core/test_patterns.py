@@ -19,6 +19,15 @@ def test_a_digit_says_how_much_of_a_tile_is_left() -> None:
     assert levels(weight_OI, (2, 8)) == "9051"
 
 
+def test_rows_and_columns_that_do_not_stay_do_not_count() -> None:
+    weight_OI = torch.ones(4, 32)
+    weight_OI[:, 1:16] = 0
+    columns = torch.tensor([0, 15, 24])
+    assert levels(weight_OI, (2, 8)) == "2099 2099"
+    assert levels(weight_OI, (2, 8), columns=columns) == "909 909"  # of the third tile no column stays
+    assert levels(weight_OI, (2, 8), rows=torch.tensor([3]), columns=columns) == "909"
+
+
 @pytest.mark.parametrize("size", [768, 1024, 4096, 80, 5120, 33])
 def test_tiles_divide_and_are_not_many(size: int) -> None:
     edge = tile_edge(size)

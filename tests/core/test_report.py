@@ -65,6 +65,8 @@ def built(**changes: Any) -> Report:
             ("encoder.2.self", [], 4),
         ],
         "units_by_layer": [("encoder.0.feed_forward", range(300), 512), ("encoder.1.feed_forward", [], 512)],
+        "stream": {"kept": 372, "total": 384},
+        "skipped": ["encoder.2.self"],
         "patterns": [
             {
                 **{"name": "encoder.1.self", "tile": [32, 32]},
@@ -144,6 +146,8 @@ def without_baseline() -> Report:
         snap=None,
         quantized=None,
         family=[],
+        stream=None,
+        skipped=[],
     )
 
 
@@ -266,7 +270,7 @@ def test_a_document_full_of_problems_is_one_short_line() -> None:
 def test_another_schema_version_is_refused_before_its_keys() -> None:
     document: Any = {"schema_version": 99}
     with pytest.raises(
-        UserError, match="has schema_version 99, and this version of bplightning reads 2, 3, 4, 5, 6:"
+        UserError, match="has schema_version 99, and this version of bplightning reads 2, 3, 4, 5, 6, 7:"
     ) as error:
         validate_report(document)
     assert "missing" not in str(error.value)
@@ -276,14 +280,15 @@ def test_another_schema_version_is_refused_before_its_keys() -> None:
         validate_report([])
 
 
-FAMILY: dict[str, Any] = {"family": []}
+STREAM: dict[str, Any] = {"stream": None, "skipped": []}
+FAMILY: dict[str, Any] = {"family": []} | STREAM
 NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None} | FAMILY
 LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []} | NEW
 STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None} | LATER
 
 
 @pytest.mark.parametrize(
-    ("version", "lacks"), [(5, FAMILY), (4, LATER), (3, STAGES), (2, STAGES | {"evaluation": None})]
+    ("version", "lacks"), [(6, STREAM), (5, FAMILY), (4, LATER), (3, STAGES), (2, STAGES | {"evaluation": None})]
 )
 def test_a_report_of_a_version_before_is_read_too(tmp_path: Path, version: int, lacks: dict[str, Any]) -> None:
     older: Any = {key: value for key, value in built().items() if key not in lacks} | {"schema_version": version}
@@ -316,6 +321,7 @@ def test_the_document_explains_every_key_and_no_other() -> None:
         "snap",
         "quantized",
         "family",
+        "stream",
     }  # null: explained beside what they hold otherwise
     explained = re.findall(r"^\| `([^`]+)` \| \w", DOCUMENT.read_text(), flags=re.MULTILINE)
     assert set(explained) == written
@@ -356,6 +362,17 @@ def test_the_table_shows_vocabulary_and_precision_where_they_changed() -> None:
     rows = cells(drawn(built(vocabulary={"kept": 900, "total": 30_522}, dtype="bfloat16")))
     assert rows["vocabulary (tokens)"] == ["30522", "30522", "900"]
     assert rows["on disk, bfloat16 (MB)"] == ["400.12", "176.00"]
+
+
+def test_the_table_shows_a_width_that_changed_and_what_is_skipped() -> None:
+    report = built(density_by_role={"attention": 0.5, "stream": 0.96875})
+    text = " ".join(drawn(report).split())
+    assert cells(drawn(report))["width (dimensions)"] == ["384", "372", "372"]
+    assert "by role: attention 50.0 %; and 96.9 % of the dimensions of the residual stream" in text
+    assert "skipped with their norms: encoder.2.self" in text
+    for width in (None, {"kept": 384, "total": 384}):
+        assert "width (dim" not in drawn(built(stream=width))
+    assert "skipped" not in drawn(built(skipped=[]))
 
 
 def test_the_table_shows_kept_heads_and_units_by_layer() -> None:

@@ -117,6 +117,27 @@ def test_numbers_are_those_of_the_report(run: Path) -> None:
     assert "between -2.5 and 1; 28 are kept and 20 pruned" in words["Scores of attention over training"]
 
 
+def test_a_model_that_got_zeros_only_is_neither_smaller_nor_faster(run: Path) -> None:
+    report = built(speedup={"8x128": 0.98})
+    report["parameters"]["compact"] = {"encoder_linear": 80_000_000, "all": 100_000_000}
+    page = Page(draw(report, run))
+    assert "the dense model's speed at 8x128" in page.text
+    assert "faster than" not in page.text
+    assert "of the linear weights not zero after pruning; all 80.00 M are stored" in page.text
+    assert re.findall(r'class="big">(.*?)<', draw(report, run)) == ["0.98x", "25.0 %", "87.50"]
+
+
+def test_it_says_how_wide_the_model_is_and_what_is_skipped(run: Path) -> None:
+    text = Page(draw(built(), run)).text
+    assert "372 of 384 dimensions of the residual stream" in text
+    assert "Skipped, each with its norm: encoder.2.self." in text
+    assert "run the dimensions that stay" in text
+    text = Page(draw(built(stream={"kept": 384, "total": 384}, skipped=[]), run)).text
+    assert "dimensions" not in text
+    assert "norm: encoder" not in text
+    assert "norms: encoder" not in text
+
+
 def test_the_map_draws_what_is_left_inside_the_heads_that_stay(run: Path) -> None:
     (blocks,) = (p for p in Page(draw(built(), run)).pictures if p.findtext("title") == "Blocks of encoder.1.self")
     # Of heads 1 and 3: 2 + 2 tiles of the query, 0 + 4 of the key, 2 + 1, and of the output's columns 1 and 3 2 + 2.
@@ -129,6 +150,18 @@ def test_the_map_draws_what_is_left_inside_the_heads_that_stay(run: Path) -> Non
     )
     runs_of_nines, runs_of_zeros = (2 + 1) + (0 + 1) + (1 + 1) + (2 + 1), (1 + 2) + (1 + 0) + (2 + 2) + (2 + 2)
     assert drawn == {"1": runs_of_nines, "0.53": 1, None: runs_of_zeros}
+
+
+def test_the_map_says_which_expert_a_row_is(run: Path) -> None:
+    parts = ("expert.0", "expert.1", "shared")
+    units = [(f"decoder.3.feed_forward.{part}", range(4), 8) for part in parts]
+    report = built(heads_by_layer=[("decoder.3.self", [0], 4)], units_by_layer=units, patterns=[])
+    page = Page(draw(report, run))
+    assert [word for word in page.words if word.startswith("decoder 3")] == [
+        *("decoder 3", "decoder 3, expert 1", "decoder 3, shared")
+    ]
+    assert "expert 0: 4 of 8 units" in page.words  # beside the layer's heads
+    assert page.words.count("4 of 8 units") == 2
 
 
 def test_the_page_loads_nothing(run: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_families import padded_inputs, tiny
 from torch import Tensor, nn
+from transformers import AutoModel
 
 from bplightning import compact
 from bplightning.errors import UserError
@@ -207,6 +208,13 @@ def test_gates_between_fold_into_the_weights_exactly(model_type: str, prune_hidd
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_narrower_is_refused_with_cofi_s_way_out() -> None:
+    layout = PrunableLayout.of(tiny("bert", auto=AutoModel))
+    with pytest.raises(UserError, match=r"cannot be made narrower: .* With prune_hidden false cofi leaves the width"):
+        CoFi().attach(layout)
+    CoFi(prune_hidden=False).attach(layout)
 
 
 @pytest.mark.parametrize("model_type", ["distilbert", "llama", "t5", "mpnet"])

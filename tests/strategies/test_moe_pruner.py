@@ -40,6 +40,15 @@ def masks_of(strategy: MoEPruner) -> dict[Member, Mask]:
     return {cover.member: mask for mask in strategy.all_masks for cover in mask.covers}
 
 
+@pytest.mark.parametrize("options", [{}, {"pattern": "2:4"}, {"density": 1.0, "experts": 2}])
+def test_no_batch_is_refused(options: dict[str, Any]) -> None:
+    """Else it would be magnitude, and any experts would go."""
+    model, strategy = tiny("mixtral"), MoEPruner(**options)
+    strategy.attach(PrunableLayout.of(model))
+    with pytest.raises(UserError, match="there was no batch to calibrate with: give some training data"):
+        strategy.calibrate(model, [], lambda outputs, batch: outputs.logits.sum())
+
+
 @torch.no_grad()
 def norms_by_hand(model: Any, layer: int, expert: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
     """Token by token: norms of what an expert reads and of what its units are, each scaled by its router weight."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from made_tables import made_table
 from tiny_families import tiny
+from transformers import AutoModelForCausalLM
 
 from bplightning import compact, measure
 from bplightning.compaction import CompactionPlan
@@ -46,6 +47,19 @@ def test_gradients_are_those_of_each_example_alone() -> None:
     assert order == ["encoder.0.self", "encoder.0.feed_forward", "encoder.1.self", "encoder.1.feed_forward"]
     for name, gradients_EN in found.items():
         torch.testing.assert_close(gradients_EN, alone[name], rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_never_computed_is_missed_by_no_loss() -> None:
+    """The cross-attention of a decoder that is used without an encoder."""
+    model = tiny("marian", auto=AutoModelForCausalLM)
+    groups = PrunableLayout.of(model).groups
+    inputs = {"input_ids": BATCHES[0]["input_ids"]}
+    found, order = gradients_by_example(model, groups, [inputs], lambda outputs, batch: outputs.logits.square().mean())
+    cross = [group.name for group in groups if group.name.endswith("cross")]
+    assert cross
+    assert not set(cross) & set(order)
+    for name, gradients_EN in found.items():
+        assert gradients_EN.any() == (name not in cross)
 
 
 def test_gradients_are_what_the_loss_changes_by() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_families import inputs_for, tiny
 
+from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
 from bplightning.strategies.wanda import Wanda
 from bplightning.strategies.wanda_scores import wanda_scores
@@ -25,6 +26,13 @@ def pruned(**options: Any) -> tuple[Any, Wanda, PrunableLayout]:
     calibrate(model, strategy)
     strategy.advance(Progress(1, 1, warmup_steps=0))
     return model, strategy, layout
+
+
+def test_no_batch_is_refused() -> None:
+    model, strategy = tiny_bert(), Wanda()
+    strategy.attach(PrunableLayout.of(model))
+    with pytest.raises(UserError, match="there was no batch to calibrate with: give some training data"):
+        strategy.calibrate(model, [], lambda outputs, batch: outputs[0].sum())
 
 
 def test_norms_are_of_all_tokens_but_padding() -> None:
