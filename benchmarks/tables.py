@@ -309,7 +309,8 @@ def training_step() -> list[str]:
         row = json.loads(path.read_text())
         ratio = row["masked_over_dense"]
         low, high = ratio["quartiles"]
-        where = f"{row['machine']['cpu']}, {row['machine']['threads']} threads, {row['precision']}, {row['date']}"
+        count = row["machine"]["threads"]
+        where = f"{row['machine']['cpu']}, {count} thread{'s' * (count > 1)}, {row['precision']}, {row['date']}"
         seconds = row["seconds"]["dense"]
         lines.append(f"| {where} | **{ratio['median']:.3f}** | {low:.3f} to {high:.3f} | {seconds:.2f} s |")
     return lines

@@ -5,7 +5,8 @@ tokens, AdamW, float32 and bfloat16 autocast. Dense and masked steps alternate; 
 
     python benchmarks/training_step.py [--layers 12] [--rounds 15] [--device cpu] [--precision float32]
 
-The row lands in benchmarks/results/training_step/DEVICE-PRECISION.json; one that is there is not measured again.
+The row lands in benchmarks/results/training_step/DEVICE-PRECISION-THREADS.json, for as many threads as OMP_NUM_THREADS
+says; one that is there is not measured again.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> None:
         "--precision", default="float32", choices=["float32", "bfloat16"], help="of the matrix products"
     )
     arguments = parser.parse_args()
-    path = RESULTS / f"{arguments.device}-{arguments.precision}.json"
+    path = RESULTS / f"{arguments.device}-{arguments.precision}-{torch.get_num_threads()}.json"
     if path.exists():
         print(f"{path.name} is there already:\n{path.read_text()}")
         return

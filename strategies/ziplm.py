@@ -216,6 +216,11 @@ class ZipLM(PruningStrategy):
         moments = input_moments(model, self.groups, batches)
         if not moments:
             raise UserError("there was no batch to calibrate with: give some training data.")
+        if unseen := [group.name for group in self.groups if group.name not in moments]:
+            raise UserError(
+                f"{', '.join(unseen)} of the model was never computed on the calibration data, as cross-attention is "
+                "not in a decoder without its encoder: ziplm cannot weigh it. Take post-training or hybrid."
+            )
         masks = {mask.covers[-1].member: mask for mask in self.all_masks}
         layers = [
             _Layer.of(model, group, masks[group.members[-1]], moments.pop(group.name), table, damping=self.damping)

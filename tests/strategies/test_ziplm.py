@@ -15,6 +15,7 @@ from tiny_families import tiny
 from tiny_task import TinyTask, trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM
 
 from bplightning import measure, pipeline
 from bplightning.calibration import shared_batches
@@ -307,6 +308,20 @@ def test_calibration_data_are_as_many_examples_as_asked_for(folder: Path) -> Non
 def test_settings_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ZipLM(**options)
+
+
+def test_a_layer_that_is_never_computed_is_named() -> None:
+    """The cross-attention of a decoder that is used without an encoder."""
+    model = tiny("marian", auto=AutoModelForCausalLM)
+    layout = PrunableLayout.of(model)
+    made_table(layout).save(Path("own.json"))
+    strategy = ZipLM([1.2], latency_table="own.json")
+    strategy.attach(layout)
+    batches = [{"input_ids": torch.arange(24).reshape(4, 6)}]
+    with pytest.raises(
+        UserError, match=r"decoder\.0\.cross, .* of the model was never computed on the calibration data"
+    ):
+        strategy.calibrate(model, batches, lambda outputs, batch: outputs.logits.square().mean())
 
 
 def test_a_target_out_of_reach_is_refused_before_training() -> None:
