@@ -257,6 +257,10 @@ def exported_parts(model: PreTrainedModel, dtype: torch.dtype | None = None, *, 
     typed: Any = model
     if model.dtype != (dtype or model.dtype):
         typed = copy.deepcopy(typed).to(dtype)
+    if getattr(model.config, "num_experts_per_tok", None) is not None:
+        # A loop over the experts that have tokens cannot be traced; all experts at once can.
+        typed = copy.deepcopy(typed) if typed is model else typed
+        typed.set_experts_implementation("grouped_mm")
     return parts_of(typed, made_inputs(typed, rows=3, length=9), with_past=with_past)
 
 

@@ -129,7 +129,10 @@ def test_the_folder_has_what_its_users_need_and_says_the_opset(exported: tuple[P
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("model_type", "auto"), [("llama", AutoModelForCausalLM), ("t5", AutoModelForSeq2SeqLM)])
+@pytest.mark.parametrize(
+    ("model_type", "auto"),
+    [("llama", AutoModelForCausalLM), ("mixtral", AutoModelForCausalLM), ("t5", AutoModelForSeq2SeqLM)],
+)
 def test_the_files_write_what_torch_writes(tmp_path: Path, model_type: str, auto: Any) -> None:
     model = small(model_type, auto)
     given = model.generation_config
