@@ -99,8 +99,11 @@ def others() -> list[str]:
             lines.append(f"| {name} | not run yet | |")
             continue
         lines += [f"| {what} | {value} | {wanted} |" for what, value, wanted in LINES[name](each)]
-    dates = dict.fromkeys(provenance(each) for each in found.values() if each is not None)
-    return [*lines, "", *dates]
+    rows: dict[str, list[str]] = {}
+    for name, each in found.items():
+        if each is not None:
+            rows.setdefault(provenance(each), []).append(name)
+    return [*lines, "", *(f"- {', '.join(names)}: {of}" for of, names in rows.items())]
 
 
 def of_evaluation(found: dict[str, Any]) -> list[tuple[str, str, str]]:

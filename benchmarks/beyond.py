@@ -204,7 +204,13 @@ def table() -> list[str]:
             f"| {METHODS[each['method']]} | {epochs} | {' | '.join(speed)} | {each['accuracy']:.1f} "
             f"| {each['dense'] - each['accuracy']:+.1f} ({low:+.1f} to {high:+.1f}) | {1 + machines.index(machine)} |"
         )
-    return [*lines, "", "Seed 0.", *(f"{number}: {machine}." for number, machine in enumerate(machines, 1))]
+    return [
+        *lines,
+        "",
+        "Seed 0. Machines:",
+        "",
+        *(f"{number}. {machine}." for number, machine in enumerate(machines, 1)),
+    ]
 
 
 def plot() -> None:

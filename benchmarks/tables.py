@@ -35,7 +35,7 @@ SOME_FAMILIES = {
     "one-shot-taylor": "all but OLMoE",
     "post-training": "all but OLMoE",
     "wanda": "all but mixtures of experts",
-    "ziplm": "all but OLMoE",
+    "ziplm": "not OLMoE, nor a decoder without its encoder",
 }
 """Strategies that do not prune every architecture, or are made for some."""
 
@@ -70,6 +70,7 @@ def main() -> None:
         "scitldr": scitldr(),
         "sst2_minilm": sst2_minilm(),
         "training_step": training_step(),
+        "train_large": train_large(),
     }
     for path in (
         ROOT / "README.md",
@@ -314,6 +315,28 @@ def training_step() -> list[str]:
         seconds = row["seconds"]["dense"]
         lines.append(f"| {where} | **{ratio['median']:.3f}** | {low:.3f} to {high:.3f} | {seconds:.2f} s |")
     return lines
+
+
+def train_large() -> list[str]:
+    path = RESULTS / "train_large.json"
+    lines = [
+        "| model | kept | accuracy | ms at 8x128 | weights on disk | beaten at its latency | at its size |",
+        "|---" * 7 + "|",
+    ]
+    if not path.exists():
+        return [*lines, "| not run yet |"]
+    found = json.loads(path.read_text())
+    order = list(found["pretraining"])
+    for point in sorted(found["points"], key=lambda each: (order.index(each["model"]), -each["density"])):
+        beaten = ("yes" if point["beaten"][cost] else "**no**" for cost in ("latency_ms", "bytes"))
+        lines.append(
+            f"| {point['model']}, {point['kind']} | {100 * point['density']:.0f} % | {point['score']:.1f} "
+            f"| {point['latency_ms']:.1f} | {point['bytes'] / 1e6:.2f} MB | {' | '.join(beaten)} |"
+        )
+    trained = ", ".join(
+        f"{size} {row['steps']} steps in {row['processor_seconds']} s" for size, row in found["pretraining"].items()
+    )
+    return [*lines, "", f"Pretrained: {trained}. {found['machine']}, 1 thread, seed 0, {found['date']}."]
 
 
 def score(metrics: dict[str, float]) -> str:

@@ -44,6 +44,8 @@ def main() -> None:
     found = json.loads((folder / "compared.json").read_text())
     for point in found["points"]:
         point["model"] = Path(point["model"]).name
+    report = json.loads((Path(runs[-1]) / "report.json").read_text())
+    found["machine"], found["date"] = report["machine"]["cpu"], report["date"][:10]
     found["pretraining"] = {size: json.loads((folder / f"{size}.json").read_text()) for size in STEPS}
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -139,11 +139,7 @@ def export_model(
                     quantize_onnx(file)
                 calls = onnx_calls(files)
                 quantized = max(largest_difference(model, parts, calls, inputs) for inputs in checks)
-            if not isfinite(quantized):
-                raise UserError(
-                    f"{quantize} makes outputs of {str(path)!r} that are no numbers (NaN or infinite): it is refused. "
-                    "Leave --quantize out."
-                )
+            _require_numbers(quantized, what=repr(str(path)))
         for pattern in BESIDE:
             for file in path.glob(pattern):
                 shutil.copy(file, unproved / file.name)
@@ -192,17 +188,30 @@ def export_onnx(
     """
     require_onnx()
     check_opset(opset)
+    if (precision := dtype or model.dtype) not in LIMITS:
+        raise UserError(f"the model is in {precision}: ONNX files are in float32 or float16, name one as dtype.")
     parts = exported_parts(model, dtype, with_past=with_past)
     with exporting(parts, "onnx"):
         files = save_onnx(parts, out, opset=opset)
         inputs = made_inputs(model, rows=3, length=9)
         difference = largest_difference(model, parts, onnx_calls(files), inputs)
-    _require_near(difference, parts.model.dtype, what=f"a {type(model).__name__}")
+    what = f"a {type(model).__name__}"
+    _require_near(difference, parts.model.dtype, what=what)
     if int8:
         with exporting(parts, "onnx of int8"):
             for file in files:
                 quantize_onnx(file)
+            difference = largest_difference(model, parts, onnx_calls(files), inputs)
+        _require_numbers(difference, what=what)
     return files
+
+
+def _require_numbers(difference: float, *, what: str) -> None:
+    if not isfinite(difference):
+        raise UserError(
+            f"int8 makes outputs of {what} that are no numbers (NaN or infinite): it is refused. Leave the "
+            "quantization out."
+        )
 
 
 def _require_near(difference: float, dtype: torch.dtype, *, what: str) -> float:

@@ -83,11 +83,13 @@ def quantized(
     """
     own = model.device
     nn.Module.to(model, "cpu")  # transformers' own signature of `to` is not typed
-    with tempfile.TemporaryDirectory() as folder:
-        (file,) = export_onnx(model, Path(folder), dtype=torch.float32, int8=True, with_past=False)
-        small = OnnxModel(file, model.config)
-        size = sum(each.stat().st_size for each in Path(folder).iterdir())
-    nn.Module.to(model, own)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            (file,) = export_onnx(model, Path(folder), dtype=torch.float32, int8=True, with_past=False)
+            small = OnnxModel(file, model.config)
+            size = sum(each.stat().st_size for each in Path(folder).iterdir())
+    finally:
+        nn.Module.to(model, own)
     metrics: Numbers = evaluate(small)["metrics"]
     small.cpu()
     speedup = None

@@ -100,7 +100,7 @@ def test_fit_and_reload(
     try:
         report = run(trainer, PruningModule(task, strategy, learning_rate=1e-3, warmup=1), task)
     except UserError as error:
-        if not any(words in str(error) for words in OF_SOME_FAMILIES.get(strategy_name, ())):
+        if family == "bert" or not any(words in str(error) for words in OF_SOME_FAMILIES.get(strategy_name, ())):
             raise
         pytest.skip(str(error))
     assert report is not None
