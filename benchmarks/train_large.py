@@ -25,7 +25,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "train_large.json"
 STEPS = {"small": 2600, "base": 1400, "large": 600}
 WIDTHS = {"small": 64, "base": 128, "large": 256}
 DENSITIES = (0.5, 0.25)
-FIT = ["--config", str(ROOT / "tasks" / "classification_default.yaml"), "--strategy.regularization", "null"]
+FIT = ["--config", str(ROOT / "tasks" / "classification_default.yaml")]
 
 
 def main() -> None:
