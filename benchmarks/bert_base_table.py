@@ -46,9 +46,8 @@ def backends(machine: str = "") -> list[str]:
             if (each["model"] == "dense" and not first) or (each["model"], each["backend"]) == ("dense", "eager"):
                 continue
             model = "dense" if each["model"] == "dense" else f"compact, {kind}"
-            over = (
-                f"{'' if each['speedup_over_eager']['settled'] else '~'}{1 / each['speedup_over_eager']['ratio']:.3f}"
-            )
+            eager = each["speedup_over_eager"]
+            over = f"{mark(eager)}{1 / eager['ratio']:.3f}"
             same = "" if each["speedup"] is None else ratio(each, "speedup")
             lines.append(f"| {each['shape']} | {each['backend']} | {model} | {over} | {same} |")
     return [*lines, "", provenance(found)]
@@ -173,8 +172,12 @@ LINES = {
 
 
 def ratio(row: dict[str, Any], which: str) -> str:
-    """A ratio, marked where half of its interval is more than 2 % of it."""
-    return f"{'' if row[which]['settled'] else '~'}{row[which]['ratio']:.2f}x"
+    return f"{mark(row[which])}{row[which]['ratio']:.2f}x"
+
+
+def mark(speedup: dict[str, Any]) -> str:
+    """What stands before a ratio that did not settle."""
+    return "" if speedup["settled"] else "~"
 
 
 def provenance(found: dict[str, Any]) -> str:

@@ -9,9 +9,8 @@ from xml.etree.ElementTree import Element
 from lightning.pytorch.utilities import rank_zero_warn
 
 from bplightning.charts import Pair, paired_bars
-from bplightning.errors import UserError
 from bplightning.markup import document, el, figure, folded, table
-from bplightning.report import load_report, write_whole
+from bplightning.report import load_report, writable, write_whole
 from bplightning.report_page_curves import curves_of
 from bplightning.report_page_map import layer_map
 from bplightning.report_schema import Report
@@ -33,13 +32,10 @@ def report_run(run: Path, output: Path | None = None, *, overwrite: bool = False
         The file.
 
     Raises:
-        UserError: There is no report, or it cannot be read, or `output` is there already.
+        UserError: There is no report, or it cannot be read, or `output` is there already or cannot be written.
     """
     report = load_report(run / REPORT_FILE)
-    if output is not None and output.exists() and not (overwrite and output.is_file()):
-        raise UserError(f"the output {str(output)!r} is there already: name another file, or give --overwrite true.")
-    file = output or run / PAGE_FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file = run / PAGE_FILE if output is None else writable(output, overwrite)
     write_whole(file, draw(report, run))
     return file
 

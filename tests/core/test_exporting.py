@@ -316,6 +316,14 @@ def test_a_loaded_model_is_checked_too(tmp_path: Path, monkeypatch: pytest.Monke
         export_onnx(small("bert", AutoModelForSequenceClassification), tmp_path)
 
 
+def test_a_model_in_half_precision_is_checked_against_what_is_exported(tmp_path: Path) -> None:
+    model = small("bert", AutoModelForSequenceClassification)
+    (file,) = export_onnx(model.bfloat16(), tmp_path, dtype=torch.float32)
+    assert {each.type for each in session(file).get_outputs()} == {"tensor(float)"}
+    with pytest.raises(UserError, match=r"the model is in torch\.bfloat16: ONNX files are in float32 or float16"):
+        export_onnx(model, tmp_path)
+
+
 def test_int8_that_gives_no_numbers_is_refused(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

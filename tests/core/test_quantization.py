@@ -54,6 +54,19 @@ def test_a_run_reports_scores_size_and_speed_in_8_bits(tmp_path: Path, monkeypat
     assert found["bytes_on_disk"] > 1000
 
 
+def test_a_model_that_cannot_be_exported_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> list[Path]:
+        raise UserError("a BertModel cannot be exported")
+
+    task = TinyTask(tmp_path)
+    model, places = task.build_model(), []
+    monkeypatch.setattr(quantization, "export_onnx", refused)
+    monkeypatch.setattr(quantization.nn.Module, "to", lambda _, place: places.append(place))
+    with pytest.raises(UserError, match="a BertModel cannot be exported"):
+        quantization.quantized(task, model, None, evaluate=lambda _: {})
+    assert places == ["cpu", model.device]
+
+
 def test_what_cannot_be_quantized_costs_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any, **__: Any) -> list[Path]:
         raise UserError("a BertModel cannot be exported")
