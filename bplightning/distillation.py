@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from bplightning.errors import UserError
 from bplightning.expert_distillation import ExpertDistillation
 from bplightning.layout import PrunableLayout
-from bplightning.loading import load_saved
 from bplightning.logit_cache import LogitCache
 from bplightning.resizing import stream_width
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
+from bplightning.teachers import TeacherInputs, load_teacher
 
 BASELINE = "baseline"
 """The teacher's name that means the run's dense baseline."""
@@ -78,10 +78,38 @@ class Distillation:
         self.alpha_experts = alpha_experts
         self.cache_megabytes = cache_megabytes
 
+    def load(self, task: Task, student: PreTrainedModel, strategy: PruningStrategy) -> PreTrainedModel:
+        """The teacher's model.
+
+        Args:
+            task: The task.
+            student: The model that learns.
+            strategy: How it is pruned.
+
+        Raises:
+            UserError: The teacher does not fit the student, or what is to be learned.
+        """
+        assert self.teacher is not None
+        if self.cache_megabytes and strategy.learns_from_layers:
+            raise UserError(
+                "distillation's cache_megabytes keeps logits, and with a strategy that learns from layers the teacher "
+                "computes all the same: leave cache_megabytes at 0."
+            )
+        model = load_teacher(self.teacher, task, student)
+        widths = [states_width(each) for each in (student, model)]
+        if self.alpha_hidden and widths[0] != widths[1]:
+            raise UserError(
+                f"alpha_hidden is {self.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
+                f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
+            )
+        return model
+
     def settings(self) -> dict[str, Any] | None:
         """What the report says of it; `None` where there is no teacher."""
         settings = {name: value for name, value in vars(self).items() if name != "given"}
-        return None if self.given is None else settings | {"teacher": Path(self.given).name}
+        if self.given is None:
+            return None
+        return settings | {"teacher": Path(self.given).name if Path(self.given).is_dir() else self.given}
 
 
 class Teacher:
@@ -103,25 +131,13 @@ class Teacher:
         assert settings.teacher is not None
         self.settings = settings
         self.strategy = strategy or PruningStrategy()
-        if settings.cache_megabytes and self.strategy.learns_from_layers:
-            raise UserError(
-                "distillation's cache_megabytes keeps logits, and with a strategy that learns from layers the teacher "
-                "computes all the same: leave cache_megabytes at 0."
-            )
         self.task = task
-        self.model: PreTrainedModel = load_saved(task.load_model, settings.teacher, what="the teacher")
-        require_same_labels(self.model, student, name=settings.teacher)
-        require_same_tokens(self.model, task, name=settings.teacher)
-        widths = [states_width(model) for model in (student, self.model)]
-        if settings.alpha_hidden and widths[0] != widths[1]:
-            raise UserError(
-                f"alpha_hidden is {settings.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
-                f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
-            )
+        self.model = settings.load(task, student, self.strategy)
+        self.inputs = TeacherInputs(self.model, task, name=settings.teacher)
         self.strategy.meet_teacher(self.model)
         self.model.requires_grad_(False).eval()
         self.experts = ExpertDistillation(student, self.model) if settings.alpha_experts else None
-        self.cache = LogitCache(settings.cache_megabytes, self.model.config.num_labels)
+        self.cache = LogitCache(settings.cache_megabytes, self.model.config.num_labels or 0)
 
     def to(self, device: torch.device) -> None:
         """Move to a device; on a GPU in half precision."""
@@ -142,15 +158,17 @@ class Teacher:
             outputs: The student's.
             batch: The batch that they are of.
         """
-        inputs, given = self.task.model_inputs(batch), None
+        inputs, given = self.inputs(self.task.model_inputs(batch)), None
         with torch.no_grad():  # not inference mode: autograd saves what the student is compared with
             if self.settings.cache_megabytes:
                 logits = self.cache.logits(inputs, lambda rows: self.task.logits(self.model(**rows), rows))
             else:
                 given = self.model(**inputs, **self.student_options)
                 logits = self.task.logits(given, batch)
+        own = self.task.logits(outputs, batch)
+        both = min(own.shape[-1], logits.shape[-1])  # of tokens: models have spare ones, not all as many
         decided = self.task.distillation_loss(
-            self.task.logits(outputs, batch), logits, temperature=self.settings.temperature
+            own[..., :both], logits[..., :both], temperature=self.settings.temperature
         )
         loss = self.settings.alpha_ce * task_loss + self.settings.alpha_teacher * decided
         if self.settings.alpha_hidden:
@@ -194,58 +212,6 @@ def states_width(model: nn.Module) -> int:
 def _is_of(mask: Any, states_BLH: Tensor) -> bool:
     """Whether a mask says which of the tokens that states are of are padding."""
     return isinstance(mask, Tensor) and mask.shape == states_BLH.shape[:2]
-
-
-def require_same_labels(teacher: PreTrainedModel, student: PreTrainedModel, *, name: str) -> None:
-    """Refuse a teacher whose outputs mean something else.
-
-    Args:
-        teacher: The teacher.
-        student: The model that learns.
-        name: What the teacher is called, for the message.
-
-    Raises:
-        UserError: The labels differ in number, name or order.
-    """
-    of_teacher, own = (list((model.config.id2label or {}).values()) for model in (teacher, student))
-    named = all(not all(label.startswith("LABEL_") for label in labels) for labels in (of_teacher, own))
-    if len(of_teacher) == len(own) and (of_teacher == own or not named):  # unnamed labels can only be counted
-        return
-    rule = "its labels in another order" if sorted(of_teacher) == sorted(own) else "other labels"
-    raise UserError(
-        f"the teacher {name!r} has {rule} than the model: {of_teacher[:8]} and {own[:8]}. Take one that was fine-tuned "
-        "on the same data, or baseline."
-    )
-
-
-def require_same_tokens(teacher: PreTrainedModel, task: Task, *, name: str) -> None:
-    """Refuse a teacher that would read the task's tokens as others.
-
-    Args:
-        teacher: The teacher.
-        task: The task, whose tokenizer makes the inputs of both.
-        name: Folder or hub name of the teacher.
-
-    Raises:
-        UserError: It has fewer tokens, or its own tokenizer numbers them otherwise.
-    """
-    if task.tokenizer is None:
-        return
-    embeddings: Any = teacher.get_input_embeddings()
-    rows, tokens = embeddings.weight.shape[0], task.tokenizer.get_vocab()
-    remedy = "Take a teacher with the model's tokenizer."
-    if rows <= max(tokens.values()):
-        raise UserError(f"the teacher {name!r} has {rows} tokens, and the model's tokenizer {len(tokens)}. {remedy}")
-    folder = Path(name)
-    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "*vocab*", "*.model")):
-        return  # there is nothing to compare with, and transformers would make up an empty one
-    theirs = load_saved(AutoTokenizer.from_pretrained, name, what="the tokenizer of the teacher").get_vocab()
-    different = [token for token, number in tokens.items() if theirs.get(token) != number]
-    if different:
-        raise UserError(
-            f"the teacher {name!r} numbers {len(different)} of the tokenizer's {len(tokens)} tokens otherwise, for "
-            f"example {different[0]!r}. {remedy}"
-        )
 
 
 def _hidden_states(outputs: Any) -> tuple[Tensor, ...]:

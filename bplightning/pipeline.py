@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedModel
 
@@ -21,9 +21,9 @@ from bplightning.checkpoints import LAST, LastCheckpoint
 from bplightning.compact_stage import Filling
 from bplightning.distillation import BASELINE
 from bplightning.errors import UserError
+from bplightning.fine_tuned import load_fitting
 from bplightning.finished_models import folders
 from bplightning.finishing import AS_PRUNED, finish
-from bplightning.loading import load_saved
 from bplightning.module import PruningModule
 from bplightning.ranks import require_supported
 from bplightning.refill import Refill, folder_of
@@ -90,6 +90,10 @@ def fit(
     require_possible(alignment, module.strategy)
     if start not in ("pretrained", "baseline"):
         raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
+    if start == "baseline" and baseline == "none":
+        raise UserError(
+            "start is 'baseline', but there is none: give baseline 'train' or a folder, or leave start out."
+        )
     if refill is not None and not refill.max_epochs:
         refill = None
     if quantize is not None:
@@ -106,12 +110,20 @@ def fit(
         )
     if dense is not None:
         require_loads(task, dense)
-    if module.distillation.teacher not in (None, BASELINE):  # a useless one is refused before a baseline is trained
-        load_fitting(task, Path(module.distillation.teacher), what="teacher")
+    if baseline == "train" and module.distillation.teacher not in (None, BASELINE):
+        with isolate_rng():  # a useless one is refused before a baseline is trained
+            module.distillation.load(task, task.build_model(), module.strategy)
     run = folder_of(trainer)
     if resume and (run / "report.json").is_file():
         rank_zero_info(f"The run {str(run)!r} has ended, nothing is left to do: its report.json is there.")
-        return load_report(run / "report.json") if trainer.is_global_zero else None
+        report = load_report(run / "report.json")
+        if quantize is not None and report["quantized"] is None:
+            rank_zero_warn(
+                f"The report has nothing of {quantize}, and a run that has ended is not evaluated again: `bplightning "
+                f"export {run} OUT --quantize {quantize}` makes the files, and `bplightning benchmark {run} --backends "
+                f"onnx-{quantize}` times them."
+            )
+        return report if trainer.is_global_zero else None
     if resume and fit_arguments.get("ckpt_path") is None:
         fit_arguments["ckpt_path"] = find_checkpoint(run / "checkpoints")
     there = [run / "compact"] if (run / "compact").exists() else []
@@ -200,6 +212,7 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path, *, res
         warmup=module.warmup,
         weight_decay=module.weight_decay,
         adam_epsilon=module.adam_epsilon,
+        activation_checkpointing=module.activation_checkpointing,
     )
     checkpoints = folder_of(trainer) / "checkpoints"
     trainer.fit(dense, datamodule=module.task, ckpt_path=find_checkpoint(checkpoints) if resume else None)
@@ -218,30 +231,6 @@ def save_dense(task: Task, model: PreTrainedModel, folder: Path) -> None:
     task.processor.save_pretrained(part)
     save_task(task, part)
     part.rename(folder)
-
-
-def load_fitting(task: Task, folder: Path, *, what: str) -> Any:
-    """A saved model of a task, which must have all of the task's tokens.
-
-    Args:
-        task: The task.
-        folder: The model's folder.
-        what: What it is meant to be, for messages.
-
-    Raises:
-        UserError: It cannot be loaded, or has fewer tokens.
-    """
-    model = load_saved(task.load_model, folder, what=what)
-    if task.tokenizer is None:
-        return model
-    rows, tokens = model.get_input_embeddings().weight.shape[0], len(task.tokenizer)
-    if rows < tokens:
-        raise UserError(
-            f"{what} {str(folder)!r} has {rows} tokens, and the task's tokenizer {tokens}: it is of another "
-            "vocabulary, for example trimmed by `compact --vocabulary`. Give a model of the same, or give the folder, "
-            "with its own tokenizer, as --task.model."
-        )
-    return model
 
 
 def _start_from(dense: Path | None, module: PruningModule) -> None:

@@ -17,8 +17,8 @@ from rich.console import Console
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from bplightning.fine_tuned import load_fitting
 from bplightning.module import PruningModule
-from bplightning.pipeline import load_fitting
 from bplightning.planning import NOMINAL_STEPS, plan
 from bplightning.planning_measured import Measuring, measured
 from bplightning.planning_schema import Plan

@@ -24,10 +24,10 @@ def soft_label_loss(*, student: Tensor, teacher: Tensor, temperature: float) -> 
     >>> soft_label_loss(student=same, teacher=same + 5, temperature=2.0).item()
     0.0
     """
-    there = (teacher > -torch.inf).any(-1)
+    there = (teacher != -torch.inf).any(-1)  # so is what is no number: the loss must show it
     own, wanted = (
         log_softmax(logits.float().masked_fill(~there[..., None], 0.0) / temperature, dim=-1)
         for logits in (student, teacher)
     )
-    terms = torch.where(wanted > -torch.inf, wanted.exp() * (wanted - own), 0.0)
+    terms = torch.where(wanted == -torch.inf, 0.0, wanted.exp() * (wanted - own))
     return temperature**2 * terms.sum() / there.sum()

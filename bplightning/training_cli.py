@@ -341,7 +341,7 @@ class PruningCLI(LightningCLI):
                     f"--ckpt_path {ckpt_path!r} is a folder without a config.json: give the folder of a saved model, "
                     "such as a run's compact/, or a file, such as one in a run's checkpoints/."
                 )
-            from bplightning.pipeline import load_fitting
+            from bplightning.fine_tuned import load_fitting
 
             saved = load_fitting(task, Path(ckpt_path), what="--ckpt_path")
             module, ckpt_path = frozen_module(task, saved, prefix=module.metric_prefix), None

@@ -88,7 +88,8 @@ class Labels:
         Args:
             model: That model's labels.
         """
-        if self.kind != model.kind or self.names == model.names:
+        own, theirs = ([name.casefold() for name in each.names] for each in (self, model))
+        if self.kind != model.kind or own == theirs:
             return self.kind == model.kind
         if len(self.names) != len(model.names):
             return False

@@ -14,16 +14,17 @@ from tiny_task import TinyTask, rows
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, BertTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertTokenizer
 
 from bplightning import pipeline
-from bplightning.distillation import Distillation, Teacher, require_same_labels
+from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
 from bplightning.logit_cache import LogitCache
 from bplightning.module import PruningModule
 from bplightning.soft_labels import soft_label_loss
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategy import PruningStrategy
+from bplightning.teachers import TeacherInputs, require_same_labels
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
@@ -246,12 +247,73 @@ def test_other_labels_and_another_order_are_refused() -> None:
         require_same_labels(labelled("bad", "so so", "good"), labelled("bad", "good"), name="t")
     with pytest.raises(UserError, match="other labels"):
         require_same_labels(labelled("LABEL_0", "LABEL_1", "LABEL_2"), labelled("bad", "good"), name="t")
+    require_same_labels(labelled("BAD", "Good"), labelled("bad", "good"), name="t")
+    require_same_labels(labelled("negative", "positive"), labelled("0", "1"), name="t")
+
+
+def test_models_that_write_have_no_labels_to_compare() -> None:
+    one, two = (tiny("gpt2", auto=AutoModelForCausalLM, num_labels=labels) for labels in (1, 2))
+    require_same_labels(one, two, name="t")
+
+
+def test_a_teacher_without_a_trained_head_is_refused_before_a_baseline_is_trained(tmp_path: Path) -> None:
+    tiny("bert", hidden_size=64, num_attention_heads=2).bert.save_pretrained(tmp_path / "bare")
+    task = TinyTask(tmp_path)
+    module = PruningModule(task, Hybrid(), distillation=Distillation(str(tmp_path / "bare")))
+    with pytest.raises(UserError, match=r"is not fine-tuned for this task: it has no 'qa_outputs\.weight' and 1 "):
+        pipeline.fit(trainer(tmp_path), module, task, baseline="train", stage_trainer=pytest.fail)
+    teacher = save_teacher(tmp_path)
+    words = sorted(task.tokenizer.get_vocab().items(), key=lambda item: (item[1] > 4, -item[1]))
+    (tmp_path / "vocab.txt").write_text("\n".join(word for word, _ in words))
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(teacher)
+    module.distillation = Distillation(teacher)
+    with pytest.raises(UserError, match="of the tokenizer's 60 tokens otherwise"):
+        pipeline.fit(trainer(tmp_path), module, task, baseline="train", stage_trainer=pytest.fail)
+
+
+def test_a_teacher_of_another_family_gets_what_it_learned_with(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+    ids = task.tokenizer("w1 w2", "w3 w4 w5", padding="max_length", max_length=10, return_tensors="pt")
+    bert, distilbert = tiny("bert"), tiny("distilbert")
+    assert ids["token_type_ids"].sum() == 4
+    without = {name: value for name, value in ids.items() if name != "token_type_ids"}
+    given = TeacherInputs(bert, task, name="t")(without)
+    assert given.keys() == ids.keys()
+    assert all(torch.equal(given[name], value) for name, value in ids.items())
+    assert TeacherInputs(distilbert, task, name="t")(dict(ids)).keys() == without.keys()
+    with pytest.raises(UserError, match="the teacher 't' has 8 positions, and the batch is 10 tokens long: lower"):
+        TeacherInputs(tiny("bert", max_position_embeddings=8), task, name="t")(dict(ids))
+
+
+@pytest.mark.parametrize("more", [0, 7])
+def test_spare_rows_of_a_vocabulary_are_no_tokens(tmp_path: Path, more: int) -> None:
+    class Writing(TinyTask):
+        def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+            return outputs.logits  # type: ignore[no-any-return]
+
+        def load_model(self, folder: str | Path) -> Any:
+            return AutoModelForCausalLM.from_pretrained(folder)
+
+    tiny("llama", seed=7, auto=AutoModelForCausalLM, vocab_size=60 + more).save_pretrained(tmp_path / "teacher")
+    student = tiny("llama", auto=AutoModelForCausalLM, vocab_size=60)
+    teacher = Teacher(Distillation(str(tmp_path / "teacher")), Writing(tmp_path), student)
+    batch = {"input_ids": torch.arange(8)[None]}
+    _, decided = teacher.loss(torch.tensor(0.0), student(**batch), batch)
+    wanted = teacher.model(**batch).logits[..., :60]
+    torch.testing.assert_close(
+        decided, soft_label_loss(student=student(**batch).logits, teacher=wanted, temperature=2.0)
+    )
+
+
+def test_a_teacher_that_gives_no_numbers_shows_in_the_loss() -> None:
+    teacher = torch.tensor([[1.0, 2.0], [torch.nan, torch.nan]])
+    assert soft_label_loss(student=torch.zeros(2, 2), teacher=teacher, temperature=1.0).isnan()
 
 
 def test_a_teacher_of_other_tokens_or_width_is_refused(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
     student = task.build_model()
-    with pytest.raises(UserError, match="has 30 tokens, and the model's tokenizer 60"):
+    with pytest.raises(UserError, match="has 30 tokens, and the task's tokenizer 60"):
         Teacher(Distillation(save_teacher(tmp_path / "few", vocab_size=30)), task, student)
     teacher = save_teacher(tmp_path)
     words = task.tokenizer.get_vocab()

@@ -14,7 +14,7 @@ from tiny_task import TinyTask, trainer
 from bplightning import measure, pipeline
 from bplightning.errors import UserError
 from bplightning.module import PruningModule
-from bplightning.report import load_report
+from bplightning.report import Report, load_report
 from bplightning.strategies.hybrid import Hybrid
 
 
@@ -110,6 +110,24 @@ def test_pruning_can_start_from_the_baseline(tmp_path: Path, monkeypatch: pytest
     module = PruningModule(task, Hybrid(), learning_rate=1e-9)
     pipeline.fit(trainer(tmp_path, max_steps=2), module, task, baseline=str(baseline), start="baseline")
     assert module.model.qa_outputs.bias.tolist() == pytest.approx([7.0, 7.0])
+
+
+def test_there_must_be_a_baseline_to_start_from(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path)
+    with pytest.raises(UserError, match="start is 'baseline', but there is none: give baseline 'train' or a folder"):
+        pipeline.fit(trainer(tmp_path), pruning(tmp_path, task), task, start="baseline")
+
+
+def test_a_run_that_has_ended_says_that_it_is_not_quantized_any_more(tmp_path: Path) -> None:
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+
+    def run(quantize: str | None) -> Report | None:
+        of = trainer(tmp_path, logger=False, default_root_dir=tmp_path, max_steps=2)
+        return pipeline.fit(of, pruning(tmp_path, task), task, quantize=quantize, resume=True)
+
+    first = run(None)
+    with pytest.warns(UserWarning, match=r"nothing of int8, .* `bplightning export .* OUT --quantize int8` makes"):
+        assert run("int8") == first
 
 
 def test_a_folder_that_holds_a_result_is_refused_before_training(tmp_path: Path) -> None:
