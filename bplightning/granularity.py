@@ -46,6 +46,21 @@ def check_roles(name: str, by_role: Mapping[str, object]) -> None:
             raise UserError(f"{name} is given for {role!r}, which is no role: name one of {', '.join(ROLES)}.")
 
 
+def check_role_weights(role_weights: Mapping[str, float]) -> None:
+    """Refuse factors of roles' shares of a penalty that name something else, or would turn it round.
+
+    Args:
+        role_weights: Role to factor.
+
+    Raises:
+        UserError: A key is no role, or a factor is below 0.
+    """
+    check_roles("role_weights", role_weights)
+    for role, value in role_weights.items():
+        if not value >= 0:
+            raise UserError(f"role_weights has {value:g} for {role}; it must be 0, for no penalty, or more.")
+
+
 def granularity_by_role(chosen: Mapping[str, str] | None, *, default: Mapping[str, str]) -> dict[str, str]:
     """The granularity of every role: the chosen one, else that of the encoder's like role, else the default.
 

@@ -65,8 +65,11 @@ class PruningModule(LightningModule):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if learning_rate <= 0:
+        if not learning_rate > 0:
             raise UserError(f"learning_rate is {learning_rate:g}; it must be above 0. The papers take 3e-5.")
+        for name, value in (("weight_decay", weight_decay), ("adam_epsilon", adam_epsilon)):
+            if not value >= 0:
+                raise UserError(f"{name} is {value:g}; it must be 0 or more. The papers take 0 and 1e-8.")
         check_warmup(warmup)
         self.task = task
         self.strategy = strategy
@@ -307,7 +310,7 @@ def progress_of(trainer: Trainer, *, step: int, warmup: float) -> Progress:
 
 def check_warmup(warmup: float) -> None:
     """Refuse a warm-up below 0."""
-    if warmup < 0:
+    if not warmup >= 0:
         raise UserError(f"warmup is {warmup:g}; it must be 0 or more: a fraction below 1, or optimizer steps.")
 
 

@@ -46,14 +46,19 @@ class Refill:
     ) -> None:
         if max_epochs < 0:
             raise UserError(f"refill's max_epochs is {max_epochs}; it must be 0, for none, or more.")
-        if learning_rate is not None and learning_rate <= 0:
+        if learning_rate is not None and not learning_rate > 0:
             raise UserError(f"refill's learning_rate is {learning_rate:g}; it must be above 0.")
-        if warmup < 0:
+        if not warmup >= 0:
             raise UserError(f"refill's warmup is {warmup:g}; it must be 0 or more: a fraction below 1, or steps.")
         if heads not in ("exact", "any"):
             raise UserError(f"refill's heads is {heads!r}; it must be 'exact', or 'any' for the paper's rule.")
-        if heads == "any" and not max_epochs:
-            raise UserError("refill's heads is 'any', which only a refill repairs: give refill's max_epochs too.")
+        given = {"learning_rate": learning_rate is not None, "hold_masks": hold_masks, "heads": heads != "exact"}
+        if not max_epochs and (idle := [name for name, is_given in given.items() if is_given]):
+            raise UserError(
+                f"refill's {' and '.join(idle)} would do nothing, since its max_epochs is 0, which is no refill: give "
+                f"epochs, or leave {'it' if len(idle) == 1 else 'them'} out"
+                f"{' (heads: exact, where a file says any)' if heads == 'any' else ''}."
+            )
         self.max_epochs = max_epochs
         self.learning_rate = learning_rate
         self.warmup = warmup
@@ -124,6 +129,7 @@ def _module(pruned: PruningModule, model: PreTrainedModel, settings: Refill) -> 
         weight_decay=pruned.weight_decay,
         adam_epsilon=pruned.adam_epsilon,
         distillation=_distillation(pruned, model),
+        activation_checkpointing=pruned.activation_checkpointing,
     )
     module.model = model
     return module

@@ -42,7 +42,7 @@ class ScheduledStrategy(PruningStrategy, ABC):
     ) -> None:
         super().__init__()
         for name, value in (("initial_warmup", initial_warmup), ("final_warmup", final_warmup)):
-            if value < 0:
+            if not value >= 0:
                 raise UserError(
                     f"{name} is {value:g}; it must be 0 or more, in multiples of the learning-rate warm-up."
                 )

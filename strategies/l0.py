@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.errors import UserError
-from bplightning.granularity import FALLBACKS, check_roles
+from bplightning.granularity import FALLBACKS, check_role_weights
 from bplightning.layout import PrunableLayout
 from bplightning.scheduled import ScheduledStrategy
 from bplightning.strategies.drawing import generator_of
@@ -91,7 +91,7 @@ class L0(ScheduledStrategy):
         self.initial_regularization = initial_regularization
         self.score_learning_rate = score_learning_rate
         self.role_weights = dict(role_weights or {})
-        check_roles("role_weights", self.role_weights)
+        check_role_weights(self.role_weights)
         self.register_buffer("penalty_weight", torch.tensor(initial_regularization, dtype=torch.float32))
         self._step = self._batches = 0
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.errors import UserError
-from bplightning.granularity import FALLBACKS, check_roles
+from bplightning.granularity import FALLBACKS, check_role_weights
 from bplightning.layout import PrunableLayout
 from bplightning.scheduled import ScheduledStrategy
 from bplightning.strategies.guide import Guide
@@ -100,12 +100,16 @@ class SoftMovement(ScheduledStrategy):
                     f"{name}_score_threshold is {value:g}; it is a cut-off on sigmoid(score), which starts at 0.5, and "
                     f"must be in {'(0, 0.5)' if name == 'final' else '[0, 0.5)'}. The papers end at 0.1."
                 )
-        if regularization < 0:
+        if not regularization >= 0:
             raise UserError(
                 f"regularization is {regularization:g}; it must be 0 or more. The papers take 5 to 30 for blocks."
             )
         if target is not None and regularization == 0:
             raise UserError("regularization is 0, from which no penalty can be steered: give one above 0.")
+        if score_learning_rate is not None and not score_learning_rate > 0:
+            raise UserError(
+                f"score_learning_rate is {score_learning_rate:g}; it must be above 0. The papers take 0.01."
+            )
         self.regularization = regularization
         self.target_density = target_density
         self.target = target
@@ -113,7 +117,7 @@ class SoftMovement(ScheduledStrategy):
         self.thresholds = initial_score_threshold, final_score_threshold
         self.score_learning_rate = score_learning_rate
         self.role_weights = dict(role_weights or {})
-        check_roles("role_weights", self.role_weights)
+        check_role_weights(self.role_weights)
         # On the device, so that a training step never waits for the host, and in the state_dict, so that it says all.
         self.register_buffer("score_threshold", torch.tensor(initial_score_threshold))
         self.register_buffer("penalty_weight", torch.tensor(0.0))

@@ -255,6 +255,8 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
     [
         ({"learning_rate": 0.0}, r"learning_rate is 0; it must be above 0"),
         ({"warmup": -1}, r"warmup is -1; it must be 0"),
+        ({"weight_decay": -0.1}, r"weight_decay is -0\.1; it must be 0 or more"),
+        ({"adam_epsilon": float("nan")}, r"adam_epsilon is nan; it must be 0 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path: Path, options: dict[str, float], message: str) -> None:

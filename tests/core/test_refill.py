@@ -141,7 +141,11 @@ def test_the_report_says_what_the_papers_rule_changed(tmp_path: Path) -> None:
         ({"max_epochs": 1, "learning_rate": 0.0}, "refill's learning_rate is 0; it must be above 0"),
         ({"max_epochs": 1, "warmup": -1.0}, "refill's warmup is -1; it must be 0 or more"),
         ({"max_epochs": 1, "heads": "all"}, "refill's heads is 'all'; it must be 'exact', or 'any'"),
-        ({"heads": "any"}, "refill's heads is 'any', which only a refill repairs: give refill's max_epochs too"),
+        (
+            {"hold_masks": True, "heads": "any"},
+            "refill's hold_masks and heads would do nothing, since its max_epochs is 0, which is no refill: give "
+            "epochs, or leave them out (heads: exact, where a file says any).",
+        ),
     ],
 )
 def test_what_a_refill_cannot_be(settings: dict[str, Any], message: str) -> None:
