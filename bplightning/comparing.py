@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict
 from bplightning.errors import UserError
 from bplightning.report_page import short_name
 from bplightning.report_schema import Report
+from bplightning.report_table import fills_zeros
 
 SCHEMA_VERSION = 1
 """Raised by one whenever a key of a comparison is renamed, removed, added or changes its meaning or unit."""
@@ -156,12 +157,19 @@ def _compact(run: str, report: Report, metric: str, shape: str, common: DenseMs)
         strategy=report["strategy"],
         seed=report["seed"],
         score=float((report["metrics"]["compact"] or {})[metric] or 0.0),
-        density=report["density"]["encoder_linear"],
+        density=_left(report),
         latency_ms=common[_key(report)] / speedup if speedup is not None and _key(report) in common else own,
         bytes=report["bytes_on_disk"]["compact"],
         speedup=speedup,
         beaten={},
     )
+
+
+def _left(report: Report) -> float:
+    """The part of the linear weights that are not zero: after a refill that fills zeros, all that are stored."""
+    if not fills_zeros(report):
+        return report["density"]["encoder_linear"]
+    return report["parameters"]["compact"]["encoder_linear"] / report["parameters"]["dense"]["encoder_linear"]
 
 
 def _dense(run: str, report: Report, metric: str, shape: str, common: DenseMs) -> Point | None:

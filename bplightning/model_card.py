@@ -13,7 +13,7 @@ from transformers.modelcard import TASK_MAPPING
 
 from bplightning.report_page import short_name
 from bplightning.report_schema import Report
-from bplightning.report_table import is_faster, left_of_linear, notes, rows
+from bplightning.report_table import fills_zeros, is_faster, left_of_linear, notes, rows
 
 CARD_FILE = "README.md"
 """The card's file, by the Hub's rule."""
@@ -123,8 +123,7 @@ def _what(report: Report) -> str:
     model, task = _plain(short_name(report["model"])), _plain(report["task"])
     share, smaller = left_of_linear(report)
     if not smaller:
-        refill = report["refill"]
-        before = "" if refill is None or refill["hold_masks"] else ", before a refill that could fill the others"
+        before = ", before a refill that could fill the others" if fills_zeros(report) else ""
         return (
             f"{model} for {task}: the shapes of its layers are unchanged, and {share:.1f} % of their linear weights "
             f"are not zero{before}{_speed(report)}."

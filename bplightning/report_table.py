@@ -118,6 +118,7 @@ def notes(report: Report) -> list[str]:
     density, equivalence, machine = report["density"], report["equivalence"], report["machine"]
     linear, every = (f"{100 * density[name]:.1f} %" for name in ("encoder_linear", "all_parameters"))
     kept = f"kept: {linear} of encoder linear weights, {every} of all parameters"
+    kept += ", before the refill" if fills_zeros(report) else ""
     by_role = dict(density["by_role"])
     dimensions = by_role.pop("stream", None)  # the residual stream's, which are no weights
     roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in by_role.items())
@@ -162,6 +163,15 @@ def left_of_linear(report: Report) -> tuple[float, bool]:
     return 100 * report["density"]["encoder_linear"], False
 
 
+def fills_zeros(report: Report) -> bool:
+    """Whether a refill let zeros of the compact model grow, so that all weights it stores count.
+
+    Args:
+        report: A report, as `load_report` reads it.
+    """
+    return report["refill"] is not None and not report["refill"]["hold_masks"]
+
+
 def is_faster(speedup: float) -> bool:
     """Whether a speed-up is one as it is written, with two decimals.
 
@@ -182,6 +192,12 @@ def _stages(report: Report) -> Iterator[str]:
         kind, values = snap["kind"].replace("_", " "), (snap["target"], snap["before"], snap["after"])
         target, before, after = (f"{value:.4g}" for value in values)
         yield f"target {kind} {target}: steered to {before}, then snapped to {after} ({snap['changed']} entries)"
+        counted = report["flops"]
+        if (
+            "flops" in snap["kind"] and counted["dense"] and counted["compact"]
+        ):  # heads that go before a refill, or units put back, come after the snap
+            ratio = counted["dense"] / counted["compact"]
+            yield f"the compact model: {1 / ratio if snap['kind'] == 'flops' else ratio:.4g}"
         if (shape := snap["shape"]) is not None:
             measured = _cell((report["speedup"] or {}).get(shape), "{:.4g}")
             yield f"these by the latency table, for {shape}; measured there {measured}"

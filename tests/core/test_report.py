@@ -421,6 +421,16 @@ def test_the_table_says_which_units_were_put_back_and_what_for() -> None:
     assert "speed-up by it" not in text
 
 
+def test_the_table_says_what_came_after_pruning_to_a_size() -> None:
+    text = " ".join(drawn(built()).split())
+    assert "kept: 25.0 % of encoder linear weights, 40.0 % of all parameters, before the refill" in text
+    held = built()["refill"] | {"hold_masks": True}  # type: ignore[operator]
+    for refill in (held, None):
+        assert "before the refill" not in drawn(built(refill=refill))
+    snap = built()["snap"] | {"kind": "flops_speedup", "target": 2.5, "before": 2.46, "after": 2.5}  # type: ignore[operator]
+    assert "snapped to 2.5 (7 entries) the compact model: 2.468" in " ".join(drawn(built(snap=snap)).split())
+
+
 def test_names_with_brackets_are_not_markup() -> None:
     text = drawn(built(task="[red]qa", metrics={"compact": {"f1 [macro]": 1.0}}))
     assert "[red]qa" in text
