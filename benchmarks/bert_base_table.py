@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bplightning.benchmarking_rows import STEADY_ROUNDS
+
 RESULTS = Path(__file__).resolve().parent / "results" / "bert_base"
 GPU = RESULTS.parent / "bert_base_gpu"
 
@@ -47,7 +49,7 @@ def backends(machine: str = "") -> list[str]:
                 continue
             model = "dense" if each["model"] == "dense" else f"compact, {kind}"
             eager = each["speedup_over_eager"]
-            over = f"{mark(eager)}{1 / eager['ratio']:.3f}"
+            over = f"{mark(each, 'speedup_over_eager')}{1 / eager['ratio']:.3f}"
             same = "" if each["speedup"] is None else ratio(each, "speedup")
             lines.append(f"| {each['shape']} | {each['backend']} | {model} | {over} | {same} |")
     return [*lines, "", provenance(found)]
@@ -85,9 +87,12 @@ def gpu() -> list[str]:
             cells = [ratio(rows[shape, backend], "speedup") for rows in columns.values()]
             lines.append(f"| {shape} | {backend} | {' | '.join(cells)} |")
     document = next(iter(found.values()))["as pruned"]
-    where = f"{document['machine']['device']}, seed 0, torch {document['versions']['torch']}, {document['date'][:10]}."
+    versions = f"torch {document['versions']['torch']}, Python {document['versions']['python']}"
+    where = f"{document['machine']['device']}, seed 0, {versions}, {document['date'][:10]}."
+    rounds = [each["rounds"] for rows in columns.values() for each in rows.values()]
     ideal = [each["ideal_speedup"] for each in document["rows"] if each["ideal_speedup"]]
-    return [*lines, "", f"Ideal by FLOPs: {min(ideal):.2f}x to {max(ideal):.2f}x. {where}"]
+    told = f"Ideal by FLOPs: {min(ideal):.2f}x to {max(ideal):.2f}x. {min(rounds)} to {max(rounds)} rounds a shape."
+    return [*lines, "", f"{told} {where}"]
 
 
 def others() -> list[str]:
@@ -172,12 +177,12 @@ LINES = {
 
 
 def ratio(row: dict[str, Any], which: str) -> str:
-    return f"{mark(row[which])}{row[which]['ratio']:.2f}x"
+    return f"{mark(row, which)}{row[which]['ratio']:.2f}x"
 
 
-def mark(speedup: dict[str, Any]) -> str:
-    """What stands before a ratio that did not settle."""
-    return "" if speedup["settled"] else "~"
+def mark(row: dict[str, Any], which: str) -> str:
+    """What stands before a ratio that did not settle; older rows call one settled after however few rounds."""
+    return "" if row[which]["settled"] and row["rounds"] >= STEADY_ROUNDS else "~"
 
 
 def provenance(found: dict[str, Any]) -> str:

@@ -197,7 +197,8 @@ def table() -> list[str]:
         machine = f"{report['machine']['cpu']}, 1 thread, {report['date'][:10]}; dense: {each['dense']:.1f}"
         if machine not in machines:
             machines.append(machine)
-        speed = [f"{each['speedup'][shape]['ratio']:.2f}x" for shape in SHAPES]
+        found_at = [each["speedup"][shape] for shape in SHAPES]
+        speed = [f"{'' if one['settled'] else '~'}{one['ratio']:.2f}x" for one in found_at]
         low, high = each["lost"]
         epochs = "3 epochs" if each["method"] in TRAINED else "none"
         lines.append(
