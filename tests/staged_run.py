@@ -21,10 +21,14 @@ trainer: {max_epochs: 2, accelerator: cpu}
 USER_TASK = '''
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from tiny_task import TinyTask
 
+from bplightning import measure
+
+measure.latency = partial(measure.latency, seconds=0.0, block_ms=0.0, min_rounds=6)  # of no matter here
 RANK = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
 
 

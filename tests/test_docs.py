@@ -48,6 +48,8 @@ SMALLER = {
     "'[2]'": "'[1.2]'",
 }
 """Said otherwise within a command."""
+WRITES = {"fit", "prune", "compact", "export", "latency-table", "report"}
+"""Verbs that leave files; the others print."""
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -115,8 +117,21 @@ def here(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def files(*folders: Path) -> set[tuple[Path, int]]:
+    """The files in folders, each with the time it was written."""
+    there = (path for folder in folders for path in folder.rglob("*"))
+    return {(path, path.stat().st_mtime_ns) for path in there if path.is_file() and not path.is_symlink()}
+
+
 @pytest.mark.parametrize(("page", "line"), commands())
-def test_a_command_in_the_documentation_runs(page: str, line: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_in_the_documentation_does_something(
+    page: str,
+    line: str,
+    here: Path,
+    shelf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     for long, short in SMALLER.items():
         line = line.replace(long, short)
     said, _, command = line.rpartition("|")
@@ -128,11 +143,16 @@ def test_a_command_in_the_documentation_runs(page: str, line: str, here: Path, m
     text = said.strip().removeprefix("echo ").strip("'")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     options += QUICKLY.get(verb, [])
+    before = files(here, shelf)  # what RUN stands for lies on the shelf
     if "ddp" in options:  # Lightning starts the program anew, once a process
         program = Path(sys.executable).with_name("bplightning")
         subprocess.run([program, verb, *options, "--trainer.devices=2"], check=True)
     else:
         main([verb, *options])
+    if verb in WRITES:
+        assert files(here, shelf) - before
+    else:
+        assert capfd.readouterr().out.strip()
 
 
 @pytest.mark.parametrize(("page", "block"), blocks())

@@ -24,9 +24,14 @@ COMMAND = [
 USER_TASK = '''
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from tiny_task import TinyTask
+
+from bplightning import measure
+
+measure.latency = partial(measure.latency, seconds=0.0, block_ms=0.0, min_rounds=6)  # of no matter here
 
 
 class Slow(TinyTask):
