@@ -21,6 +21,7 @@ ROWS = (
     "magnitude-25",
     "unstructured-25",
 )
+SQUAD = ("dense", "squad-filled-50", "squad-filled-25")
 ABLATION = {
     "filled-25": "all of it",
     "attention-slower": "a tenth of the penalty on attention (`role_weights`)",
@@ -82,7 +83,7 @@ def squad() -> list[str]:
         "| speed-up 8x128 |",
         "|---" * 9 + "|",
     ]
-    for name in ("dense", "squad-filled-50", "squad-filled-25"):
+    for name in SQUAD:
         if name not in found:
             lines.append(f"| {name} | not run yet |")
             continue
@@ -91,7 +92,7 @@ def squad() -> list[str]:
         less = "" if dense is None else f"{dense['f1'] - metrics['f1']:.1f}"
         scores = (f"{metrics['f1']:.1f}", f"{metrics['exact_match']:.1f}", less)
         lines.append(f"| {name} | {' | '.join([*scores, *sizes(row)])} |")
-    return lines
+    return [*lines, "", *provenance({name: found[name] for name in SQUAD if name in found})]
 
 
 def cells(found: dict[str, Any], name: str) -> list[str]:
@@ -142,8 +143,10 @@ def provenance(found: dict[str, Any]) -> list[str]:
     seconds = [row["seconds"] for row in found.values() if row.get("seconds")]
     machines: dict[str, list[str]] = {}
     for name, row in sorted(found.items()):
-        machines.setdefault(f"{row['machine']['cpu']}, {row['date'][:10]}", []).append(name)
+        threads = row["machine"]["threads"]
+        where = f"{row['machine']['cpu']}, {threads} thread{'s' if threads > 1 else ''}, {row['date'][:10]}"
+        machines.setdefault(where, []).append(name)
     first, *others = sorted(machines, key=lambda machine: -len(machines[machine]))
     where = "; ".join([first, *(f"{machine}: {', '.join(machines[machine])}" for machine in others)])
     took = f"; {min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes a row, beside other work" if seconds else ""
-    return [f"{where}; 1 thread, seed 0 but where named{took}. Each loss is against the run's own dense model."]
+    return [f"{where}; seed 0 but where named{took}. Each loss is against the run's own dense model."]
