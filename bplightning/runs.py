@@ -19,7 +19,7 @@ from bplightning.errors import UserError
 from bplightning.module import PruningModule
 from bplightning.refill import Refill
 from bplightning.task import Task
-from bplightning.training_cli import PruningCLI
+from bplightning.training_cli import PRUNE_ONLY, PruningCLI
 
 NOT_READ = ("trainer", "seed_everything", "ckpt_path", "weights_only")
 """Sections of a configuration that say how to train; other versions and machines may not have what they name."""
@@ -52,8 +52,13 @@ def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
         UserError: The folder has no configuration or no such checkpoint, or is of a run of `prune`, the configuration
             is of another version, or the checkpoint is damaged or does not fit it.
     """
-    with settings_of(run):  # a folder that is no run is called so before a checkpoint is missed in it
-        pass
+    with settings_of(run) as settings:
+        without_training = PRUNE_ONLY in settings
+    if without_training:
+        raise UserError(
+            f"{str(run)!r} is a run of `prune`, which keeps no checkpoints: its model is its compact/, which "
+            f"`validate --ckpt_path {run / 'compact'} --task ...` evaluates."
+        )
     file = checkpoint_of(run, checkpoint)
     with isolate_rng(), _without_load_report():  # building a model draws random numbers, which are the caller's
         reader = _read(run)
