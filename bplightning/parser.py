@@ -110,7 +110,7 @@ class PluginParser(OneLine, LightningArgumentParser):
         _require_values(self, parsed)
         for key, plugin in self.plugins.items():
             options = class_parser(load(plugin.group, parsed[key].class_path), key)
-            _require_values(options, Namespace({key: parsed[key].get("init_args", {})}))
+            _require_values(options, Namespace({key: parsed[key].get("init_args", Namespace())}))
         return parsed
 
     def parse_string(self, content: str, *rest: Any, **kwargs: Any) -> Namespace:

@@ -87,7 +87,7 @@ class PruneCLI(PruningCLI):
         self.config = parser.parse_args(args)
         task = self.config.fit.task
         recipe = getattr(load(TASKS, task.class_path), "embedded_recipe", None)
-        if recipe is not None and task.init_args.get("model", "") is None:
+        if recipe is not None and task.get("init_args", {}).get("model", "") is None:
             raise UserError(
                 "--task.model is not given, and the model that the task would take is not fine-tuned: what it can do "
                 "without, nothing says. Give the folder of a fine-tuned one as --task.model."
