@@ -12,11 +12,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from bplightning.errors import UserError
+from bplightning.one_line import OneLine
 
 
 def write_compact(
@@ -192,7 +193,7 @@ def export(
         out: Folder to write, with the tokenizer and configuration beside the model: model.onnx, or for an
             encoder-decoder that generates encoder_model.onnx, decoder_model.onnx and decoder_with_past_model.onnx; or
             model.pt2, one forward pass without a key/value cache. Batch and length may have any size.
-        format: onnx needs pip install onnx onnxruntime onnxscript.
+        format: onnx needs pip install "bplightning[onnx]".
         dtype: Precision to compute in.
         quantize: int8 quantizes the weights by channel with ONNX Runtime, activations while it runs; by default nothing
             is quantized. How far that is from torch is said, and not refused.
@@ -318,18 +319,23 @@ def _refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
+class _Parser(OneLine, ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+
 def build_parser() -> ArgumentParser:
     """The parser of the verbs here; it only lists those that have parsers of their own."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="bplightning",
         description="Block pruning for faster Transformers. Start with: bplightning fit --strategy hybrid",
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB")
     for name, line in (TRAINING_VERBS | PARSED_THEMSELVES).items():
-        verbs.add_subcommand(name, ArgumentParser(), help=line)
+        verbs.add_subcommand(name, _Parser(), help=line)
     for name, function in VERBS.items():
         description = (function.__doc__ or "").partition("\n")[0]
-        subparser = ArgumentParser(description=description)
+        subparser = _Parser(description=description)
         subparser.add_function_arguments(function, as_positional=True)
         verbs.add_subcommand(name, subparser, help=description)
     return parser

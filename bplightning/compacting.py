@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import torch
-import yaml
 from lightning.pytorch import Trainer
 
 from bplightning.alignment import AUTO, Alignment, require_possible
@@ -15,8 +14,9 @@ from bplightning.compact_stage import Filling, Saving
 from bplightning.errors import UserError
 from bplightning.finishing import UNFINISHED, finish
 from bplightning.refill import refilled
+from bplightning.report import made_parent
 from bplightning.report_schema import Report
-from bplightning.runs import baseline_of, load_run, refill_of, task_of_run
+from bplightning.runs import baseline_of, load_run, refill_of, settings_of, task_of_run
 from bplightning.vocabulary import Corpus
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -71,6 +71,7 @@ def compact_run(
         )
     module, alignment = load_run(run, checkpoint), wanted or _alignment_of(run)
     require_possible(alignment, module.strategy)
+    made_parent(out)
     return finish(
         Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),
         module,
@@ -92,8 +93,8 @@ def compact_run(
 
 def _alignment_of(run: Path) -> Alignment:
     """As the run has it; what it has chosen by measurement is chosen."""
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("alignment") or {}
-    alignment = Alignment(**settings)
+    with settings_of(run) as settings:
+        alignment = Alignment(**(settings.get("alignment") or {}))
     if alignment.multiple_of == AUTO:
         for file in (run / "report.json", run / UNFINISHED):
             if file.is_file() and (found := json.loads(file.read_text(encoding="utf-8")).get("alignment")):

@@ -18,6 +18,7 @@ from rich.console import Console
 from bplightning.comparing import compare
 from bplightning.comparing_drawing import draw, render
 from bplightning.errors import UserError
+from bplightning.one_line import OneLine
 from bplightning.report import load_report, writable, write_whole
 from bplightning.report_page import REPORT_FILE
 
@@ -61,9 +62,13 @@ def run_compare(args: Sequence[str]) -> None:
             console.print(f"The {what}: {file}", soft_wrap=True, highlight=False, markup=False)
 
 
+class _Parser(OneLine, argparse.ArgumentParser):
+    pass
+
+
 def compare_parser() -> argparse.ArgumentParser:
     """The verb's own options; what stands behind ``--`` is `fit`'s."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bplightning compare",
         usage="%(prog)s [RUN ...] [options] [-- options of fit]",
         description=DESCRIPTION,
@@ -92,6 +97,14 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _made(given: argparse.Namespace, fit: list[str]) -> dict[str, Path]:
     """Make the runs, or go on with them, one after the other; each by a name that its settings give."""
+    varied = {"--strategy": "--strategies", "--seed_everything": "--seeds"}
+    varied |= {"--task.model": "--models"} if given.models else {}
+    for option in (word.partition("=")[0].replace(".init_args.", ".").removesuffix(".class_path") for word in fit):
+        if option in varied:
+            raise UserError(
+                f"{option} stands behind --, where it would hold for every run, and runs are to differ in it: give "
+                f"{varied[option]} before the -- instead."
+            )
     made = {}
     for model, strategy, seed in itertools.product(
         _words(given.models), _words(given.strategies), _words(given.seeds or "0")

@@ -215,7 +215,8 @@ def _shape(reports: Mapping[str, Report], shape: str | None) -> str:
     if shape is None and common:
         return "8x128" if "8x128" in common else common[-1]
     if shape not in common:
-        raise UserError(f"the runs were not all timed at {shape or 'one shape'}; they were at: {', '.join(common)}.")
+        remedy = f"give --shape, one of {', '.join(common)}" if common else "compare runs that have one in common"
+        raise UserError(f"the runs were not all timed at {shape or 'one shape'}: {remedy}.")
     return shape
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from bplightning.cli import build_parser
 from bplightning.compare_cli import compare_parser
-from bplightning.parser import PluginParser
+from bplightning.parser import PluginParser, class_parser
 from bplightning.plan_cli import PlanCLI
 from bplightning.plugins import available, load, summary
 from bplightning.prune_cli import PruneCLI
@@ -118,16 +118,10 @@ def _options_of_plugins(parser: Parser) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, plugin in parser.plugins.items() if isinstance(parser, PluginParser) else ():
         for name in available(plugin.group):
-            for action in _class_parser(load(plugin.group, name), key)._actions:
+            for action in class_parser(load(plugin.group, name), key)._actions:
                 if action.option_strings and action.dest.startswith(f"{key}."):
                     found.setdefault(f"--{action.dest}", _first(action.help or ""))
     return found
-
-
-def _class_parser(cls: type, key: str | None = None) -> LightningArgumentParser:
-    parser = LightningArgumentParser(add_help=False)
-    parser.add_class_arguments(cls, key, as_group=False, fail_untyped=False)
-    return parser
 
 
 # -- editors -----------------------------------------------------------------------------------------------------------
@@ -149,7 +143,7 @@ def config_schema() -> dict[str, Any]:
         lines = summary(plugin.group)
         kinds: list[dict[str, Any]] = [{"enum": list(lines)}, OPEN]
         for name, line in lines.items():
-            options = _schema_of(_class_parser(load(plugin.group, name)))
+            options = _schema_of(class_parser(load(plugin.group, name)))
             definitions |= options.pop("$defs", {})
             definitions[f"{key} {name}"] = options
             kinds.append(_choice({"enum": [name, plugin.class_path(name)]}, {"$ref": f"#/$defs/{key} {name}"}, line))

@@ -38,6 +38,7 @@ from bplightning.exporting_files import (
 )
 from bplightning.exporting_graphs import Parts, parts_of
 from bplightning.loading import load_saved
+from bplightning.report import made_parent
 from bplightning.saved_model import find_model
 
 FORMATS = ("onnx", "torch-export")
@@ -113,12 +114,12 @@ def export_model(
         raise UserError(f"cannot write to {str(out)!r}, which exists and is not an empty folder: name another one.")
     if format == "onnx":
         require_onnx()
+    place = made_parent(out)
     model = _load(path)
     checks = [made_inputs(model, rows=1, length=5), made_inputs(model, rows=3, length=160)]
     text = text_inputs(model, path)
     checks += [] if text is None else [text]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unproved = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    unproved = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=place))
     try:
         parts = exported_parts(model, DTYPES[dtype], with_past=format == "onnx")
         names = ", ".join(graph.name for graph in parts.graphs)

@@ -10,13 +10,15 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from jsonargparse import Namespace, get_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from bplightning.errors import UserError
+from bplightning.one_line import OneLine
 from bplightning.plugins import GROUPS, available, load, summary
 
 CONFIG_OPTIONS = ("-c", "--config")
@@ -59,7 +61,7 @@ class PluginArgument:
         return value
 
 
-class PluginParser(LightningArgumentParser):
+class PluginParser(OneLine, LightningArgumentParser):
     """Lightning's parser with plugin arguments (`add_plugin_arguments`).
 
     What is typed wins over configuration files wherever it stands in the line, and ``--strategy X`` may follow
@@ -70,6 +72,7 @@ class PluginParser(LightningArgumentParser):
         super().__init__(*args, **kwargs)
         self.plugins: dict[str, PluginArgument] = {}
         self.sections: dict[str, PluginParser] = {}
+        self.refused: dict[str, str] = {}
         self._chosen: dict[str, str] = {}
 
     def add_plugin_arguments(self, key: str, plugin: PluginArgument) -> None:
@@ -103,7 +106,12 @@ class PluginParser(LightningArgumentParser):
             unset = [key for key in self.plugins if namespace is None or namespace.get(key) is None]
             defaults = [f"--{key}={self._choose(key, self.plugins[key].default)}" for key in unset]
             args = defaults + self._arrange(list(args))
-        return super().parse_args(args, namespace, *rest, **kwargs)
+        parsed = super().parse_args(args, namespace, *rest, **kwargs)
+        _require_values(self, parsed)
+        for key, plugin in self.plugins.items():
+            options = class_parser(load(plugin.group, parsed[key].class_path), key)
+            _require_values(options, Namespace({key: parsed[key].get("init_args", Namespace())}))
+        return parsed
 
     def parse_string(self, content: str, *rest: Any, **kwargs: Any) -> Namespace:
         """`jsonargparse.ArgumentParser.parse_string`, with plugins by name; configuration files come through here."""
@@ -117,7 +125,13 @@ class PluginParser(LightningArgumentParser):
         return super().parse_string(content, *rest, **kwargs)
 
     def resolve(self, config: dict[str, Any]) -> dict[str, Any]:
-        """A configuration as YAML gives it, with all plugins' names, sections included, as full class paths."""
+        """A configuration as YAML gives it, with all plugins' names, sections included, as full class paths.
+
+        Raises:
+            UserError: There is no such plugin, or the configuration has a key that is `refused`, with the reason there.
+        """
+        for key in self.refused.keys() & config.keys():
+            raise UserError(f"the configuration has {key!r}: {self.refused[key]}")
         resolved = dict(config)
         for key in self.plugins.keys() & config.keys():
             resolved[key] = self.plugins[key].resolve(config[key])
@@ -151,7 +165,14 @@ class PluginParser(LightningArgumentParser):
         return files + choices + others
 
     def _choose(self, key: str, value: str) -> str:
-        chosen = self.plugins[key].resolve(get_loader("yaml")(value))
+        plugin = self.plugins[key]
+        try:
+            chosen = plugin.resolve(get_loader("yaml")(value))
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"--{key} is {value!r}, which is neither a name nor YAML ({error}): give a name such as "
+                f"{plugin.default}, a class path, or {{class_path: {plugin.default}}}."
+            ) from error
         if isinstance(chosen, dict):
             self._chosen[key] = chosen.get("class_path", self.plugins[key].default)
             return json.dumps(chosen)
@@ -177,19 +198,46 @@ class PluginParser(LightningArgumentParser):
             cls = load(self.plugins[key].group, name_or_class_path)
         except UserError:
             return ""  # the listing above has said why
-        parser = LightningArgumentParser(usage=argparse.SUPPRESS, description="", add_help=False)
-        group = parser.add_argument_group(f"options of --{key} {name_or_class_path}")
-        group.add_class_arguments(cls, key, as_group=False, fail_untyped=False)
-        return parser.format_help().strip() + "\n"
+        title = f"options of --{key} {name_or_class_path}"
+        return class_parser(cls, key, title=title).format_help().strip() + "\n"
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One line with what is wrong, and where to read on; the usage of `fit` alone would fill two screens.
 
-        Raises:
-            UserError: Always: the command line prints it, and Python has it as any other.
-        """
-        if not self.exit_on_error:
-            super().error(message, ex)
-        parser = getattr(ex, "subcommand_parser", None) or self
-        program = parser.prog.replace(" [options]", "")
-        raise UserError(f"{' '.join(message.split())} (see {program} --help)") from ex
+def class_parser(cls: type, key: str | None = None, *, title: str | None = None) -> LightningArgumentParser:
+    """A parser of a plugin's own options.
+
+    Args:
+        cls: The plugin's class.
+        key: What stands before an option's name, and a dot.
+        title: Heading of the options in the help.
+    """
+    parser = LightningArgumentParser(usage=argparse.SUPPRESS, description="", add_help=False)
+    group = parser.add_argument_group(title)
+    group.add_class_arguments(cls, key, as_group=False, fail_untyped=False)
+    return parser
+
+
+def _require_values(parser: ArgumentParser, parsed: Namespace) -> None:
+    """Refuse `None` for an option that cannot be it; jsonargparse takes it for one that is not given.
+
+    Raises:
+        UserError: There is one.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", action.type)
+        if action.default is None or parsed.get(action.dest, ...) is not None or hint is None or takes_none(hint):
+            continue
+        kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise UserError(
+            f"--{action.dest} is null, which it cannot be: give a value of type {kind}, or leave it out for its "
+            f"default, {action.default}."
+        )
+
+
+def takes_none(hint: Any) -> bool:
+    """Whether `None` is a value of a type.
+
+    >>> takes_none(float | None), takes_none(Any), takes_none(float), takes_none(list[float | None])
+    (True, True, False, False)
+    """
+    parts = get_args(hint) if get_origin(hint) in (Annotated, Literal, Union, UnionType) else ()
+    return hint in (None, NoneType, Any, object) or any(map(takes_none, parts))

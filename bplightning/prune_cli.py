@@ -14,7 +14,7 @@ from bplightning.growing_log import GrowingCSVLogger
 from bplightning.module import PruningModule
 from bplightning.one_shot import EXAMPLES, MODEL, prune
 from bplightning.parser import PluginArgument, PluginParser
-from bplightning.plugins import STRATEGIES
+from bplightning.plugins import STRATEGIES, TASKS, load
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
 from bplightning.training_cli import PLUGINS, PruningCLI, SavesConfigOf
@@ -85,6 +85,13 @@ class PruneCLI(PruningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args`; there is no recipe to begin with, for a model that is not fine-tuned is not to be pruned so."""
         self.config = parser.parse_args(args)
+        task = self.config.fit.task
+        recipe = getattr(load(TASKS, task.class_path), "embedded_recipe", None)
+        if recipe is not None and task.get("init_args", {}).get("model", "") is None:
+            raise UserError(
+                "--task.model is not given, and the model that the task would take is not fine-tuned: what it can do "
+                "without, nothing says. Give the folder of a fine-tuned one as --task.model."
+            )
 
     def instantiate_classes(self) -> None:
         """Build task, strategy and trainer, and the module of both."""

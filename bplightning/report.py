@@ -235,10 +235,25 @@ def writable(path: Path, overwrite: bool) -> Path:
         raise UserError(f"the output {str(path)!r} is a folder: name a file in it.")
     if path.exists() and not overwrite:
         raise UserError(f"the output {str(path)!r} is there already: name another file, or give --overwrite true.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(made_parent(path), os.W_OK):
         raise UserError(f"the output {str(path)!r} cannot be written: name another folder, or change its permissions.")
     return path
+
+
+def made_parent(path: Path) -> Path:
+    """The folder that a file or folder is to be written in, made where it is not there.
+
+    Raises:
+        UserError: There is a file where a folder must be.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(each for each in path.parents if each.exists())
+        raise UserError(
+            f"the output {str(path)!r} cannot be written, as {str(file)!r} is a file: name another folder."
+        ) from None
+    return path.parent
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -262,9 +277,9 @@ def load_report(path: str | Path) -> Report:
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"report {str(path)!r} does not exist: a run writes it at its end, beside config.yaml."
+            f"report {str(path)!r} does not exist: a run writes it at its end, beside config.yaml; give that folder."
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"report {str(path)!r} is not JSON ({error}): build it again.") from error

@@ -19,7 +19,7 @@ from bplightning.errors import UserError
 from bplightning.module import PruningModule
 from bplightning.refill import Refill
 from bplightning.task import Task
-from bplightning.training_cli import PruningCLI
+from bplightning.training_cli import PRUNE_ONLY, PruningCLI
 
 NOT_READ = ("trainer", "seed_everything", "ckpt_path", "weights_only")
 """Sections of a configuration that say how to train; other versions and machines may not have what they name."""
@@ -49,15 +49,19 @@ def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
         checkpoint: A checkpoint file, or ``best`` or ``last``; by default the newest in ``checkpoints/``.
 
     Raises:
-        UserError: The folder has no configuration or no such checkpoint, the configuration is of another version, or
-            the checkpoint is damaged or does not fit it.
+        UserError: The folder has no configuration or no such checkpoint, or is of a run of `prune`, the configuration
+            is of another version, or the checkpoint is damaged or does not fit it.
     """
-    config = run / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"{str(run)!r} has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0.")
+    with settings_of(run) as settings:
+        without_training = PRUNE_ONLY in settings
+    if without_training:
+        raise UserError(
+            f"{str(run)!r} is a run of `prune`, which keeps no checkpoints: its model is its compact/, which "
+            f"`validate --ckpt_path {run / 'compact'} --task ...` evaluates."
+        )
     file = checkpoint_of(run, checkpoint)
     with isolate_rng(), _without_load_report():  # building a model draws random numbers, which are the caller's
-        reader = _read(config)
+        reader = _read(run)
         module: PruningModule = reader.model
         if reader.config.fit.start == "baseline" and (baseline := baseline_of(run)) is not None:
             module.model = module.task.load_model(baseline)  # it may have other shapes than the task's model
@@ -76,15 +80,38 @@ def task_of_run(run: Path, *, model: Path) -> Task:
         model: Folder that takes the place of the task's `model`, its tokenizer included.
 
     Raises:
-        UserError: The configuration is of another version.
+        UserError: As `settings_of` has it.
     """
-    return _read(run / "config.yaml", model).datamodule
+    return _read(run, model).datamodule
+
+
+@contextmanager
+def settings_of(run: Path) -> Iterator[dict[str, Any]]:
+    """What a run's ``config.yaml`` says, to be read in a ``with``: what has no place in it there is the user's to mend.
+
+    Args:
+        run: The run's folder, with ``config.yaml``.
+
+    Raises:
+        UserError: The folder has no configuration, or it is damaged, or of another version.
+    """
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{str(run)!r} has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0.")
+    try:
+        yield yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, LookupError, TypeError, ArgumentError) as error:
+        raise UserError(
+            f"{str(config)!r} cannot be read ({' '.join(str(error).split())}): it is damaged, or of a version that "
+            "knows other options; rename or remove those."
+        ) from error
 
 
 def baseline_of(run: Path) -> Path | None:
     """Folder of the dense model that a run compares with, where there is one."""
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    for folder in (run / "baseline" / "model", Path(settings.get("baseline") or "none")):
+    with settings_of(run) as settings:
+        named = Path(settings.get("baseline") or "none")
+    for folder in (run / "baseline" / "model", named):
         if (folder / "config.json").is_file():
             return folder
     return None
@@ -92,8 +119,9 @@ def baseline_of(run: Path) -> Path | None:
 
 def refill_of(run: Path) -> Refill | None:
     """How a run refills its compact model; `None` where it does not."""
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("refill")
-    return Refill(**settings) if settings and settings["max_epochs"] else None
+    with settings_of(run) as settings:
+        refill = settings.get("refill")
+        return Refill(**refill) if refill and refill["max_epochs"] else None
 
 
 def checkpoint_of(run: Path, checkpoint: str | Path | None = None) -> Path:
@@ -128,16 +156,10 @@ def _without_load_report() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _read(config: Path, model: Path | None = None) -> _RunReader:
+def _read(run: Path, model: Path | None = None) -> _RunReader:
     """Build what a configuration says, with a task that takes `model`, if given, in place of its own."""
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-        kept = {key: value for key, value in content.items() if key not in NOT_READ}
+    with settings_of(run) as settings:
+        kept = {key: value for key, value in settings.items() if key not in NOT_READ}
         if model is not None:
             kept["task"] = kept["task"] | {"init_args": (kept["task"].get("init_args") or {}) | {"model": str(model)}}
         return _RunReader(["fit", f"--config={yaml.safe_dump(kept)}", "--seed_everything=false"])
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, LookupError, TypeError, ArgumentError) as error:
-        raise UserError(
-            f"{str(config)!r} cannot be read ({' '.join(str(error).split())}): it is damaged, or of a version that "
-            "knows other options; rename or remove those."
-        ) from error

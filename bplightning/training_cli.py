@@ -36,6 +36,7 @@ from bplightning.progress import ProgressLines
 from bplightning.ranks import lost_ranks_named
 from bplightning.refill import Refill
 from bplightning.report_schema import Report
+from bplightning.saved_model import find_model
 from bplightning.simplification import Simplification
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
@@ -53,6 +54,9 @@ PLUGINS = {
     "task": PluginArgument(base=Task, group=TASKS, default="qa"),
     "strategy": PluginArgument(base=PruningStrategy, group=STRATEGIES, default="hybrid"),
 }
+PRUNE_ONLY = "calibration_examples"
+"""The option by which a configuration of `prune` is known."""
+
 RECIPE_STEPS_ASIDE = re.compile(r"--task\.(init_args\.)?(model|dataset|\w+_file)|-c|--config|-h|--help|--.+\.help")
 """Options of one who brings a model, data or a configuration (a task names its arguments so), or reads the help."""
 
@@ -101,6 +105,10 @@ class PruningCLI(LightningCLI):
         assert isinstance(parser, PluginParser)
         for key, plugin in PLUGINS.items():
             parser.add_plugin_arguments(key, plugin)
+        parser.refused = {
+            PRUNE_ONLY: "it is of a run of `prune`, and only `prune` takes it. That run's model is its compact/: "
+            "`validate --ckpt_path RUN/compact --task ...` evaluates it"
+        }
         parser.add_argument(
             "--baseline",
             type=str,
@@ -154,10 +162,18 @@ class PruningCLI(LightningCLI):
     # -- what is built -------------------------------------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
-        """A model's folder with a tokenizer of its own is evaluated with that one, by a task built for the folder."""
+        """A run's folder stands for its model; one with a tokenizer is evaluated with that, by a task built for it."""
         settings = self.config[self.subcommand]
-        folder = Path(settings.get("ckpt_path") or "")
-        if self.subcommand != "fit" and (folder / "config.json").is_file() and any(folder.glob("tokenizer*")):
+        if self.subcommand == "fit" or settings.ckpt_path in (None, "last", "best"):
+            return
+        folder = Path(settings.ckpt_path)
+        if folder.is_dir():
+            from bplightning.runs import checkpoint_of  # it stands on the command line
+
+            folder = find_model(folder)
+            folder = folder if (folder / "config.json").is_file() else checkpoint_of(folder)
+            settings.ckpt_path = str(folder)
+        if (folder / "config.json").is_file() and any(folder.glob("tokenizer*")):
             arguments = settings.task.get("init_args", Namespace())
             if "model" in arguments:
                 arguments.model = str(folder)
@@ -336,11 +352,6 @@ class PruningCLI(LightningCLI):
     ) -> None:
         ckpt_path = self._checkpoint(ckpt_path)
         if ckpt_path is not None and Path(ckpt_path).is_dir():
-            if not (Path(ckpt_path) / "config.json").is_file():
-                raise UserError(
-                    f"--ckpt_path {ckpt_path!r} is a folder without a config.json: give the folder of a saved model, "
-                    "such as a run's compact/, or a file, such as one in a run's checkpoints/."
-                )
             from bplightning.fine_tuned import load_fitting
 
             saved = load_fitting(task, Path(ckpt_path), what="--ckpt_path")

@@ -262,6 +262,111 @@ def test_what_a_user_can_put_right_is_one_line(refused: Any, args: list[str], sa
     assert said.replace("'regularization'", '"regularization"') in refused("fit", "--task.model", "x", *args)
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["benchmark", "x", "--nonsense", "1"], "--nonsense"),
+        (["benchmark", "x", "--batch_size", "8"], "--batch_size"),  # no abbreviation of --batch_sizes
+        (["benchmark"], "folder"),
+        (["benchmark", "x", "--dtype", "int4"], "int4"),
+        (["compact", "x"], "out"),
+        (["nonsense"], "nonsense"),
+        (["compare", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["compare", "x", "--overwrite", "maybe"], "invalid choice: 'maybe'"),
+    ],
+)
+def test_a_bad_word_to_a_verb_is_one_line(refused: Any, args: list[str], said: str) -> None:
+    message = refused(*args)
+    assert said in message
+    assert re.search(r"\(see bplightning( benchmark| compare)? --help\)", message)
+
+
+@pytest.mark.parametrize("value", ["[", "{a: ", "@x", "{class_path: hybrid"])
+def test_a_choice_that_is_no_yaml_is_one_line(refused: Any, value: str) -> None:
+    message = refused("fit", "--strategy", value)
+    assert f"--strategy is {value!r}, which is neither a name nor YAML (" in message
+    assert "give a name such as hybrid, a class path, or {class_path: hybrid}" in message
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--strategy.regularization", "null"], "--strategy.regularization is null, .* type float, .* default, 20"),
+        (["--strategy.final_warmup=null"], "--strategy.final_warmup is null"),
+        (["--strategy", "user_file.MyStrategy", "--strategy.foo", "null"], "foo is null, .* type int, .* default, 1"),
+        (["--strategy", "{class_path: user_file.MyStrategy, init_args: {foo: null}}"], "--strategy.foo is null"),
+        (["--task", "user_file.TinyTask", "--task.batch_size", "null"], "--task.batch_size is null"),
+        (["--config", "strategy.yaml"], "--strategy.regularization is null"),
+        (["--config", "model.yaml"], "--model.learning_rate is null"),
+        (["--config", "refill.yaml"], "--refill.max_epochs is null, .* type int, .* default, 0"),
+        (["--config", "baseline.yaml"], "--baseline is null, .* type str, .* default, none"),
+    ],
+)
+def test_null_is_refused_where_it_cannot_be(refused: Any, here: Path, args: list[str], said: str) -> None:
+    (here / "strategy.yaml").write_text("strategy: {class_path: hybrid, init_args: {regularization: null}}")
+    (here / "model.yaml").write_text("model: {learning_rate: null}")
+    (here / "refill.yaml").write_text("refill: {max_epochs: null}")
+    (here / "baseline.yaml").write_text("baseline: null")
+    message = refused("fit", "--task.model", "x", *args)
+    assert re.search(said, message)
+    assert "which it cannot be: give a value of type" in message
+
+
+def test_null_stays_where_it_can_be(printed: Any, here: Path) -> None:
+    content = {
+        "strategy": {"class_path": "hybrid", "init_args": {"target_density": None}},
+        "task": {"class_path": "qa", "init_args": {"model": "x"}},
+        "trainer": {"max_epochs": None, "logger": None},
+        "refill": {"learning_rate": None},
+        "quantize": None,
+    }
+    settings = printed("fit", "--config", write(here, content))
+    assert settings["strategy"]["init_args"]["target_density"] is None
+    assert settings["trainer"]["max_epochs"] is None
+    typed = printed("fit", "--task.model", "x", "--strategy.target_density", "null", "--trainer.max_epochs", "null")
+    assert typed["trainer"]["max_epochs"] is None
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["benchmark", "x", "--output", "file/out.json"],
+        ["benchmark", "x", "--plot", "file/deeper/out.png"],
+        ["latency-table", "x", "file/out.json"],
+        ["compare", "x", "--page", "file/out.html"],
+    ],
+)
+def test_an_output_below_a_file_is_one_line(refused: Any, here: Path, args: list[str]) -> None:
+    (here / "file").touch()
+    said = f"the output '{args[-1]}' cannot be written, as 'file' is a file: name another folder"
+    assert said in refused(*args)
+
+
+@pytest.mark.parametrize("verb", ["compare", "report"])
+def test_a_report_in_place_of_its_run_is_one_line(refused: Any, here: Path, verb: str) -> None:
+    (here / "report.json").touch()
+    assert "report.json/report.json' does not exist: a run writes it at its end" in refused(verb, "report.json")
+
+
+def test_a_folder_that_is_no_run_is_one_line(refused: Any) -> None:
+    said = refused("compact", "runs/typo", "out")
+    assert "'runs/typo' has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0." in said
+
+
+def test_prune_wants_a_model_that_is_fine_tuned(refused: Any, here: Path) -> None:
+    assert "--task.model is not given" in refused("prune", "--strategy.target_flops", "0.5")
+    config = write(here, {"task": {"class_path": "classification"}})
+    assert "--task.model is not given" in refused("prune", "--config", config)
+
+
+@pytest.mark.parametrize("args", [["fit"], ["validate"], ["plan"]])
+def test_a_configuration_of_prune_says_what_it_is(refused: Any, here: Path, args: list[str]) -> None:
+    content = {"calibration_examples": None, "strategy": "post-training"}
+    message = refused(*args, "--config", write(here, content))
+    assert "'calibration_examples': it is of a run of `prune`, and only `prune` takes it" in message
+    assert "`validate --ckpt_path RUN/compact --task ...` evaluates it" in message
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(run: str) -> None:
         raise ValueError("a bug")

@@ -100,8 +100,11 @@ def test_what_is_not_there_is_refused() -> None:
     runs = {"a": run_of(87.5, 50.0, 176)}
     with pytest.raises(UserError, match="'a' has no metric 'bleu': give --metric, one of exact_match, f1"):
         compare(runs, metric="bleu")
-    with pytest.raises(UserError, match="the runs were not all timed at 1x1; they were at: 8x128"):
+    with pytest.raises(UserError, match="the runs were not all timed at 1x1: give --shape, one of 8x128"):
         compare(runs, shape="1x1")
+    elsewhere = built(latency_ms={"dense": {"1x9": 1.0}, "compact": {"1x9": 1.0}}, speedup={"1x9": 1.0})
+    with pytest.raises(UserError, match="not all timed at one shape: compare runs that have one in common"):
+        compare(runs | {"b": elsewhere})
     with pytest.raises(UserError, match="do not say which metric is the score: give --metric, one of exact_match, f1"):
         compare({"a": run_of(87.5, 50.0, 176, monitor=None)})
 
@@ -160,6 +163,33 @@ def test_runs_are_made_one_for_each_combination_and_only_once(
         with pytest.raises(SystemExit):
             main(wrong)
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("models", "behind", "instead"),
+    [
+        ([], ["--strategy", "l0"], "--strategy stands behind --, .* give --strategies before"),
+        ([], ["--strategy.class_path=l0"], "--strategy stands behind --, .* give --strategies before"),
+        ([], ["--trainer.max_steps", "1", "--seed_everything=1"], "--seed_everything stands behind .* give --seeds"),
+        (["--models", "a,b"], ["--task.model", "c"], "--task.model stands behind --, .* give --models before"),
+        (["--models", "a,b"], ["--task.init_args.model=c"], "--task.model stands behind --, .* give --models before"),
+    ],
+)
+def test_what_runs_differ_in_does_not_stand_behind_the_dashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: list[str], behind: list[str], instead: str
+) -> None:
+    monkeypatch.setattr(compare_cli.subprocess, "run", lambda *_, **__: pytest.fail("a run is made"))
+    given = ["--strategies", "hybrid,movement", "--folder", str(tmp_path), *models]
+    with pytest.raises(UserError, match=instead):
+        compare_cli.run_compare([*given, "--", *behind])
+
+
+def test_one_model_for_all_runs_may_stand_behind_the_dashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(compare_cli, "_run", lambda root, options: calls.append(options) or tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        compare_cli.run_compare(["--strategies", "l0", "--", "--task.model", "c", "--strategy.density", "0.5"])
+    assert calls[0][-4:] == ["--task.model", "c", "--strategy.density", "0.5"]
 
 
 def test_a_run_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

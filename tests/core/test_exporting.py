@@ -394,6 +394,15 @@ def test_a_family_that_transformers_does_not_have(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_below_a_file_is_refused_before_the_model_is_read(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_load", lambda path: pytest.fail("the model is read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/out' cannot be written, as '.*file' is a file: name another folder"):
+        export_model(classifier, tmp_path / "file" / "out")
+
+
 def test_files_of_the_user_stay(classifier: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match="exists and is not an empty folder: name another one"):
@@ -404,7 +413,7 @@ def test_files_of_the_user_stay(classifier: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["onnx", "onnxruntime", "onnxscript"])
 def test_a_missing_library(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=f"the format onnx needs {name}: pip install onnx onnxruntime onnxscript"):
+    with pytest.raises(UserError, match=f'the format onnx needs {name}: pip install "bplightning\\[onnx\\]"'):
         export_model(classifier, tmp_path / "out")
 
 

@@ -14,8 +14,9 @@ import yaml
 from pointing_task import PointingTask, make_run
 from transformers import PreTrainedModel
 
+from bplightning.compacting import _alignment_of, compact_run
 from bplightning.errors import UserError
-from bplightning.runs import checkpoint_of, load_run, task_of_run
+from bplightning.runs import baseline_of, checkpoint_of, load_run, refill_of, task_of_run
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,42 @@ def test_the_task_of_a_run_for_another_model(run: Path, tmp_path: Path) -> None:
     task = task_of_run(run, model=tmp_path)
     assert isinstance(task, PointingTask)
     assert (task.model, task.offset) == (str(tmp_path), 100)
+
+
+@pytest.mark.parametrize("read", [load_run, baseline_of, refill_of, _alignment_of])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "has no config\\.yaml: give the folder of a run"),
+        ("", "cannot be read .* it is damaged"),
+        ("[1, 2]", "cannot be read .* it is damaged"),
+        ("a: [", "cannot be read .* it is damaged"),
+        (b"\xff", "cannot be read .* it is damaged"),
+        (
+            "{baseline: [1], refill: {epochs: 1}, alignment: {old: 1}}",
+            "cannot be read .* of a version that knows other",
+        ),
+    ],
+)
+def test_every_reader_of_a_configuration_says_what_is_wrong_with_it(
+    run: Path, read: Callable[[Path], Any], content: str | bytes | None, said: str
+) -> None:
+    file = run / "config.yaml"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=said) as e:
+        read(run)
+    assert "\n" not in str(e.value)
+
+
+def test_a_run_of_prune_has_no_checkpoints_and_says_so(run: Path) -> None:
+    change(run, lambda settings: settings.update(calibration_examples=None))
+    said = r"is a run of `prune`, which keeps no checkpoints: its model is its compact/, which `validate --ckpt_path .*"
+    with pytest.raises(UserError, match=said):
+        load_run(run)
+    with pytest.raises(UserError, match=said):
+        compact_run(run, run / "out")
 
 
 def test_the_checkpoint_by_its_word(run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -240,8 +241,15 @@ def test_a_models_folder_is_evaluated_as_it_is(here: Path, capsys: pytest.Captur
     main(["validate", *OPTIONS, "--ckpt_path", "saved"])
     assert f"{float(trainer.callback_metrics['val_accuracy']):.1f}" in capsys.readouterr().out
     assert files(here) == before
-    message = refused(capsys, "validate", *OPTIONS, "--ckpt_path", "runs/tiny-hybrid/version_0")
-    assert "version_0' is a folder without a config.json: give the folder of a saved model" in message
+    run = Path("runs/tiny-hybrid/version_0")  # its newest checkpoint, until it has a compact model
+    main(["validate", *OPTIONS, "--ckpt_path", str(run)])
+    assert f"{float(trainer.callback_metrics['val_accuracy']):.1f}" in capsys.readouterr().out
+    shutil.copytree("saved", run / "compact")
+    (run / "checkpoints" / "last.ckpt").unlink()
+    main(["validate", *OPTIONS, "--ckpt_path", str(run)])
+    assert f"{float(trainer.callback_metrics['val_accuracy']):.1f}" in capsys.readouterr().out
+    message = refused(capsys, "validate", *OPTIONS, "--ckpt_path", "runs")
+    assert "the model 'runs' is there, but is none of these: give a model's folder" in message
     weights = Path("saved/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "--ckpt_path 'saved' cannot be loaded" in refused(capsys, "test", *OPTIONS, "--ckpt_path", "saved")
