@@ -128,11 +128,11 @@ def fit(row: str, options: dict[str, str], runs: Path) -> tuple[Path, dict]:
     root = runs / "quality" / row
     options = {"--resume": "true", "--trainer.default_root_dir": str(root)} | options
     words = [f"{key}={value}" for key, value in options.items() if value]
-    start = time.monotonic()
+    start, goes_on = time.monotonic(), root.exists()
     subprocess.run([sys.executable, str(ROOT / "cli.py"), "fit", *words], check=True)
     (file,) = root.glob("runs/*/*/report.json")
     report = squad_minilm.without_paths(json.loads(file.read_text()))
-    report["seconds"] = round(time.monotonic() - start)
+    report["seconds"] = None if goes_on else round(time.monotonic() - start)
     return file.parent / "compact", report
 
 

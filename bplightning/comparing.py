@@ -14,7 +14,7 @@ from bplightning.report_page import short_name
 from bplightning.report_schema import Report
 from bplightning.report_table import fills_zeros
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised by one whenever a key of a comparison is renamed, removed, added or changes its meaning or unit."""
 
 COSTS: tuple[Literal["latency_ms"], Literal["bytes"]] = ("latency_ms", "bytes")

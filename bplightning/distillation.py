@@ -78,32 +78,6 @@ class Distillation:
         self.alpha_experts = alpha_experts
         self.cache_megabytes = cache_megabytes
 
-    def load(self, task: Task, student: PreTrainedModel, strategy: PruningStrategy) -> PreTrainedModel:
-        """The teacher's model.
-
-        Args:
-            task: The task.
-            student: The model that learns.
-            strategy: How it is pruned.
-
-        Raises:
-            UserError: The teacher does not fit the student, or what is to be learned.
-        """
-        assert self.teacher is not None
-        if self.cache_megabytes and strategy.learns_from_layers:
-            raise UserError(
-                "distillation's cache_megabytes keeps logits, and with a strategy that learns from layers the teacher "
-                "computes all the same: leave cache_megabytes at 0."
-            )
-        model = load_teacher(self.teacher, task, student)
-        widths = [states_width(each) for each in (student, model)]
-        if self.alpha_hidden and widths[0] != widths[1]:
-            raise UserError(
-                f"alpha_hidden is {self.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
-                f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
-            )
-        return model
-
     def settings(self) -> dict[str, Any] | None:
         """What the report says of it; `None` where there is no teacher."""
         settings = {name: value for name, value in vars(self).items() if name != "given"}
@@ -131,9 +105,20 @@ class Teacher:
         assert settings.teacher is not None
         self.settings = settings
         self.strategy = strategy or PruningStrategy()
+        if settings.cache_megabytes and self.strategy.learns_from_layers:
+            raise UserError(
+                "distillation's cache_megabytes keeps logits, and with a strategy that learns from layers the teacher "
+                "computes all the same: leave cache_megabytes at 0."
+            )
         self.task = task
-        self.model = settings.load(task, student, self.strategy)
-        self.inputs = TeacherInputs(self.model, task, name=settings.teacher)
+        self.model = load_teacher(settings.teacher, task, student)
+        self.inputs = TeacherInputs(self.model, student, task, name=settings.teacher)
+        widths = [states_width(model) for model in (student, self.model)]
+        if settings.alpha_hidden and widths[0] != widths[1]:
+            raise UserError(
+                f"alpha_hidden is {settings.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
+                f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
+            )
         self.strategy.meet_teacher(self.model)
         self.model.requires_grad_(False).eval()
         self.experts = ExpertDistillation(student, self.model) if settings.alpha_experts else None
@@ -158,12 +143,12 @@ class Teacher:
             outputs: The student's.
             batch: The batch that they are of.
         """
-        inputs, given = self.inputs(self.task.model_inputs(batch)), None
+        inputs, given = self.task.model_inputs(batch), None
         with torch.no_grad():  # not inference mode: autograd saves what the student is compared with
             if self.settings.cache_megabytes:
-                logits = self.cache.logits(inputs, lambda rows: self.task.logits(self.model(**rows), rows))
+                logits = self.cache.logits(inputs, lambda rows: self.task.logits(self.model(**self.inputs(rows)), rows))
             else:
-                given = self.model(**inputs, **self.student_options)
+                given = self.model(**self.inputs(inputs), **self.student_options)
                 logits = self.task.logits(given, batch)
         own = self.task.logits(outputs, batch)
         both = min(own.shape[-1], logits.shape[-1])  # of tokens: models have spare ones, not all as many

@@ -31,8 +31,11 @@ def load_fitting(task: Task, name: str | Path, *, what: str) -> PreTrainedModel:
             f"{what} {str(name)!r} is not fine-tuned for this task: it has no {unread[0]!r}{more}, which would be "
             "random. Give the folder of a model that is, as `fit --strategy dense` leaves it."
         )
-    if task.tokenizer is not None and lacking_tokens(model, task.tokenizer):
-        rows, tokens = rows_of(model), len(task.tokenizer)
+    if task.tokenizer is None:
+        return model
+    embeddings: Any = model.get_input_embeddings()
+    rows, tokens = embeddings.weight.shape[0], len(task.tokenizer)
+    if rows <= max(given_tokens(model, task.tokenizer).values()):
         raise UserError(
             f"{what} {str(name)!r} has {rows} tokens, and the task's tokenizer {tokens}: it is of another "
             "vocabulary, for example trimmed by `compact --vocabulary`. Give a model of the same, or give the folder, "
@@ -42,7 +45,7 @@ def load_fitting(task: Task, name: str | Path, *, what: str) -> PreTrainedModel:
 
 
 def unread_weights(model: PreTrainedModel) -> list[str]:
-    """Weights that `from_pretrained` did not find, and has drawn at random.
+    """Weights that `from_pretrained` did not find, and has drawn at random; computed ones, as of positions, are not.
 
     Args:
         model: A model as it was loaded.
@@ -51,23 +54,22 @@ def unread_weights(model: PreTrainedModel) -> list[str]:
     read = {name: getattr(value, "_is_hf_initialized", False) for name, value in model.named_parameters()}
     if not any(read.values()):
         return []
-    computed = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
-    return [name for name, there in read.items() if not there and not any(each.search(name) for each in computed)]
+    never_saved = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
+    return [
+        name
+        for name, there in read.items()
+        if not there
+        and not any(pattern.search(name) for pattern in never_saved)
+        and not hasattr(model.get_submodule(name.rpartition(".")[0]), "create_weight")  # sines and cosines
+    ]
 
 
-def lacking_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Tokens of a tokenizer that a model has no embedding of, and may be given.
+def given_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The tokens of a tokenizer that a model may be given, with their numbers.
 
     Args:
         model: The model.
         tokenizer: The tokenizer; what it masks with is given to masked language models only.
     """
-    rows = rows_of(model)
     unused = None if type(model).__name__.endswith("ForMaskedLM") else tokenizer.mask_token
-    return [token for token, number in tokenizer.get_vocab().items() if number >= rows and token != unused]
-
-
-def rows_of(model: PreTrainedModel) -> int:
-    """Rows of a model's token embeddings."""
-    embeddings: Any = model.get_input_embeddings()
-    return int(embeddings.weight.shape[0])
+    return {token: number for token, number in tokenizer.get_vocab().items() if token != unused}

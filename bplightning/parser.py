@@ -109,6 +109,8 @@ class PluginParser(OneLine, LightningArgumentParser):
         parsed = super().parse_args(args, namespace, *rest, **kwargs)
         _require_values(self, parsed)
         for key, plugin in self.plugins.items():
+            if parsed.get(key) is None:
+                raise UserError(f"--{key} is null, which it cannot be: give a name such as {plugin.default}.")
             options = class_parser(load(plugin.group, parsed[key].class_path), key)
             _require_values(options, Namespace({key: parsed[key].get("init_args", Namespace())}))
         return parsed

@@ -33,6 +33,7 @@ from bplightning.strategy import PruningStrategy
 from bplightning.suitability import require_by_training
 from bplightning.task import Task
 from bplightning.task_file import save_task
+from bplightning.teachers import load_readable
 
 LIGHTNINGS_NAMES = ("last", "best", "hpc", "registry")
 """What `Trainer.fit` takes beside a checkpoint's path."""
@@ -108,11 +109,6 @@ def fit(
         raise UserError(
             "the teacher is 'baseline', but there is none: give baseline 'train' or a folder, or another teacher."
         )
-    if dense is not None:
-        require_loads(task, dense)
-    if baseline == "train" and module.distillation.teacher not in (None, BASELINE):
-        with isolate_rng():  # a useless one is refused before a baseline is trained
-            module.distillation.load(task, task.build_model(), module.strategy)
     run = folder_of(trainer)
     if resume and (run / "report.json").is_file():
         rank_zero_info(f"The run {str(run)!r} has ended, nothing is left to do: its report.json is there.")
@@ -124,6 +120,10 @@ def fit(
                 f"onnx-{quantize}` times them."
             )
         return report if trainer.is_global_zero else None
+    if dense is not None:
+        require_loads(task, dense)
+    if module.distillation.teacher not in (None, BASELINE):  # a useless one is refused before a baseline is trained
+        load_readable(module.distillation.teacher, task)
     if resume and fit_arguments.get("ckpt_path") is None:
         fit_arguments["ckpt_path"] = find_checkpoint(run / "checkpoints")
     there = [run / "compact"] if (run / "compact").exists() else []

@@ -249,7 +249,7 @@ def made_parent(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        file = next(each for each in path.parents if each.exists())
+        file = next(each for each in path.parents if each.exists() or each.is_symlink())
         raise UserError(
             f"the output {str(path)!r} cannot be written, as {str(file)!r} is a file: name another folder."
         ) from None

@@ -21,7 +21,7 @@ from bplightning.refill import Refill
 from bplightning.task import Task
 from bplightning.training_cli import PRUNE_ONLY, PruningCLI
 
-NOT_READ = ("trainer", "seed_everything", "ckpt_path", "weights_only")
+NOT_READ = ("trainer", "seed_everything", "ckpt_path", "weights_only", "refill")
 """Sections of a configuration that say how to train; other versions and machines may not have what they name."""
 
 
@@ -99,12 +99,20 @@ def settings_of(run: Path) -> Iterator[dict[str, Any]]:
     if not config.is_file():
         raise UserError(f"{str(run)!r} has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0.")
     try:
-        yield yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, LookupError, TypeError, ArgumentError) as error:
-        raise UserError(
-            f"{str(config)!r} cannot be read ({' '.join(str(error).split())}): it is damaged, or of a version that "
-            "knows other options; rename or remove those."
-        ) from error
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise _unreadable(config, error) from error
+    try:
+        yield content
+    except (AttributeError, LookupError, TypeError, ArgumentError) as error:
+        raise _unreadable(config, error) from error
+
+
+def _unreadable(config: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{str(config)!r} cannot be read ({' '.join(str(error).split())}): it is damaged, or of a version that knows "
+        "other options; rename or remove those."
+    )
 
 
 def baseline_of(run: Path) -> Path | None:

@@ -69,7 +69,7 @@ class Task(LightningDataModule, ABC):
 
     @abstractmethod
     def load_model(self, folder: str | Path) -> PreTrainedModel:
-        """The task's model read from a saved folder, dense or compact."""
+        """The task's model read from a saved folder, dense or compact, with all its weights from there."""
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The entries of a batch that the model's `forward` takes."""

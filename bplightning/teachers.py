@@ -6,12 +6,12 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from bplightning.errors import UserError
 from bplightning.example_inputs import positions_of
-from bplightning.fine_tuned import load_fitting
+from bplightning.fine_tuned import given_tokens, load_fitting
 from bplightning.loading import load_saved
 from bplightning.task import Task
 
@@ -27,9 +27,23 @@ def load_teacher(name: str, task: Task, student: PreTrainedModel) -> PreTrainedM
     Raises:
         UserError: It cannot be loaded, is not fine-tuned, or does not fit.
     """
-    teacher = load_fitting(task, name, what="the teacher")
+    teacher = load_readable(name, task)
     require_same_labels(teacher, student, name=name)
-    require_same_tokens(task, name=name)
+    return teacher
+
+
+def load_readable(name: str, task: Task) -> PreTrainedModel:
+    """A teacher's model, refused where it is not fine-tuned, or reads something else; before there is a student.
+
+    Args:
+        name: Folder or hub name.
+        task: The task.
+
+    Raises:
+        UserError: It is, or it cannot be loaded.
+    """
+    teacher = load_fitting(task, name, what="the teacher")
+    require_same_tokens(teacher, task, name=name)
     return teacher
 
 
@@ -46,20 +60,22 @@ def require_same_labels(teacher: PreTrainedModel, student: PreTrainedModel, *, n
     """
     if student.get_output_embeddings() is not None:
         return
-    of_teacher, own = (list((model.config.id2label or {}).values()) for model in (teacher, student))
-    if len(of_teacher) == len(own) and (_lower(of_teacher) == _lower(own) or not all(map(_named, (of_teacher, own)))):
+    of_teacher, own = ([str(each) for each in (model.config.id2label or {}).values()] for model in (teacher, student))
+    counted = any(map(_unnamed, (of_teacher, own))) or _numbers(of_teacher) != _numbers(own)
+    if len(of_teacher) == len(own) and (counted or of_teacher == own or _folded(of_teacher) == _folded(own)):
         return  # labels without names can only be counted
-    rule = "its labels in another order" if sorted(_lower(of_teacher)) == sorted(_lower(own)) else "other labels"
+    rule = "its labels in another order" if sorted(of_teacher) == sorted(own) else "other labels"
     raise UserError(
         f"the teacher {name!r} has {rule} than the model: {of_teacher[:8]} and {own[:8]}. Take one that was fine-tuned "
         "on the same data, or baseline."
     )
 
 
-def require_same_tokens(task: Task, *, name: str) -> None:
+def require_same_tokens(teacher: PreTrainedModel, task: Task, *, name: str) -> None:
     """Refuse a teacher that would read the task's tokens as others.
 
     Args:
+        teacher: The teacher.
         task: The task, whose tokenizer makes the inputs of both.
         name: Folder or hub name of the teacher.
 
@@ -71,7 +87,7 @@ def require_same_tokens(task: Task, *, name: str) -> None:
     unsaid = folder.is_dir() and not any(any(folder.glob(each)) for each in ("tokenizer*", "*vocab*", "*.model"))
     if task.tokenizer is None or unsaid:
         return
-    tokens = task.tokenizer.get_vocab()
+    tokens = given_tokens(teacher, task.tokenizer)
     theirs = load_saved(AutoTokenizer.from_pretrained, name, what="the tokenizer of the teacher").get_vocab()
     different = [token for token, number in tokens.items() if theirs.get(token) != number]
     if different:
@@ -89,14 +105,17 @@ class TeacherInputs:
 
     Args:
         teacher: The teacher.
+        student: The model that learns.
         task: The task, whose tokenizer says what separates two texts.
         name: What the teacher is called, for the message.
     """
 
-    def __init__(self, teacher: PreTrainedModel, task: Task, *, name: str) -> None:
-        self.taken = inspect.signature(teacher.forward).parameters
-        self.positions, self.name = positions_of(teacher), name
+    def __init__(self, teacher: PreTrainedModel, student: PreTrainedModel, task: Task, *, name: str) -> None:
+        self.taken, own = (inspect.signature(model.forward).parameters for model in (teacher, student))
+        self.positions, self.name = positions_of(teacher) if _has_table(teacher) else None, name
         segments = "token_type_ids" in self.taken and getattr(teacher.config, "type_vocab_size", 0) > 1
+        # What is decided about tokens is learned from texts by themselves, one after the other.
+        segments = segments and "token_type_ids" not in own and teacher.get_output_embeddings() is None
         self.separator: int | None = getattr(task.tokenizer, "sep_token_id", None) if segments else None
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +133,8 @@ class TeacherInputs:
                 f"the teacher {self.name!r} has {self.positions} positions, and the batch is {ids.shape[1]} tokens "
                 f"long: lower the task's max_length to {self.positions}, or take another teacher."
             )
+        if not self.taken.keys() & inputs.keys():  # a wrapper, which hands on what it is given
+            return inputs
         given = {name: value for name, value in inputs.items() if name in self.taken}
         if ids is not None and self.separator is not None and "token_type_ids" not in given:
             given["token_type_ids"] = segments(ids, self.separator, inputs.get("attention_mask"))
@@ -137,11 +158,22 @@ def segments(ids_BL: Tensor, separator: int, mask_BL: Tensor | None = None) -> T
     return segments_BL if mask_BL is None else segments_BL * mask_BL.long()
 
 
-def _named(labels: list[str]) -> bool:
-    """Whether labels have names: neither transformers' own nor numbers."""
-    return not all(label.removeprefix("LABEL_").isdecimal() for label in labels)
+def _has_table(model: PreTrainedModel) -> bool:
+    """Whether a model looks up positions in a table, which has an end; rotary ones are computed."""
+    tables = (name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Embedding))
+    return any("position" in name or name == "wpe" for name in tables)
 
 
-def _lower(labels: list[str]) -> list[str]:
-    """Labels without regard to case: ``NEGATIVE`` is ``negative``."""
-    return [label.casefold() for label in labels]
+def _unnamed(labels: list[str]) -> bool:
+    """Whether nobody has named labels: transformers calls them so."""
+    return all(label.startswith("LABEL_") for label in labels)
+
+
+def _numbers(labels: list[str]) -> bool:
+    return all(label.isdecimal() for label in labels)
+
+
+def _folded(labels: list[str]) -> list[str]:
+    """Labels without regard to case, ``NEGATIVE`` as ``negative``, where that leaves each its own."""
+    folded = [label.casefold() for label in labels]
+    return folded if len(set(folded)) == len(labels) else labels

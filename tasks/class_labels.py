@@ -89,7 +89,8 @@ class Labels:
             model: That model's labels.
         """
         own, theirs = ([name.casefold() for name in each.names] for each in (self, model))
-        if self.kind != model.kind or own == theirs:
+        alike = own == theirs and len(set(own)) == len(own)  # without regard to case
+        if self.kind != model.kind or self.names == model.names or alike:
             return self.kind == model.kind
         if len(self.names) != len(model.names):
             return False

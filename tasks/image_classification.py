@@ -133,10 +133,10 @@ class ImageClassification(Task):
             UserError: It is for other labels than the data has.
         """
         model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(folder)
-        names = labels_of_model(model.config).names
-        if str(folder) != self.model and names != self.labels.names:
+        labels = labels_of_model(model.config)
+        if str(folder) != self.model and not self.labels.fit(labels):
             raise UserError(
-                f"the model {str(folder)!r} is for the labels {list(names)}, and the data has "
+                f"the model {str(folder)!r} is for the labels {list(labels.names)}, and the data has "
                 f"{list(self.labels.names)}: give a model of the same labels in the same order."
             )
         return model

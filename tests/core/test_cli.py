@@ -312,6 +312,13 @@ def test_null_is_refused_where_it_cannot_be(refused: Any, here: Path, args: list
     assert "which it cannot be: give a value of type" in message
 
 
+@pytest.mark.parametrize(("key", "name"), [("task", "qa"), ("strategy", "hybrid")])
+def test_neither_task_nor_strategy_is_null(refused: Any, here: Path, key: str, name: str) -> None:
+    (here / "none.yaml").write_text(f"{key}: null")
+    message = refused("fit", "--config", "none.yaml")
+    assert f"--{key} is null, which it cannot be: give a name such as {name}" in message
+
+
 def test_null_stays_where_it_can_be(printed: Any, here: Path) -> None:
     content = {
         "strategy": {"class_path": "hybrid", "init_args": {"target_density": None}},

@@ -36,6 +36,17 @@ def run_of(f1: float, ms: float, size: int, **changes: Any) -> Report:
     )
 
 
+def test_after_a_refill_all_that_is_stored_counts() -> None:
+    refill = built()["refill"]
+    assert refill is not None
+    runs = {
+        "filled": run_of(87.0, 50.0, 100_000_000),
+        "held": run_of(87.0, 50.0, 100_000_000, refill=refill | {"hold_masks": True}),
+    }
+    found = {point["run"]: point["density"] for point in compare(runs)["points"] if point["kind"] == "compact"}
+    assert found == {"filled": 0.3, "held": 0.25}
+
+
 def test_a_model_is_beaten_by_one_that_costs_no_more_and_scores_no_worse() -> None:
     points = [point(88, 100), point(87, 50), point(86, 60), point(87, 70), point(85, None), point(88, 100)]
     assert dominated(points, "latency_ms") == [False, False, True, True, None, False]

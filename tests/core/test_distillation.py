@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from tiny_families import tiny
+from safetensors.torch import load_file, save_file
+from tiny_families import tiny, zero_randomly
 from tiny_task import TinyTask, rows
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, BertTokenizer
 
 from bplightning import pipeline
+from bplightning.compaction import compact
 from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
+from bplightning.fine_tuned import unread_weights
+from bplightning.loading import save_compact
 from bplightning.logit_cache import LogitCache
 from bplightning.module import PruningModule
 from bplightning.soft_labels import soft_label_loss
@@ -249,6 +253,9 @@ def test_other_labels_and_another_order_are_refused() -> None:
         require_same_labels(labelled("LABEL_0", "LABEL_1", "LABEL_2"), labelled("bad", "good"), name="t")
     require_same_labels(labelled("BAD", "Good"), labelled("bad", "good"), name="t")
     require_same_labels(labelled("negative", "positive"), labelled("0", "1"), name="t")
+    for teacher, own in ((("1", "0"), ("0", "1")), (("a", "A"), ("A", "a"))):
+        with pytest.raises(UserError, match="its labels in another order"):
+            require_same_labels(labelled(*teacher), labelled(*own), name="t")
 
 
 def test_models_that_write_have_no_labels_to_compare() -> None:
@@ -267,8 +274,22 @@ def test_a_teacher_without_a_trained_head_is_refused_before_a_baseline_is_traine
     (tmp_path / "vocab.txt").write_text("\n".join(word for word, _ in words))
     BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(teacher)
     module.distillation = Distillation(teacher)
-    with pytest.raises(UserError, match="of the tokenizer's 60 tokens otherwise"):
+    with pytest.raises(UserError, match="of the tokenizer's 59 tokens otherwise"):
         pipeline.fit(trainer(tmp_path), module, task, baseline="train", stage_trainer=pytest.fail)
+
+
+@pytest.mark.parametrize("model_type", ["pegasus", "marian", "t5", "bart", "distilbert", "modernbert"])
+def test_a_whole_model_has_no_random_weights(tmp_path: Path, model_type: str) -> None:
+    model = tiny(model_type)
+    model.save_pretrained(tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    if model_type in ("pegasus", "marian"):  # published files lack the positions, which are computed
+        weights = {name: value for name, value in weights.items() if "embed_positions" not in name}
+        save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    zero_randomly(model, "heads", seed=0)
+    save_compact(compact(model), tmp_path / "compact")
+    for folder in ("model", "compact"):
+        assert unread_weights(type(model).from_pretrained(tmp_path / folder)) == []
 
 
 def test_a_teacher_of_another_family_gets_what_it_learned_with(tmp_path: Path) -> None:
@@ -277,16 +298,23 @@ def test_a_teacher_of_another_family_gets_what_it_learned_with(tmp_path: Path) -
     bert, distilbert = tiny("bert"), tiny("distilbert")
     assert ids["token_type_ids"].sum() == 4
     without = {name: value for name, value in ids.items() if name != "token_type_ids"}
-    given = TeacherInputs(bert, task, name="t")(without)
+    given = TeacherInputs(bert, distilbert, task, name="t")(without)
     assert given.keys() == ids.keys()
     assert all(torch.equal(given[name], value) for name, value in ids.items())
-    assert TeacherInputs(distilbert, task, name="t")(dict(ids)).keys() == without.keys()
+    assert TeacherInputs(distilbert, bert, task, name="t")(dict(ids)).keys() == without.keys()
+    # Where the student could take segments and is given none, the teacher has learned without them, too; and whoever
+    # says which tokens stand where has read texts by themselves.
+    assert TeacherInputs(bert, bert, task, name="t")(without).keys() == without.keys()
+    writers = [tiny(name, auto=AutoModelForMaskedLM) for name in ("bert", "distilbert")]
+    assert TeacherInputs(*writers, task, name="t")(without).keys() == without.keys()
     with pytest.raises(UserError, match="the teacher 't' has 8 positions, and the batch is 10 tokens long: lower"):
-        TeacherInputs(tiny("bert", max_position_embeddings=8), task, name="t")(dict(ids))
+        TeacherInputs(tiny("bert", max_position_embeddings=8), bert, task, name="t")(dict(ids))
+    rotary = tiny("llama", auto=AutoModelForCausalLM, max_position_embeddings=8)
+    assert TeacherInputs(rotary, rotary, task, name="t")(without).keys() == without.keys()
 
 
-@pytest.mark.parametrize("more", [0, 7])
-def test_spare_rows_of_a_vocabulary_are_no_tokens(tmp_path: Path, more: int) -> None:
+@pytest.mark.parametrize(("own", "theirs"), [(60, 67), (67, 60)])
+def test_spare_rows_of_a_vocabulary_are_no_tokens(tmp_path: Path, own: int, theirs: int) -> None:
     class Writing(TinyTask):
         def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
             return outputs.logits  # type: ignore[no-any-return]
@@ -294,15 +322,14 @@ def test_spare_rows_of_a_vocabulary_are_no_tokens(tmp_path: Path, more: int) -> 
         def load_model(self, folder: str | Path) -> Any:
             return AutoModelForCausalLM.from_pretrained(folder)
 
-    tiny("llama", seed=7, auto=AutoModelForCausalLM, vocab_size=60 + more).save_pretrained(tmp_path / "teacher")
-    student = tiny("llama", auto=AutoModelForCausalLM, vocab_size=60)
+    tiny("llama", seed=7, auto=AutoModelForCausalLM, vocab_size=theirs).save_pretrained(tmp_path / "teacher")
+    student = tiny("llama", auto=AutoModelForCausalLM, vocab_size=own)
     teacher = Teacher(Distillation(str(tmp_path / "teacher")), Writing(tmp_path), student)
     batch = {"input_ids": torch.arange(8)[None]}
     _, decided = teacher.loss(torch.tensor(0.0), student(**batch), batch)
     wanted = teacher.model(**batch).logits[..., :60]
-    torch.testing.assert_close(
-        decided, soft_label_loss(student=student(**batch).logits, teacher=wanted, temperature=2.0)
-    )
+    expected = soft_label_loss(student=student(**batch).logits[..., :60], teacher=wanted, temperature=2.0)
+    torch.testing.assert_close(decided, expected)
 
 
 def test_a_teacher_that_gives_no_numbers_shows_in_the_loss() -> None:
@@ -321,7 +348,7 @@ def test_a_teacher_of_other_tokens_or_width_is_refused(tmp_path: Path) -> None:
     swapped[10], swapped[11] = swapped[11], swapped[10]
     (tmp_path / "swapped.txt").write_text("\n".join(swapped))
     BertTokenizer(str(tmp_path / "swapped.txt")).save_pretrained(teacher)
-    with pytest.raises(UserError, match="numbers 2 of the tokenizer's 60 tokens otherwise, for example 'w"):
+    with pytest.raises(UserError, match="numbers 2 of the tokenizer's 59 tokens otherwise, for example 'w"):
         Teacher(Distillation(teacher), task, student)
     wide = save_teacher(tmp_path / "wide", hidden_size=32)
     with pytest.raises(UserError, match="have 32 numbers and the model's 64: take a teacher of the same width"):
