@@ -32,7 +32,7 @@ def check_plot(path: Path) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
-        raise UserError("--plot needs matplotlib: pip install 'bplightning[plots]'.") from None
+        raise UserError("--plot needs matplotlib: pip install matplotlib.") from None
     kinds = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in kinds:
         raise UserError(f"the plot {str(path)!r} must end with one of {', '.join(f'.{kind}' for kind in kinds)}.")

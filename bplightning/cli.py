@@ -193,7 +193,7 @@ def export(
         out: Folder to write, with the tokenizer and configuration beside the model: model.onnx, or for an
             encoder-decoder that generates encoder_model.onnx, decoder_model.onnx and decoder_with_past_model.onnx; or
             model.pt2, one forward pass without a key/value cache. Batch and length may have any size.
-        format: onnx needs pip install "bplightning[onnx]".
+        format: onnx needs pip install onnx onnxruntime onnxscript.
         dtype: Precision to compute in.
         quantize: int8 quantizes the weights by channel with ONNX Runtime, activations while it runs; by default nothing
             is quantized. How far that is from torch is said, and not refused.

@@ -40,7 +40,7 @@ def require_onnx() -> None:
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise UserError(f'the format onnx needs {", ".join(missing)}: pip install "bplightning[onnx]".')
+        raise UserError(f"the format onnx needs {', '.join(missing)}: pip install {' '.join(NEEDED)}.")
 
 
 def check_opset(opset: int) -> None:
