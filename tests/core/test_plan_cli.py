@@ -22,7 +22,8 @@ USER_FILE = '''
 from pathlib import Path
 
 from lightning.pytorch import Callback
-from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
 
 from bplightning.granularity import granularity_by_role, make_masks
 from bplightning.strategy import PruningStrategy
@@ -39,7 +40,9 @@ class TinyTask(Task):
 
     monitor = "score"
     embedded_recipe = Path(__file__).with_name("recipe.yaml")
-    tokenizer = range(50)  # as long as the vocabulary
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({f"w{number}": number for number in range(50)}, unk_token="w0"))
+    )
 
     def __init__(self, model: str | None = None, layers: int = 1) -> None:
         super().__init__()
