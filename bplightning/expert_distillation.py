@@ -1,9 +1,10 @@
 """Learning experts from a teacher's: each one gives what the teacher's gives, for the tokens that go to it.
 
-MoE-Pruner's expert-wise distillation (arXiv 2410.12013): beside the task's loss, the sum over layers and experts of the
-mean squared distance between an expert's output and the teacher's. The paper does not say whose inputs both get. Here
-it is the pruned model's, on the tokens that its own router sends to the expert: so that an expert is compared with what
-it is to replace where it is used, and nothing of the teacher runs but these experts.
+MoE-Pruner's expert-wise distillation (arXiv 2410.12013): beside the task's loss, the sum over layers and experts of
+the mean squared distance between an expert's output and the teacher's. Its weight is a constant (`alpha_experts`),
+where the paper has the quotient of the two losses as they are at the beginning. The paper does not say whose inputs
+both get. Here it is the pruned model's, on the tokens that its own router sends to the expert: so that an expert is
+compared with what it is to replace where it is used, and nothing of the teacher runs but these experts.
 
 Legend: `T` tokens of a batch, `K` experts a token goes to, `H` hidden size.
 """

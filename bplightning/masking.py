@@ -166,7 +166,8 @@ def masked_weight(weight_OI: Tensor, grid_RC: Tensor, scores_RC: Tensor | None, 
     """The weight with every tile multiplied by its entry of the grid.
 
     The gradient of a weight is gated by the grid; the gradient of a score is the sum over its tile of ``dL/dW' * W``,
-    whether the tile is kept or not, so that what was pruned can return (Sanh et al. 2020, arXiv 2005.07683, section 3).
+    whether the tile is kept or not, so that what was pruned can return (Sanh et al. 2020, arXiv
+    2005.07683, equation 2).
 
     Args:
         weight_OI: The unmasked weight.

@@ -9,7 +9,7 @@ def cubic(*, step: int, start: int, end: int, initial: float, final: float) -> f
     """The cubic schedule of movement and block pruning: `initial` up to `start`, `final` from `end` on.
 
     Between them ``final + (initial - final) * (1 - (step - start) / (end - start))^3``: fast at first, slow at the end
-    (Sanh et al. 2020, arXiv 2005.07683, section 4, after Zhu and Gupta 2017, arXiv 1710.01878).
+    (Sanh et al. 2020, arXiv 2005.07683, equation 5, after Zhu and Gupta 2017, arXiv 1710.01878).
 
     Args:
         step: Optimizer steps taken.

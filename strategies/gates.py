@@ -19,7 +19,7 @@ SOFTNESS = 0.8
 """Of evaluation's gates that are not 0: the published code's factor of score / temperature."""
 
 FIRST_SCORE = 10.0
-"""Where scores start: gates are 1, but for one in a hundred thousand."""
+"""Where scores start: one gate in a hundred thousand is 0, one in 4,500 is less than 1."""
 
 
 class Part(NamedTuple):

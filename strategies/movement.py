@@ -15,7 +15,7 @@ class Movement(TopK):
     """Keeps the tiles whose scores are highest; a score grows while its weights move away from zero.
 
     The gradient of a score is the sum over its tile of ``dL/dW' * W``, straight through the cut, so what was pruned can
-    return (arXiv 2005.07683, equations 3 and 4; in blocks, arXiv 2109.04838, section 3.2). It departs from the
+    return (arXiv 2005.07683, equations 2 and 3; in blocks, arXiv 2109.04838, section 3.2). It departs from the
     published code in choosing anew at every step also for the global scope, where that does it every 25 steps
     (`refresh_every`).
 

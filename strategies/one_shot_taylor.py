@@ -17,7 +17,8 @@ class OneShotTaylor(Budgeted):
     its importance (arXiv 1905.10650, equation 2, there of heads; arXiv 1906.10771 has the like of units). Heads compete
     with the heads of all layers, units with the units of all layers, and of both the same part is kept: importances of
     first order do not add up, so a trade of heads for units by their sums, as `PostTraining` makes it, would lose
-    nearly all heads. It is the baseline to that.
+    nearly all heads. It is the baseline to that. It departs from arXiv 1905.10650 in comparing importances as they
+    are, where that divides those of a layer by their l2 norm first.
 
     Args:
         target_flops: Share of the dense model's floating-point operations to keep, in (0, 1); `None` without another

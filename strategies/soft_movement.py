@@ -34,13 +34,13 @@ class SoftMovement(ScheduledStrategy):
 
     The gradient of a score is how much the loss wants its weights to move away from zero, summed over the tile,
     straight through the threshold; the penalty is ``lambda(t) * mean(sigmoid(S))``, averaged over the masks of a role
-    and then over the roles (arXiv 2005.07683, section 3; arXiv 2109.04838, section 3.2). It departs from the published
+    and then over the roles (arXiv 2005.07683, section 4; arXiv 2109.04838, section 3.2). It departs from the published
     code in having no least number of weights kept per matrix: whole heads and whole layers may go.
 
     Args:
         regularization: Weight lambda of the penalty that pushes scores down: greater prunes more; the density reached
-            follows from it. The papers take 5 to 30 for blocks and 400 for single elements; runs of
-            few steps need more.
+            follows from it. The papers take 2.5 to 40 for blocks and 20 to 400 for single elements;
+            runs of few steps need more.
         final_score_threshold: Cut-off on sigmoid(score) at the end of the schedule, in (0, 0.5).
         initial_score_threshold: Cut-off on sigmoid(score) at its beginning, in [0, 0.5).
         granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,

@@ -58,7 +58,11 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name in ("bert-base-uncased", "bert-large-uncased"):
         found[name] = str(root / name)
         AutoModelForQuestionAnswering.from_config(BertConfig(**sizes)).save_pretrained(found[name])
-    for name in ("csarron/bert-base-uncased-squad-v1", "bert-large-uncased-whole-word-masking-finetuned-squad"):
+    for name in (
+        "csarron/bert-base-uncased-squad-v1",
+        "twmkn9/bert-base-uncased-squad2",
+        "bert-large-uncased-whole-word-masking-finetuned-squad",
+    ):
         found[name] = found["bert-large-uncased"]
     found["facebook/bart-base"] = str(root / "bart")
     layers: dict[str, Any] = {}
