@@ -11,10 +11,11 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from bplightning.compact_config import CONFIG_FIELD
 from bplightning.equivalence import takes_images
 from bplightning.errors import UserError
 from bplightning.example_inputs import positions_of
-from bplightning.loading import CONFIG_FIELD, load_saved
+from bplightning.loading import load_saved
 from bplightning.measure import fitting, shape_name
 from bplightning.saved_model import find_model
 

@@ -97,6 +97,12 @@ def _alignment_of(run: Path) -> Alignment:
         alignment = Alignment(**(settings.get("alignment") or {}))
     if alignment.multiple_of == AUTO:
         for file in (run / "report.json", run / UNFINISHED):
-            if file.is_file() and (found := json.loads(file.read_text(encoding="utf-8")).get("alignment")):
-                return Alignment(found["multiple_of"])
+            try:
+                if file.is_file() and (found := json.loads(file.read_text(encoding="utf-8")).get("alignment")):
+                    return Alignment(found["multiple_of"])
+            except (ValueError, AttributeError, LookupError, TypeError) as error:
+                raise UserError(
+                    f"{str(file)!r} is damaged ({error}), and the widths that the run has chosen stand there: give "
+                    "--multiple_of."
+                ) from error
     return alignment

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bplightning.compact_config import QUANT_METHOD, record_widths
 from bplightning.errors import UserError
 from bplightning.groups import AttentionGroup, FeedForwardGroup, Member
 from bplightning.layout import PrunableLayout
-from bplightning.loading import QUANT_METHOD, record_widths
 from bplightning.masking import has_masks
 from bplightning.narrowing import ordinary_norms, surviving
 from bplightning.resizing import (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bplightning.errors import UserError
-from bplightning.loading import load_saved
+from bplightning.loading import load_saved, unread_weights
 from bplightning.task import Task
 
 
@@ -42,26 +41,6 @@ def load_fitting(task: Task, name: str | Path, *, what: str) -> PreTrainedModel:
             "with its own tokenizer, as --task.model."
         )
     return model
-
-
-def unread_weights(model: PreTrainedModel) -> list[str]:
-    """Weights that `from_pretrained` did not find, and has drawn at random; computed ones, as of positions, are not.
-
-    Args:
-        model: A model as it was loaded.
-    """
-    # transformers' mark of what it has read; one that was loaded in another way has no marks at all.
-    read = {name: getattr(value, "_is_hf_initialized", False) for name, value in model.named_parameters()}
-    if not any(read.values()):
-        return []
-    never_saved = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
-    return [
-        name
-        for name, there in read.items()
-        if not there
-        and not any(pattern.search(name) for pattern in never_saved)
-        and not hasattr(model.get_submodule(name.rpartition(".")[0]), "create_weight")  # sines and cosines
-    ]
 
 
 def given_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

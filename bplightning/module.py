@@ -18,12 +18,12 @@ from bplightning.calibration import calibrate
 from bplightning.checkpoint_files import require_same_weights
 from bplightning.checkpoints import warn_of_unpruned_choices
 from bplightning.collapse import CollapseWatch
+from bplightning.compact_config import record_widths
 from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
 from bplightning.guards import FiniteGuard, require_finite_parameters, require_precise_scores
 from bplightning.layout import PrunableLayout
 from bplightning.live import Live, TeacherWatch
-from bplightning.loading import record_widths
 from bplightning.masking import freeze_masks, unfreeze_masks
 from bplightning.ranks import MasksAgree, require_supported
 from bplightning.resuming import Resuming
@@ -308,10 +308,10 @@ def progress_of(trainer: Trainer, *, step: int, warmup: float) -> Progress:
     return Progress(step=step, total_steps=int(total), warmup_steps=warmup_steps)
 
 
-def check_warmup(warmup: float) -> None:
+def check_warmup(warmup: float, *, what: str = "warmup") -> None:
     """Refuse a warm-up below 0."""
     if not warmup >= 0:
-        raise UserError(f"warmup is {warmup:g}; it must be 0 or more: a fraction below 1, or optimizer steps.")
+        raise UserError(f"{what} is {warmup:g}; it must be 0 or more: a fraction below 1, or optimizer steps.")
 
 
 def frozen_module(task: Task, model: nn.Module, *, prefix: str) -> PruningModule:

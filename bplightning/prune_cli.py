@@ -17,7 +17,8 @@ from bplightning.parser import PluginArgument, PluginParser
 from bplightning.plugins import STRATEGIES, TASKS, load
 from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
-from bplightning.training_cli import PLUGINS, PruningCLI, SavesConfigOf
+from bplightning.training_cli import PruningCLI, SavesConfigOf
+from bplightning.training_options import PLUGINS
 
 DESCRIPTION = (
     "Prune a fine-tuned model without training: the strategy looks at some training examples, then the model is "

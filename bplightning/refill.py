@@ -20,7 +20,7 @@ from bplightning.distillation import Distillation, states_width
 from bplightning.errors import UserError
 from bplightning.granularity import masks_of
 from bplightning.layout import PrunableLayout
-from bplightning.module import PruningModule
+from bplightning.module import PruningModule, check_warmup
 from bplightning.strategy import PruningStrategy
 
 
@@ -48,8 +48,7 @@ class Refill:
             raise UserError(f"refill's max_epochs is {max_epochs}; it must be 0, for none, or more.")
         if learning_rate is not None and not learning_rate > 0:
             raise UserError(f"refill's learning_rate is {learning_rate:g}; it must be above 0.")
-        if not warmup >= 0:
-            raise UserError(f"refill's warmup is {warmup:g}; it must be 0 or more: a fraction below 1, or steps.")
+        check_warmup(warmup, what="refill's warmup")
         if heads not in ("exact", "any"):
             raise UserError(f"refill's heads is {heads!r}; it must be 'exact', or 'any' for the paper's rule.")
         given = {"learning_rate": learning_rate is not None, "hold_masks": hold_masks, "heads": heads != "exact"}

@@ -19,7 +19,8 @@ from bplightning.errors import UserError
 from bplightning.module import PruningModule
 from bplightning.refill import Refill
 from bplightning.task import Task
-from bplightning.training_cli import PRUNE_ONLY, PruningCLI
+from bplightning.training_cli import PruningCLI
+from bplightning.training_options import PRUNE_ONLY
 
 NOT_READ = ("trainer", "seed_everything", "ckpt_path", "weights_only", "refill")
 """Sections of a configuration that say how to train; other versions and machines may not have what they name."""
@@ -104,7 +105,7 @@ def settings_of(run: Path) -> Iterator[dict[str, Any]]:
         raise _unreadable(config, error) from error
     try:
         yield content
-    except (AttributeError, LookupError, TypeError, ArgumentError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         raise _unreadable(config, error) from error
 
 
@@ -170,4 +171,7 @@ def _read(run: Path, model: Path | None = None) -> _RunReader:
         kept = {key: value for key, value in settings.items() if key not in NOT_READ}
         if model is not None:
             kept["task"] = kept["task"] | {"init_args": (kept["task"].get("init_args") or {}) | {"model": str(model)}}
+    try:
         return _RunReader(["fit", f"--config={yaml.safe_dump(kept)}", "--seed_everything=false"])
+    except ArgumentError as error:
+        raise _unreadable(run / "config.yaml", error) from error

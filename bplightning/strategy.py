@@ -13,8 +13,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from bplightning.compact_config import require_compaction
 from bplightning.layout import PrunableLayout
-from bplightning.loading import require_compaction
 from bplightning.masking import Mask, install_mask, remove_masks
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
@@ -19,27 +18,23 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from bplightning.alignment import Alignment
 from bplightning.checkpoint_files import find_checkpoint
 from bplightning.checkpoints import LastCheckpoint, PrunedCheckpoint
 from bplightning.cli import TRAINING_VERBS
-from bplightning.distillation import Distillation
 from bplightning.earlier_runs import find_earlier, find_same
 from bplightning.errors import UserError
 from bplightning.growing_log import GrowingCSVLogger
 from bplightning.interrupts import StopGracefully, resume_command
 from bplightning.invocation import program
 from bplightning.module import PruningModule, frozen_module
-from bplightning.parser import PluginArgument, PluginParser
-from bplightning.plugins import STRATEGIES, TASKS, load, name_of
+from bplightning.parser import PluginParser
+from bplightning.plugins import name_of
 from bplightning.progress import ProgressLines
 from bplightning.ranks import lost_ranks_named
-from bplightning.refill import Refill
 from bplightning.report_schema import Report
 from bplightning.saved_model import find_model
-from bplightning.simplification import Simplification
-from bplightning.strategy import PruningStrategy
 from bplightning.task import Task
+from bplightning.training_options import PLUGINS, add_training_options, recipe_arguments
 
 # What Lightning 2.6 makes a user read, who can do nothing about it: names that jsonargparse and torch 2.13 have
 # replaced, and advertisements.
@@ -49,16 +44,6 @@ warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprec
 warnings.filterwarnings("ignore", "Using `DistributedSampler` with the dataloaders", UserWarning)
 warnings.filterwarnings("ignore", "It is recommended to use `self.log.*, sync_dist=True", UserWarning)
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in record.getMessage())
-
-PLUGINS = {
-    "task": PluginArgument(base=Task, group=TASKS, default="qa"),
-    "strategy": PluginArgument(base=PruningStrategy, group=STRATEGIES, default="hybrid"),
-}
-PRUNE_ONLY = "calibration_examples"
-"""The option by which a configuration of `prune` is known."""
-
-RECIPE_STEPS_ASIDE = re.compile(r"--task\.(init_args\.)?(model|dataset|\w+_file)|-c|--config|-h|--help|--.+\.help")
-"""Options of one who brings a model, data or a configuration (a task names its arguments so), or reads the help."""
 
 
 class PruningCLI(LightningCLI):
@@ -101,56 +86,9 @@ class PruningCLI(LightningCLI):
         }
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Task, strategy, baseline, module and trainer; the task is the data, so there is no ``--data``."""
+        """Task, strategy, module, trainer and the stages around the training; there is no ``--data``."""
         assert isinstance(parser, PluginParser)
-        for key, plugin in PLUGINS.items():
-            parser.add_plugin_arguments(key, plugin)
-        parser.refused = {
-            PRUNE_ONLY: "it is of a run of `prune`, and only `prune` takes it. That run's model is its compact/: "
-            "`validate --ckpt_path RUN/compact --task ...` evaluates it"
-        }
-        parser.add_argument(
-            "--baseline",
-            type=str,
-            default="none",
-            metavar="FOLDER|train|none",
-            help="The dense model that the report of `fit` compares with: a saved model's folder, `train` to fine-tune "
-            "one first with the same settings, or `none`. Other verbs ignore it.",
-        )
-        parser.add_argument(
-            "--start",
-            type=Literal["pretrained", "baseline"],
-            default="pretrained",
-            help="What `fit` starts pruning from: `pretrained`, the task's model as it is, as in the papers, or "
-            "`baseline`, the fine-tuned dense one where there is one. Other verbs ignore it.",
-        )
-        parser.add_argument(
-            "--resume",
-            type=bool,
-            default=False,
-            help="Whether `fit` goes on with the newest run of just these settings, in its own folder: its finished "
-            "stages are not repeated, and an ended run not at all. Without such a run it begins one, so that one "
-            "command begins a run and goes on with it. Other verbs ignore it.",
-        )
-        parser.add_argument(
-            "--quantize",
-            type=Literal["int8"] | None,
-            default=None,
-            help="Whether `fit` also evaluates and times the compact model in 8 bits (ONNX Runtime), beside "
-            "the others in the report; `export --quantize int8` writes the files. By default not. Other "
-            "verbs ignore it.",
-        )
-        parser.add_class_arguments(Distillation, "distillation")
-        parser.add_class_arguments(Simplification, "simplification")
-        parser.add_class_arguments(Alignment, "alignment", instantiate=True)
-        parser.add_class_arguments(Refill, "refill", instantiate=True)
-        parser.add_lightning_class_args(PruningModule, "model")
-        parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
-        for key in PLUGINS:
-            parser.link_arguments(key, f"model.{key}", apply_on="instantiate")
-        parser.link_arguments("distillation", "model.distillation", apply_on="instantiate")
-        parser.link_arguments("simplification", "model.simplification", apply_on="instantiate")
+        add_training_options(parser, self.trainer_class, self.trainer_defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args`; ``fit`` without a model or data of the user's own starts from the task's embedded recipe."""
@@ -401,21 +339,3 @@ class SavesConfigOf(Callback):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SaveConfigCallback):
                 callback.setup(self.trainer, pl_module, stage)
-
-
-def recipe_arguments(args: list[str]) -> list[str]:
-    """``--config RECIPE`` when `fit` is asked for with no configuration, model or data of the user's own, else nothing.
-
-    Args:
-        args: What follows the program's name.
-    """
-    options = [item.partition("=")[0] for item in args[1:]]
-    if args[:1] != ["fit"] or any(RECIPE_STEPS_ASIDE.fullmatch(item) for item in options):
-        return []
-    task = PLUGINS["task"].default
-    for item, following in zip(args, [*args[1:], ""], strict=True):
-        option, equals, value = item.partition("=")
-        if option == "--task":
-            task = value if equals else following
-    recipe = getattr(load(TASKS, task), "embedded_recipe", None)
-    return [] if recipe is None else [f"--config={recipe}"]

@@ -21,8 +21,7 @@ from bplightning import pipeline
 from bplightning.compaction import compact
 from bplightning.distillation import Distillation, Teacher
 from bplightning.errors import UserError
-from bplightning.fine_tuned import unread_weights
-from bplightning.loading import save_compact
+from bplightning.loading import save_compact, unread_weights
 from bplightning.logit_cache import LogitCache
 from bplightning.module import PruningModule
 from bplightning.soft_labels import soft_label_loss

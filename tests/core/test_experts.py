@@ -14,10 +14,11 @@ from tiny_families import LAYERS, padded_inputs, tiny
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bplightning.compact_config import CONFIG_FIELD
 from bplightning.compaction import CompactionPlan, compact
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
-from bplightning.loading import CONFIG_FIELD, save_compact
+from bplightning.loading import save_compact
 from bplightning.routing import RouterMask, mask_router, routers_of
 
 BY_LAYER = [0, 2, 1]

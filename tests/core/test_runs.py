@@ -176,6 +176,25 @@ def test_a_configuration_of_another_version_is_refused(run: Path, edit: Callable
     assert "\n" not in str(e.value)
 
 
+def test_a_mistake_in_a_users_own_task_is_not_called_a_damaged_configuration(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(vocabulary: str) -> None:
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr("tiny_task.BertTokenizer", wrong)
+    with pytest.raises(TypeError, match=r"^unsupported operand$"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"alignment": {"auto": true}}'])
+def test_a_damaged_report_does_not_say_which_widths_were_chosen(run: Path, content: str) -> None:
+    change(run, lambda settings: settings.update(alignment={"multiple_of": "auto"}))
+    (run / "report.json").write_text(content)
+    with pytest.raises(UserError, match=r"report\.json' is damaged \(.* stand there: give --multiple_of\.$"):
+        compact_run(run, run / "out")
+
+
 @pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "\x00", "task: 3"])
 def test_a_damaged_configuration_is_refused(run: Path, content: str) -> None:
     (run / "config.yaml").write_text(content)

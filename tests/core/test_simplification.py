@@ -17,10 +17,11 @@ from tiny_task import TinyTask
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering, PreTrainedModel
 
+from bplightning.compact_config import CONFIG_FIELD
 from bplightning.compaction import compact
 from bplightning.errors import UserError
 from bplightning.layout import PrunableLayout
-from bplightning.loading import CONFIG_FIELD, save_compact
+from bplightning.loading import save_compact
 from bplightning.module import PruningModule
 from bplightning.no_norm import NoNorm
 from bplightning.pipeline import train_baseline
