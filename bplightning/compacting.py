@@ -102,7 +102,7 @@ def _alignment_of(run: Path) -> Alignment:
                     return Alignment(found["multiple_of"])
             except (ValueError, AttributeError, LookupError, TypeError) as error:
                 raise UserError(
-                    f"{str(file)!r} is damaged ({error}), and the widths that the run has chosen stand there: give "
-                    "--multiple_of."
+                    f"{str(file)!r} is damaged ({' '.join(str(error).split())}), and the widths that the run has "
+                    "chosen stand there: give --multiple_of."
                 ) from error
     return alignment

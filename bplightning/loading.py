@@ -202,8 +202,7 @@ def unread_weights(model: PreTrainedModel) -> list[str]:
     Args:
         model: A model as it was loaded.
     """
-    # transformers' mark of what it has read; one that was loaded in another way has no marks at all.
-    read = {name: getattr(value, "_is_hf_initialized", False) for name, value in model.named_parameters()}
+    read = {name: _was_read(value) for name, value in model.named_parameters()}  # none, if it was loaded otherwise
     if not any(read.values()):
         return []
     never_saved = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
@@ -232,11 +231,15 @@ def _require_body(model: PreTrainedModel) -> None:
     }
     missing = [name for name in unread_weights(model) if name in body]
     # Where nothing was found, the body has another name in the saved class (as Llama has it for questions).
-    if missing and len(missing) < len(body):
+    if missing and any(_was_read(model.get_parameter(name)) for name in body):
         raise UserError(
             f"the weights lack {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
             "configuration has: the file is damaged, or of another model."
         )
+
+
+def _was_read(value: nn.Parameter) -> bool:
+    return getattr(value, "_is_hf_initialized", False)  # transformers' mark
 
 
 def _layer(module: str) -> str:

@@ -107,6 +107,7 @@ class PluginParser(OneLine, LightningArgumentParser):
             defaults = [f"--{key}={self._choose(key, self.plugins[key].default)}" for key in unset]
             args = defaults + self._arrange(list(args))
         parsed = super().parse_args(args, namespace, *rest, **kwargs)
+        _require_sections(self, parsed)
         _require_values(self, parsed)
         for key, plugin in self.plugins.items():
             if parsed.get(key) is None:
@@ -216,6 +217,19 @@ def class_parser(cls: type, key: str | None = None, *, title: str | None = None)
     group = parser.add_argument_group(title)
     group.add_class_arguments(cls, key, as_group=False, fail_untyped=False)
     return parser
+
+
+def _require_sections(parser: ArgumentParser, parsed: Namespace) -> None:
+    """Refuse a value where options have options of their own; jsonargparse would fail as it builds what they say.
+
+    Raises:
+        UserError: There is one.
+    """
+    for option in (action.dest for action in parser._actions if "." in action.dest):
+        section = option.partition(".")[0]
+        value = parsed.get(section)
+        if value is not None and not isinstance(value, Namespace):
+            raise UserError(f"--{section} is {value!r}, and has options of its own: give those, such as --{option}.")
 
 
 def _require_values(parser: ArgumentParser, parsed: Namespace) -> None:

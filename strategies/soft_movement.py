@@ -39,7 +39,7 @@ class SoftMovement(ScheduledStrategy):
 
     Args:
         regularization: Weight lambda of the penalty that pushes scores down: greater prunes more; the density reached
-            follows from it. The papers take 2.5 to 40 for blocks and 20 to 400 for single elements;
+            follows from it. The papers take 1 to 40 for blocks and 20 to 400 for single elements;
             runs of few steps need more.
         final_score_threshold: Cut-off on sigmoid(score) at the end of the schedule, in (0, 0.5).
         initial_score_threshold: Cut-off on sigmoid(score) at its beginning, in [0, 0.5).
@@ -102,7 +102,7 @@ class SoftMovement(ScheduledStrategy):
                 )
         if not regularization >= 0:
             raise UserError(
-                f"regularization is {regularization:g}; it must be 0 or more. The papers take 5 to 30 for blocks."
+                f"regularization is {regularization:g}; it must be 0 or more. The papers take 1 to 40 for blocks."
             )
         if target is not None and regularization == 0:
             raise UserError("regularization is 0, from which no penalty can be steered: give one above 0.")

@@ -312,6 +312,12 @@ def test_null_is_refused_where_it_cannot_be(refused: Any, here: Path, args: list
     assert "which it cannot be: give a value of type" in message
 
 
+@pytest.mark.parametrize("section", ["distillation", "refill", "model", "trainer"])
+def test_a_value_where_options_have_options_of_their_own_is_refused(refused: Any, here: Path, section: str) -> None:
+    (here / "bad.yaml").write_text(f"{section}: 3")
+    assert re.search(rf"--{section} .*3", refused("fit", "--task.model", "x", "--config", "bad.yaml"))
+
+
 @pytest.mark.parametrize(("key", "name"), [("task", "qa"), ("strategy", "hybrid")])
 def test_neither_task_nor_strategy_is_null(refused: Any, here: Path, key: str, name: str) -> None:
     (here / "none.yaml").write_text(f"{key}: null")

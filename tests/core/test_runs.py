@@ -195,7 +195,7 @@ def test_a_damaged_report_does_not_say_which_widths_were_chosen(run: Path, conte
         compact_run(run, run / "out")
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "\x00", "task: 3"])
+@pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "\x00", "task: 3", "strategy: [1]"])
 def test_a_damaged_configuration_is_refused(run: Path, content: str) -> None:
     (run / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml"):
