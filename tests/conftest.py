@@ -12,7 +12,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Tiny models gain nothing from more threads, and the processes that run the tests share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-sys.path.insert(0, str(Path(__file__).parent))  # lets the tests share `staged_run`
+sys.path.insert(0, str(Path(__file__).parent))  # lets the tests share `programs` and `staged_run`
 
 import pytest
 import torch

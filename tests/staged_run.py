@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+from programs import Program
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -78,15 +78,13 @@ def prepared(folder: Path, trainer: str = "") -> Path:
     return folder / "runs" / "deadly-hybrid" / "version_0"
 
 
+def variables(folder: Path, die_at: str = "") -> dict[str, str]:
+    """What the command needs in its environment."""
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'tests' / 'core'}", "DIE_AT": die_at}
+
+
 def run(folder: Path, die_at: str = "") -> tuple[int, str]:
     """The command's exit status, and what it said."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "fit", "--config", "recipe.yaml"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'tests' / 'core'}", "DIE_AT": die_at},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=150,  # where ranks wait for one another for ever
-    )
-    return done.returncode, done.stdout
+    options = ("fit", "--config", "recipe.yaml")
+    program = Program(ROOT / "cli.py", *options, cwd=folder, variables=variables(folder, die_at))
+    return program.end(), program.said

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from programs import Program
 from transformers import BertConfig, BertForQuestionAnswering
 
 sys.path.insert(0, str(Path(__file__).parent / "tasks"))
@@ -24,6 +25,12 @@ ROOT = Path(__file__).parents[1]
 LOOPS = ("in_my_lightning_module", "in_the_transformers_trainer", "in_a_bare_loop")
 
 pytestmark = pytest.mark.timeout(300)
+
+
+def run_script(path: Path, *words: str, cwd: Path) -> str:
+    program = Program(path, *words, cwd=cwd)
+    assert program.end() == 0, program.said[-3000:]
+    return program.said
 
 
 def run(*words: str, cwd: Path) -> str:
@@ -48,8 +55,9 @@ def blocks(document: str, section: str) -> list[str]:
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_of_ones_own_ends_with_a_compact_model(tmp_path: Path, name: str) -> None:
-    run(str(ROOT / "examples" / f"{name}.py"), "compact", "--steps", "12", cwd=tmp_path)
+    run_script(ROOT / "examples" / f"{name}.py", "compact", "--steps", "12", cwd=tmp_path)
     reload = (
+        f"import runpy; runpy.run_path({str(ROOT / 'examples' / name)!r} + '.py'); "  # nothing but what it imports
         "import bplightning; from transformers import AutoModelForSequenceClassification as Auto;"
         "print(Auto.from_pretrained('compact').num_parameters())"
     )
@@ -95,6 +103,10 @@ def test_python_is_as_short_as_the_command() -> None:
     assert {name: str(value) for name, value in ast.literal_eval(call).items()} == typed
 
 
+def test_the_documentation_shows_the_same_python() -> None:
+    assert blocks("docs/get-started.md", "From Python") == blocks("README.md", "From Python")
+
+
 @pytest.mark.parametrize("block", [0, 1])
 def test_readmes_python_runs(tmp_path: Path, block: int) -> None:
     model, data = tmp_path / "model", tmp_path / "squad"
@@ -112,5 +124,5 @@ def test_readmes_python_runs(tmp_path: Path, block: int) -> None:
         assert stands in code
         code = code.replace(stands, str(stand_in))
     (tmp_path / "script.py").write_text(code + "\nprint(sorted(report['metrics']['compact']))\n")
-    assert run("script.py", cwd=tmp_path).splitlines()[-1] == "['exact_match', 'f1']"
+    assert run_script(tmp_path / "script.py", cwd=tmp_path).splitlines()[-1] == "['exact_match', 'f1']"
     assert len(list(tmp_path.rglob("compact/model.safetensors"))) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from programs import Program
 
 from bplightning.tasks.qa_generated import generate
 
@@ -21,6 +22,12 @@ QUICK = [
     "--trainer.num_sanity_val_steps=0",
     "--strategy.score_learning_rate=0.5",  # in a dozen steps scores must travel fast
 ]
+
+
+def bplightning(*words: str, cwd: Path) -> None:
+    """The program, of which `folder` has shown that it starts."""
+    program = Program(ROOT / "cli.py", *words, cwd=cwd)
+    assert program.end() == 0, program.said[-3000:]
 
 
 def run(*words: str, cwd: Path) -> str:
@@ -76,7 +83,7 @@ print(json.dumps(sum(p.numel() for p in model.parameters())))
 
 
 def test_compact_writes_the_same_model_from_the_checkpoint(folder: Path) -> None:
-    run(str(ROOT / "cli.py"), "compact", "runs/qa-hybrid/version_0", "again", cwd=folder)
+    bplightning("compact", "runs/qa-hybrid/version_0", "again", cwd=folder)
     first = folder / "runs" / "qa-hybrid" / "version_0" / "compact"
     assert (folder / "again" / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
     assert (folder / "again" / "compaction_plan.json").read_text() == (first / "compaction_plan.json").read_text()
@@ -87,17 +94,19 @@ def test_a_smaller_vocabulary_and_half_precision_are_in_the_report_and_answer_al
     texts = [{"question": row["question"], "context": row["context"]} for row in rows[:40]]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     options = "--vocabulary=corpus.jsonl", "--dtype=float16"
-    run(str(ROOT / "cli.py"), "compact", "runs/qa-hybrid/version_0", "small", *options, cwd=folder)
+    bplightning("compact", "runs/qa-hybrid/version_0", "small", *options, cwd=folder)
     report = json.loads((folder / "small" / "report.json").read_text())
     before = json.loads((folder / "runs" / "qa-hybrid" / "version_0" / "report.json").read_text())
     assert report["dtype"] == "float16"
     assert report["vocabulary"]["kept"] < report["vocabulary"]["total"] == before["vocabulary"]["kept"]
     assert report["metrics"]["dense"] is not None  # the baseline of the run
     assert report["bytes_on_disk"]["compact"] < 0.55 * before["bytes_on_disk"]["compact"]
-    full, small = (
-        [json.loads(line) for line in run(str(ROOT / "cli.py"), "predict", *words, cwd=folder).splitlines()]
-        for words in (("runs/qa-hybrid/version_0", "--input=corpus.jsonl"), ("small", "--input=corpus.jsonl"))
-    )
+    answers = []
+    for number, model in enumerate(("runs/qa-hybrid/version_0", "small")):
+        output = folder / f"{number}.jsonl"
+        bplightning("predict", model, "--input=corpus.jsonl", f"--output={output}", cwd=folder)
+        answers.append([json.loads(line) for line in output.read_text().splitlines()])
+    full, small = answers
     assert len(full) == 40
     # A smaller vocabulary changes nothing on its corpus, half precision little.
     assert sum(one["answer"] == other["answer"] for one, other in zip(full, small, strict=True)) >= 38
@@ -105,6 +114,6 @@ def test_a_smaller_vocabulary_and_half_precision_are_in_the_report_and_answer_al
 
 def test_the_saved_configuration_repeats_the_run(folder: Path) -> None:
     config = folder / "runs" / "qa-hybrid" / "version_0" / "config.yaml"
-    run(str(ROOT / "cli.py"), "fit", "--config", str(config), cwd=folder)
+    bplightning("fit", "--config", str(config), cwd=folder)
     first, second = (folder / "runs" / "qa-hybrid" / f"version_{n}" / "compact" / "model.safetensors" for n in (0, 1))
     assert first.read_bytes() == second.read_bytes()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from own_module import InOrder, OwnModule, compare, strategy, trainer, with_callback, with_module
+from programs import Program
 from tiny_families import padded_inputs
 from torch import nn
 from transformers import AutoModelForQuestionAnswering
@@ -42,16 +40,9 @@ def test_so_they_are_where_gradients_are_scaled(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_so_they_are_on_two_ranks(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("own_module.py")), str(tmp_path)],
-        env=os.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=290,
-    )
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("alike") == 2
+    training = Program(Path(__file__).with_name("own_module.py"), str(tmp_path), cwd=tmp_path)
+    assert training.end() == 0, training.said
+    assert training.said.count("alike") == 2
 
 
 def test_a_resumed_run_is_the_run_that_was_interrupted(tmp_path: Path) -> None:

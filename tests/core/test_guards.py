@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from programs import Program
 from tiny_task import TinyTask
 
 from bplightning.checkpoints import LastCheckpoint
@@ -158,17 +156,10 @@ except UserError as error:
 @pytest.mark.timeout(240)
 def test_one_rank_of_two_stops_both_and_names_the_module(tmp_path: Path) -> None:
     (tmp_path / "spoiled.py").write_text(ON_A_RANK)
-    done = subprocess.run(
-        [sys.executable, "spoiled.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=200,
-    )
-    ended = dict(re.findall(r"rank (\d) ended: (.*)", done.stdout))
-    assert ended.keys() == {"0", "1"}, done.stdout
+    training = Program(tmp_path / "spoiled.py", cwd=tmp_path, variables={"PYTHONPATH": str(Path(__file__).parent)})
+    training.end()
+    ended = dict(re.findall(r"rank (\d) ended: (.*)", training.said))
+    assert ended.keys() == {"0", "1"}, training.said
     at = "is NaN or infinite at optimizer step 4, first of all"
     assert ended["1"].startswith(f"the loss {at} the output of bert.encoder.layer.0.intermediate: lower the learning")
     assert ended["0"].startswith(f"a value {at} on another rank, which says where: lower the learning")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from programs import Program
 from tiny_task import TinyTask, trainer
 
 from bplightning.errors import UserError
@@ -55,19 +53,13 @@ except UserError as error:
 @pytest.mark.parametrize(("at", "step"), [("validation", 6), ("end", 12)])
 def test_masks_that_differ_end_the_run_on_all_ranks(tmp_path: Path, at: str, step: int) -> None:
     (tmp_path / "diverging.py").write_text(DIVERGING)
-    done = subprocess.run(
-        [sys.executable, "diverging.py", ".", at],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=100,
-    )
+    path = {"PYTHONPATH": str(Path(__file__).parent)}
+    training = Program(tmp_path / "diverging.py", ".", at, cwd=tmp_path, variables=path)
+    training.end()
     for rank in (0, 1):
-        assert f"rank {rank} refused after step {step}: 1 of 12 masks differ between rank 0 and rank 1" in done.stdout
-    assert "the first 'encoder-0-self-key' (hash " in done.stdout
-    assert "The strategy, Diverging, must set masks from nothing that a rank has for itself" in done.stdout
+        assert f"rank {rank} refused after step {step}: 1 of 12 masks differ between rank 0 and rank 1" in training.said
+    assert "the first 'encoder-0-self-key' (hash " in training.said
+    assert "The strategy, Diverging, must set masks from nothing that a rank has for itself" in training.said
 
 
 def test_a_hash_tells_what_is_kept_and_every_score(tmp_path: Path) -> None:

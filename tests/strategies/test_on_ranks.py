@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from programs import Program
 
-STRATEGIES = ("hybrid", "hybrid-to-density", "soft-movement", "movement", "magnitude", "l0", "cofi", "taylor", "ziplm")
+STRATEGIES = (
+    "hybrid",
+    "hybrid-taught",
+    "hybrid-to-density",
+    "soft-movement",
+    "movement",
+    "magnitude",
+    "l0",
+    "cofi",
+    "taylor",
+    "ziplm",
+)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -21,15 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("train_on_ranks.py")
     for ranks in (1, 2):
-        done = subprocess.run(
-            [sys.executable, str(script), str(ranks), str(folder)],
-            env=os.environ | {"PL_GLOBAL_SEED": "0"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == 0, done.stdout
+        training = Program(script, str(ranks), str(folder), cwd=folder, variables={"PL_GLOBAL_SEED": "0"})
+        assert training.end() == 0, training.said
     return folder
 
 

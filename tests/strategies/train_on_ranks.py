@@ -22,6 +22,7 @@ from made_tables import made_table
 from taylor_pruning import Taylor
 from tiny_task import TinyTask, rows
 
+from bplightning.distillation import Distillation
 from bplightning.layout import PrunableLayout
 from bplightning.module import PruningModule
 from bplightning.strategies.cofi import CoFi
@@ -39,6 +40,7 @@ TILES = {"attention": "16x16"}
 TABLE = "table.json"
 STRATEGIES: dict[str, Callable[[], PruningStrategy]] = {
     "hybrid": lambda: Hybrid(granularity=TILES),
+    "hybrid-taught": lambda: Hybrid(granularity=TILES),
     "hybrid-to-density": lambda: Hybrid(granularity=TILES, target_density=0.4),
     "soft-movement": lambda: SoftMovement(granularity={"attention": "4x4", "feed_forward": "4x4"}),
     "movement": lambda: Movement(density=0.3),
@@ -64,13 +66,25 @@ class Plain(TinyTask):
         return DataLoader(data, batch_size=self.rows_of_a_rank, sampler=order)
 
 
+@torch.no_grad()
+def save_teacher(task: TinyTask, folder: Path) -> None:
+    """A model that wants other answers than the one that learns begins with."""
+    teacher = task.build_model()
+    teacher.qa_outputs.weight.neg_()
+    teacher.save_pretrained(folder)
+    task.tokenizer.save_pretrained(folder)
+
+
 def main(ranks: int, folder: Path) -> None:
     """Train with each."""
     os.chdir(folder)
     made_table(PrunableLayout.of(Plain(folder, ranks).build_model())).save(Path(TABLE))
+    teacher = Path(f"teacher-{os.environ.get('LOCAL_RANK', 0)}")
+    save_teacher(Plain(folder, ranks), teacher)
     for name, strategy in STRATEGIES.items():
         torch.manual_seed(0)
-        module = PruningModule(Plain(folder, ranks), strategy(), learning_rate=3e-3)
+        learning = Distillation(str(teacher), alpha_hidden=0.1) if name.endswith("-taught") else None
+        module = PruningModule(Plain(folder, ranks), strategy(), learning_rate=3e-3, distillation=learning)
         trainer = Trainer(
             accelerator="cpu",
             devices=ranks,
