@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.errors import UserError
-from bplightning.folder_bounds import require_plausible_size
+from bplightning.folder_bounds import own_parameters, require_plausible_size
 from bplightning.layout import PrunableLayout
 from bplightning.narrowing import narrows_any
 from bplightning.no_norm import has_no_norm, use_no_norm
@@ -186,9 +186,9 @@ def _outside(layout: PrunableLayout, part: float) -> int:
     """Numbers outside of groups where only a part of the residual stream's dimensions stays."""
     inside = {member.module for group in layout.groups for member in group.members}
     along = Counter(axis.parameter for axis in layout.residual)
-    named = layout.model.named_parameters()
+    own = own_parameters(layout.model)
     return sum(
-        round(value.numel() * part ** along[name]) for name, value in named if name.rpartition(".")[0] not in inside
+        round(value.numel() * part ** along[name]) for name, value in own if name.rpartition(".")[0] not in inside
     )
 
 

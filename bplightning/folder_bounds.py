@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from torch import nn
 
 from bplightning.errors import UserError
 
@@ -20,7 +21,7 @@ ALWAYS = 256
 """Layers and experts that are always allowed: those of a family that shares its layers' weights are few tensors."""
 
 SLACK = 1 << 22
-"""Numbers that a model may have beyond twice those in its files: a new head, or embeddings that are not tied yet."""
+"""Numbers that a model may have beyond twice those in its files: a new head, above all."""
 
 
 def require_plausible_layers(folder: Path) -> None:
@@ -81,6 +82,16 @@ def require_plausible_size(wanted: int, there: int) -> None:
             f"the sizes in config.json make a model of {wanted:,} numbers or more, and its weights are {there:,}: the "
             "file is damaged, or of another model."
         )
+
+
+def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """A model's named parameters, but for those that are tied to others, or will be: transformers ties them last.
+
+    Args:
+        model: The model.
+    """
+    tied: Any = getattr(model, "all_tied_weights_keys", None) or {}
+    return ((name, value) for name, value in model.named_parameters() if name not in tied)
 
 
 def numbers_in(files: Iterable[str | Path]) -> int:

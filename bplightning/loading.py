@@ -30,6 +30,7 @@ from bplightning.equivalence import LogitDifference, made_inputs, require_equal
 from bplightning.errors import UserError
 from bplightning.folder_bounds import (
     numbers_in,
+    own_parameters,
     require_own_weights,
     require_plausible_layers,
     require_plausible_size,
@@ -172,7 +173,7 @@ class CompactLoader(HfQuantizer):
     ) -> PreTrainedModel:
         numbers = numbers_in(checkpoint_files or ())
         apply_widths(model, numbers)
-        require_plausible_size(sum(parameter.numel() for parameter in model.parameters()), numbers)
+        require_plausible_size(sum(value.numel() for _, value in own_parameters(model)), numbers)
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_families import tiny
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM
 
 from bplightning.compaction import compact
 from bplightning.errors import UserError
 from bplightning.folder_bounds import require_plausible_layers
+from bplightning.layout import PrunableLayout
 from bplightning.loading import load_saved, save_compact
 
 
@@ -41,6 +42,17 @@ def refused(saved: Path, folder: Path, **sizes: Any) -> str:
     assert time.process_time() - start < 10
     assert "\n" not in str(caught.value)
     return str(caught.value).partition("cannot be loaded: ")[2]
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_embeddings_that_are_tied_only_after_loading_count_once(tmp_path: Path, family: str) -> None:
+    """As in a real BART-base that is pruned: half of it is embeddings, which four of its modules share."""
+    model: Any = tiny(family, auto=AutoModelForSeq2SeqLM, vocab_size=200_000)
+    with torch.no_grad():
+        PrunableLayout.of(model).feed_forward[0].down.weight(model)[:, ::2] = 0
+    save_compact(compact(model), tmp_path / "compact")  # which loads it again
+    again = load_saved(AutoModelForSeq2SeqLM.from_pretrained, tmp_path / "compact", what="the model")
+    assert again.get_input_embeddings().weight is again.get_output_embeddings().weight
 
 
 @pytest.mark.parametrize("layers", [10**9, 2**63, -1])
