@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from bplightning.benchmarking_rows import STEADY_ROUNDS
 
 RESULTS = Path(__file__).resolve().parent / "results" / "bert_base"
 GPU = RESULTS.parent / "bert_base_gpu"
+BART = RESULTS.parent / "bart_base.json"
 
 
 def row(name: str, machine: str = "") -> dict[str, Any] | None:
@@ -65,6 +67,42 @@ def bfloat16() -> list[str]:
         cells = ("{over_dense_float32:.3f} ({low:.3f} to {high:.3f})".format(**found[shape][model]) for shape in shapes)
         lines.append(f"| {model}, bfloat16 | {' | '.join(cells)} |")
     return [*lines, "", provenance(found)]
+
+
+def bart() -> list[str]:
+    """First token and each one after it, of benchmarks/bart_base.py."""
+    lines = [
+        "| | what | backend | speed-up over dense in the same backend | ideal by FLOPs | of that | dense | compact |",
+        "|---" * 8 + "|",
+    ]
+    if not BART.exists():
+        return [*lines, "| not run yet |"]
+    found = json.loads(BART.read_text())
+    units: dict[str, Callable[[dict[str, Any]], str]] = {
+        "first_token": lambda each: f"{each['latency_ms']['median']:.3g} ms",
+        "decoding": lambda each: f"{each['tokens_per_second']:.3g} tokens/s",
+    }
+    for small in found["rows"]:
+        if small["model"] != "compact" or small["work"] not in units:
+            continue
+        (dense,) = (
+            each
+            for each in found["rows"]
+            if each["model"] == "dense" and all(each[key] == small[key] for key in ("work", "shape", "backend"))
+        )
+        unit, own = units[small["work"]], small["speedup"]
+        lines.append(
+            f"| {small['shape']} | {small['work'].replace('_', ' ')} | {small['backend']} "
+            f"| {ratio(small, 'speedup')} ({own['low']:.2f} to {own['high']:.2f}) | {small['ideal_speedup']:.2f}x "
+            f"| {100 * small['efficiency']:.0f} % | {unit(dense)} | {unit(small)} |"
+        )
+    machine, versions = found["machine"], found["versions"]
+    return [
+        *lines,
+        "",
+        f"{machine['cpu']}, {machine['threads']} thread, seed 0, torch {versions['torch']}, "
+        f"onnxruntime {versions['onnxruntime']}, {found['date'][:10]}.",
+    ]
 
 
 def gpu() -> list[str]:

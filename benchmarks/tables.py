@@ -45,6 +45,7 @@ def main() -> None:
         "benchmark": benchmark("sst2-filled-25"),
         "benchmark_compile": benchmark("sst2-ziplm-one-shot-3"),
         "beyond": beyond.table(),
+        "bart_base": bert_base_table.bart(),
         "bert_base_backends": bert_base_table.backends(),
         "bert_base_backends_avx512": bert_base_table.backends("avx512"),
         "bert_base_bfloat16": bert_base_table.bfloat16(),
