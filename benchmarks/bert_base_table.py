@@ -79,7 +79,7 @@ def bart() -> list[str]:
         return [*lines, "| not run yet |"]
     found = json.loads(BART.read_text())
     units: dict[str, Callable[[dict[str, Any]], str]] = {
-        "first_token": lambda each: f"{each['latency_ms']['median']:.3g} ms",
+        "first_token": lambda each: f"{each['latency_ms']['median']:.4g} ms",
         "decoding": lambda each: f"{each['tokens_per_second']:.3g} tokens/s",
     }
     for small in found["rows"]:
