@@ -225,10 +225,11 @@ def _require_sections(parser: ArgumentParser, parsed: Namespace) -> None:
     Raises:
         UserError: There is one.
     """
+    typed = {action.dest for action in parser._actions if hasattr(action, "_typehint")}  # such as `plan --measure`
     for option in (action.dest for action in parser._actions if "." in action.dest):
         section = option.partition(".")[0]
         value = parsed.get(section)
-        if value is not None and not isinstance(value, Namespace):
+        if section not in typed and value is not None and not isinstance(value, Namespace):
             raise UserError(f"--{section} is {value!r}, and has options of its own: give those, such as --{option}.")
 
 
