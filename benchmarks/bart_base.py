@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import torch
-from bert_base import DENSITY, SEED, hardened
+from bert_base import DENSITY, SEED, hardened, timed
 from transformers import BartConfig, BartForConditionalGeneration
 
 from bplightning import PrunableLayout
-from bplightning.benchmarking import benchmark
-from bplightning.compaction import compact
-from bplightning.loading import save_compact
 
 RESULT = Path(__file__).resolve().parent / "results" / "bart_base.json"
 BASE = {
@@ -44,18 +40,8 @@ def main() -> None:
     pruned = hardened(
         dense, density={role: DENSITY["feed_forward" if "feed_forward" in role else "attention"] for role in roles}
     )
-    with tempfile.TemporaryDirectory() as folder:
-        dense.save_pretrained(f"{folder}/dense")
-        save_compact(compact(pruned), f"{folder}/compact")
-        document = benchmark(
-            f"{folder}/compact",
-            f"{folder}/dense",
-            shapes=[(1, 128), (8, 128)],
-            backends=["eager", "onnx"],
-            threads=arguments.threads,
-            seconds=120,
-            watch=lambda fraction, what: print(f"{100 * fraction:.0f} % {what}", flush=True),
-        )
+    wanted = {"threads": arguments.threads, "shapes": [(1, 128), (8, 128)], "backends": ["eager", "onnx"]}
+    document = timed(dense, pruned, **wanted, seconds=120)
     for name, model in document["models"].items():
         model["path"] = name
     RESULT.write_text(json.dumps(document | {"command": "python benchmarks/bart_base.py"}, indent=1) + "\n")

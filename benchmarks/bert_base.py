@@ -163,10 +163,18 @@ def bfloat16(threads: int) -> dict[str, Any]:
     return found
 
 
-def compared(zeros: PreTrainedModel, *, threads: int, shapes: Any, backends: list[str]) -> list[dict[str, Any]]:
-    """What `bplightning benchmark COMPACT --against DENSE` finds: its rows."""
+def timed(
+    dense: PreTrainedModel,
+    zeros: PreTrainedModel,
+    *,
+    threads: int,
+    shapes: Any,
+    backends: list[str],
+    seconds: float = 90,
+) -> dict[str, Any]:
+    """What `bplightning benchmark COMPACT --against DENSE` finds."""
     with tempfile.TemporaryDirectory() as folder:
-        dense_model().save_pretrained(f"{folder}/dense")
+        dense.save_pretrained(f"{folder}/dense")
         save_compact(compact(zeros), f"{folder}/compact")
         document = benchmark(
             f"{folder}/compact",
@@ -174,10 +182,16 @@ def compared(zeros: PreTrainedModel, *, threads: int, shapes: Any, backends: lis
             shapes=shapes,
             backends=backends,
             threads=threads,
-            seconds=90,
+            seconds=seconds,
             watch=lambda fraction, what: print(f"{100 * fraction:.0f} % {what}", flush=True),
         )
-    return [{**row} for row in document["rows"]]
+    return {**document}
+
+
+def compared(zeros: PreTrainedModel, *, threads: int, shapes: Any, backends: list[str]) -> list[dict[str, Any]]:
+    """The rows of that, against the dense BERT-base."""
+    found = timed(dense_model(), zeros, threads=threads, shapes=shapes, backends=backends)
+    return [{**row} for row in found["rows"]]
 
 
 def compaction(threads: int) -> dict[str, Any]:
