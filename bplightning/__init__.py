@@ -7,40 +7,44 @@ is first asked for: reading a compact model costs no import of Lightning, and ``
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrapt import when_imported
 
 if TYPE_CHECKING:
-    from bplightning.callback import PruningCallback
-    from bplightning.compaction import CompactionPlan, compact
+    from bplightning.cli.api import fit
+    from bplightning.compaction.exact_compaction import CompactionPlan, compact
+    from bplightning.compaction.loading import register, save_compact
+    from bplightning.contracts.strategy import Progress, PruningStrategy
+    from bplightning.contracts.task import Task
     from bplightning.errors import UserError
-    from bplightning.fitting import fit
-    from bplightning.layout import PrunableLayout
-    from bplightning.loading import register, save_compact
-    from bplightning.masking import Mask
-    from bplightning.module import PruningModule
-    from bplightning.predicting import predict
-    from bplightning.strategy import Progress, PruningStrategy
-    from bplightning.task import Task
+    from bplightning.integrations.lightning_callback import PruningCallback
+    from bplightning.layout.prunable_layout import PrunableLayout
+    from bplightning.masks.masking import Mask
+    from bplightning.runs.predicting import predict
+    from bplightning.training.module import PruningModule
 
 __version__ = "0.1.0.dev0"
 
+if not Path(__file__).with_name("strategies").exists():  # a clone: strategies/ and tasks/ lie beside this folder
+    __path__.append(str(Path(__file__).parents[1]))
+
 _HOMES = {
-    "CompactionPlan": "compaction",
-    "Mask": "masking",
-    "Progress": "strategy",
-    "PrunableLayout": "layout",
-    "PruningCallback": "callback",
-    "PruningModule": "module",
-    "PruningStrategy": "strategy",
-    "Task": "task",
+    "CompactionPlan": "compaction.exact_compaction",
+    "Mask": "masks.masking",
+    "Progress": "contracts.strategy",
+    "PrunableLayout": "layout.prunable_layout",
+    "PruningCallback": "integrations.lightning_callback",
+    "PruningModule": "training.module",
+    "PruningStrategy": "contracts.strategy",
+    "Task": "contracts.task",
     "UserError": "errors",
-    "compact": "compaction",
-    "fit": "fitting",
-    "predict": "predicting",
-    "register": "loading",
-    "save_compact": "loading",
+    "compact": "compaction.exact_compaction",
+    "fit": "cli.api",
+    "predict": "runs.predicting",
+    "register": "compaction.loading",
+    "save_compact": "compaction.loading",
 }
 
 __all__ = [
@@ -69,4 +73,4 @@ def __getattr__(name: str) -> Any:
 
 @when_imported("transformers.modeling_utils")  # `from_pretrained` is there; now, if transformers was imported before us
 def _register(module: Any) -> None:
-    import_module("bplightning.loading")
+    import_module("bplightning.compaction.loading")

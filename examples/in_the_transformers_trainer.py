@@ -14,9 +14,9 @@ from pathlib import Path
 
 from transformers import DataCollatorWithPadding, TrainingArguments
 
+from bplightning.integrations.transformers_trainer import PruningTrainer, PruningTrainerCallback
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.tasks.classification import Classification
-from bplightning.transformers_trainer import PruningTrainer, PruningTrainerCallback
 
 
 def main(out: Path, steps: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bplightning.strategy import PruningStrategy
+from bplightning.contracts.strategy import PruningStrategy
 
 
 class Dense(PruningStrategy):

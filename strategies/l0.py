@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bplightning.contracts.scheduled import ScheduledStrategy
+from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
-from bplightning.granularity import FALLBACKS, check_role_weights
-from bplightning.layout import PrunableLayout
-from bplightning.scheduled import ScheduledStrategy
-from bplightning.strategies.drawing import generator_of
-from bplightning.strategy import Progress
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.masks.granularity import FALLBACKS, check_role_weights
+from bplightning.strategies.shared.seeded_generator import generator_of
 
 TEMPERATURE = 2 / 3
 """Of the concrete distribution, beta: the lower, the more often a gate is exactly 0 or 1."""

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bplightning.masking import Mask
-from bplightning.strategies.top_k import TopK
+from bplightning.masks.masking import Mask
+from bplightning.strategies.shared.top_k import TopK
 
 
 class Magnitude(TopK):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from bplightning.errors import UserError
-from bplightning.masking import Mask
-from bplightning.strategies.top_k import TopK
+from bplightning.masks.masking import Mask
+from bplightning.strategies.shared.top_k import TopK
 
 
 class Movement(TopK):

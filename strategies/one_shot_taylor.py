@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from bplightning.strategies.budgeted import Budgeted
-from bplightning.strategies.mask_search import even_counts
+from bplightning.strategies.shared.budgeted import Budgeted
+from bplightning.strategies.shared.mask_search import even_counts
 
 
 class OneShotTaylor(Budgeted):

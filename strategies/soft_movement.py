@@ -9,15 +9,15 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from bplightning.contracts.scheduled import ScheduledStrategy
+from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
-from bplightning.granularity import FALLBACKS, check_role_weights
-from bplightning.layout import PrunableLayout
-from bplightning.scheduled import ScheduledStrategy
-from bplightning.strategies.guide import Guide
-from bplightning.strategies.snap import Snap
-from bplightning.strategies.steering import FARTHEST, Steering
-from bplightning.strategies.targets import size_target
-from bplightning.strategy import Progress
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.masks.granularity import FALLBACKS, check_role_weights
+from bplightning.strategies.shared.guide import Guide
+from bplightning.strategies.shared.snap import Snap
+from bplightning.strategies.shared.steering import FARTHEST, Steering
+from bplightning.strategies.shared.targets import size_target
 
 SCORE_LEARNING_RATE = 1e-2
 """The papers' learning rate of scores."""

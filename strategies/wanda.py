@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.errors import UserError
-from bplightning.groups import Member
-from bplightning.layout import PrunableLayout
-from bplightning.masking import Mask
-from bplightning.strategies.layer_inputs import mask_name, real_rows
-from bplightning.strategies.top_k import TopK
-from bplightning.strategies.wanda_scores import keep_per_row, wanda_scores
+from bplightning.layout.groups import Member
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.masks.masking import Mask
+from bplightning.strategies.shared.layer_inputs import mask_name, real_rows
+from bplightning.strategies.shared.top_k import TopK
+from bplightning.strategies.shared.wanda_scores import keep_per_row, wanda_scores
 
 
 class Wanda(TopK):

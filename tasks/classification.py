@@ -22,11 +22,18 @@ from torchmetrics.functional import (
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bplightning.errors import UserError
-
-from .class_labels import MULTI, REGRESSION, SINGLE, Labels, ProblemType, labels_of, labels_of_model
-from .pretrained import EMBEDDED_MODEL
-from .table import read_hub
-from .text_task import Columns, Split, TextTask
+from bplightning.tasks.shared.class_labels import (
+    MULTI,
+    REGRESSION,
+    SINGLE,
+    Labels,
+    ProblemType,
+    labels_of,
+    labels_of_model,
+)
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
+from bplightning.tasks.shared.table import read_hub
+from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 
 GLUE_COLUMNS = {
     "cola": ("sentence",),
@@ -77,7 +84,7 @@ class Classification(TextTask):
     auto: ClassVar[Any] = AutoModelForSequenceClassification
     head: ClassVar[str] = "sequence-classification head"
     embedded_model: ClassVar[Path] = EMBEDDED_MODEL
-    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "classification_default.yaml"
+    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "embedded" / "classification_default.yaml"
     inputs: ClassVar[Mapping[str, bool]] = {"text": False, "text_pair": True}
     targets: ClassVar[Mapping[str, bool]] = {"label": False}
 

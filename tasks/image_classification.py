@@ -20,19 +20,18 @@ from transformers import (
     PreTrainedModel,
 )
 
+from bplightning.compaction.loading import load_saved
+from bplightning.contracts.task import Task
 from bplightning.errors import UserError
-from bplightning.loading import load_saved
-from bplightning.task import Task
-
-from .class_labels import SINGLE, Labels, labels_of, labels_of_model
-from .classification import scores_of
-from .data_settings import data_settings
-from .example_metric import ExampleMetric
-from .pretrained import build, read
-from .table import hub_split, own_columns, read_hub, require_rows
+from bplightning.tasks.classification import scores_of
+from bplightning.tasks.shared.class_labels import SINGLE, Labels, labels_of, labels_of_model
+from bplightning.tasks.shared.data_settings import data_settings
+from bplightning.tasks.shared.example_metric import ExampleMetric
+from bplightning.tasks.shared.pretrained import build, read
+from bplightning.tasks.shared.table import hub_split, own_columns, read_hub, require_rows
 
 Split = Literal["train", "validation"]
-EMBEDDED_MODEL = str(Path(__file__).parent / "image_start")
+EMBEDDED_MODEL = str(Path(__file__).parent / "embedded" / "image_start")
 
 
 class ImageClassification(Task):
@@ -60,7 +59,7 @@ class ImageClassification(Task):
 
     auto: ClassVar[Any] = AutoModelForImageClassification
     monitor: ClassVar[str] = "accuracy"
-    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "image_default.yaml"
+    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "embedded" / "image_default.yaml"
 
     def __init__(
         self,

@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from bplightning.errors import UserError
-
-from .language_blocks import IGNORED, padded, surprise
-from .text_task import Columns, Split, TextTask
+from bplightning.tasks.shared.language_blocks import IGNORED, padded, surprise
+from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 
 _BOTH_SIDES = AutoModelForMaskedLM._model_mapping
 """Configurations of models that were made to see both sides of a token, and of some encoder-decoders."""
@@ -43,8 +42,8 @@ class LanguageModeling(TextTask):
     auto: ClassVar[Any] = AutoModelForCausalLM
     head: ClassVar[str] = "causal language-modeling head"
     default_length: ClassVar[int] = 256
-    embedded_model: ClassVar[Path] = Path(__file__).parent / "language_start"
-    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "language_modeling_default.yaml"
+    embedded_model: ClassVar[Path] = Path(__file__).parent / "embedded" / "language_start"
+    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "embedded" / "language_modeling_default.yaml"
 
     def build_model(self) -> PreTrainedModel:
         """The pretrained model; one that was made to see both sides, such as BERT, is told to see one."""

@@ -12,11 +12,10 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 
 from bplightning.errors import UserError
-
-from .language_blocks import IGNORED, mask_tokens, masked, surprise
-from .language_modeling import LanguageModeling
-from .pretrained import EMBEDDED_MODEL
-from .text_task import Columns, Split, TextTask
+from bplightning.tasks.language_modeling import LanguageModeling
+from bplightning.tasks.shared.language_blocks import IGNORED, mask_tokens, masked, surprise
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
+from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 
 
 class MaskedLanguageModeling(LanguageModeling):
@@ -29,7 +28,9 @@ class MaskedLanguageModeling(LanguageModeling):
     auto: ClassVar[Any] = AutoModelForMaskedLM
     head: ClassVar[str] = "masked language-modeling head"
     embedded_model: ClassVar[Path] = EMBEDDED_MODEL
-    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "masked_language_modeling_default.yaml"
+    embedded_recipe: ClassVar[Path | None] = (
+        Path(__file__).parent / "embedded" / "masked_language_modeling_default.yaml"
+    )
 
     @classmethod
     def supports(cls, config: PreTrainedConfig) -> bool:

@@ -19,18 +19,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bplightning.contracts.task import Task
 from bplightning.errors import UserError
-from bplightning.task import Task
-
-from .batching import collate, length_grouped_sampler
-from .data_settings import data_settings
-from .pretrained import EMBEDDED_MODEL, Pretrained
-from .squad_answers import Spans, find_spans
-from .squad_data import from_records, read_file, read_hub
-from .squad_features import LABELS, POSITIONS, tokenize
-from .squad_metric import SquadMetric
-from .squad_predict import Inputs
-from .squad_v2 import SquadV2Metric
+from bplightning.tasks.shared.batching import collate, length_grouped_sampler
+from bplightning.tasks.shared.data_settings import data_settings
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL, Pretrained
+from bplightning.tasks.squad.answers import Spans, find_spans
+from bplightning.tasks.squad.data import from_records, read_file, read_hub
+from bplightning.tasks.squad.features import LABELS, POSITIONS, tokenize
+from bplightning.tasks.squad.metric import SquadMetric
+from bplightning.tasks.squad.metric_v2 import SquadV2Metric
+from bplightning.tasks.squad.predict import Inputs
 
 Split = Literal["train", "validation"]
 
@@ -68,7 +67,7 @@ class QuestionAnswering(Task):
 
     auto: ClassVar[Any] = AutoModelForQuestionAnswering
     monitor: ClassVar[str] = "f1"
-    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "qa_default.yaml"
+    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "embedded" / "qa_default.yaml"
     saved_settings: ClassVar[tuple[str, ...]] = (
         "max_length",
         "stride",

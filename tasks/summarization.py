@@ -17,11 +17,10 @@ from torchmetrics import Metric
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, GenerationConfig, PreTrainedModel
 
 from bplightning.errors import UserError
-
-from .generation import Generation, generation_config, recorded
-from .rouge import NAMES, rouge
-from .table import require_texts
-from .text_task import Columns, Split, TextTask
+from bplightning.tasks.shared.generation import Generation, generation_config, recorded
+from bplightning.tasks.shared.rouge import NAMES, rouge
+from bplightning.tasks.shared.table import require_texts
+from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 
 HUB_COLUMNS = {
     "cnn_dailymail": {"text": "article", "summary": "highlights"},
@@ -75,8 +74,8 @@ class Summarization(TextTask):
     auto: ClassVar[Any] = AutoModelForSeq2SeqLM
     head: ClassVar[str] = "sequence-to-sequence language-modeling head"
     default_length: ClassVar[int] = 512
-    embedded_model: ClassVar[Path] = Path(__file__).parent / "summarization_start"
-    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "summarization_default.yaml"
+    embedded_model: ClassVar[Path] = Path(__file__).parent / "embedded" / "summarization_start"
+    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "embedded" / "summarization_default.yaml"
     targets: ClassVar[Mapping[str, bool]] = {"summary": False}
     saved_settings: ClassVar[tuple[str, ...]] = ("max_length", "prefix")
 

@@ -18,12 +18,11 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedModel
 
 from bplightning.errors import UserError
-
-from .class_labels import MULTI, Labels, labels_of, labels_of_model
-from .pretrained import EMBEDDED_MODEL
-from .tag_spans import count_right, entities_of, mark_spans, span_scores
-from .tagged_words import words_and_tags
-from .text_task import Columns, Split, TextTask
+from bplightning.tasks.shared.class_labels import MULTI, Labels, labels_of, labels_of_model
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
+from bplightning.tasks.shared.tag_spans import count_right, entities_of, mark_spans, span_scores
+from bplightning.tasks.shared.tagged_words import words_and_tags
+from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 
 IGNORED = -100
 """The label of tokens that carry none."""
@@ -52,7 +51,7 @@ class TokenClassification(TextTask):
     auto: ClassVar[Any] = AutoModelForTokenClassification
     head: ClassVar[str] = "token-classification head"
     embedded_model: ClassVar[Path] = EMBEDDED_MODEL
-    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "token_classification_default.yaml"
+    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "embedded" / "token_classification_default.yaml"
     inputs: ClassVar[Mapping[str, bool]] = {"tokens": False}
     targets: ClassVar[Mapping[str, bool]] = {"tags": False}
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bplightning.compaction import compact
-from bplightning.layout import PrunableLayout
-from bplightning.masking import Mask, has_masks, remove_masks
-from bplightning.strategy import Progress, PruningStrategy
+from bplightning.compaction.exact_compaction import compact
+from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.masks.masking import Mask, has_masks, remove_masks
 from bplightning.testing.arguments import unexplained
 from bplightning.testing.syncs import NoHostSync
 from bplightning.testing.tiny_model import padded_inputs, tiny_bert

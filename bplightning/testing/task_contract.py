@@ -14,11 +14,11 @@ import torch
 import yaml
 from torch import Tensor
 
+from bplightning.contracts.task import Task
+from bplightning.contracts.task_file import save_task
 from bplightning.errors import UserError
 from bplightning.plugins import TASKS, load, name_of
-from bplightning.predicting import predict
-from bplightning.task import Task
-from bplightning.task_file import save_task
+from bplightning.runs.predicting import predict
 from bplightning.testing.arguments import unexplained
 
 COUNTS = ("batch_size", "eval_batch_size")

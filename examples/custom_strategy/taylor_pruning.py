@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bplightning.contracts.scheduled import ScheduledStrategy
 from bplightning.errors import UserError
-from bplightning.groups import Member
-from bplightning.layout import PrunableLayout
-from bplightning.scheduled import ScheduledStrategy
-from bplightning.selection import keep_largest
+from bplightning.layout.groups import Member
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.masks.selection import keep_largest
 
 
 class Taylor(ScheduledStrategy):

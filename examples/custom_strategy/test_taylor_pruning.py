@@ -6,9 +6,9 @@ import pytest
 import torch
 from taylor_pruning import Taylor
 
+from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
 from bplightning.plugins import STRATEGIES, load
-from bplightning.strategy import Progress
 from bplightning.testing import StrategyCase, StrategyContract
 from bplightning.testing.tiny_model import padded_inputs
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bplightning import compact
-from bplightning.cli import main
+from bplightning.cli.verbs import main
+from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
-from bplightning.layout import PrunableLayout
-from bplightning.masking import freeze_masks, remove_masks, unfreeze_masks
-from bplightning.module import PruningModule
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.masks.masking import freeze_masks, remove_masks, unfreeze_masks
 from bplightning.strategies.l0 import L0, chance_open, hard_concrete
-from bplightning.strategy import Progress
 from bplightning.testing.syncs import NoHostSync
+from bplightning.training.module import PruningModule
 
 SHAPE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
 GRANULARITY = {"attention": "16x16", "feed_forward": "unit"}

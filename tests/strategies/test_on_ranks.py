@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process and two of them ended with."""
     folder = tmp_path_factory.mktemp("ranks")
-    script = Path(__file__).with_name("train_on_ranks.py")
+    script = Path(__file__).parents[1] / "support" / "train_on_ranks.py"
     for ranks in (1, 2):
         training = Program(script, str(ranks), str(folder), cwd=folder, variables={"PL_GLOBAL_SEED": "0"})
         assert training.end() == 0, training.said

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_families import tiny
 
+from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.errors import UserError
-from bplightning.layout import PrunableLayout
+from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.soft_movement import SoftMovement
-from bplightning.strategy import Progress, PruningStrategy
 
 SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 1}
 

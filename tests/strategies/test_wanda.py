@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_families import inputs_for, tiny
 
+from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
-from bplightning.layout import PrunableLayout
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.strategies.shared.wanda_scores import wanda_scores
 from bplightning.strategies.wanda import Wanda
-from bplightning.strategies.wanda_scores import wanda_scores
-from bplightning.strategy import Progress
 from bplightning.testing.strategy_contract import calibrate
 from bplightning.testing.tiny_model import padded_inputs, tiny_bert
 

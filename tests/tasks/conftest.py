@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertConfig, BertForQuestionAnswering
-
-sys.path.insert(0, str(Path(__file__).parent))  # lets the tests of this folder share the two helpers
-
 from tiny_squad import CAFE, NILE, example, save_tokenizer, windows_of
+from transformers import BertConfig, BertForQuestionAnswering
 
 
 @pytest.fixture

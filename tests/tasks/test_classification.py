@@ -13,8 +13,8 @@ from tiny_texts import NAMES, NUMBERS, SEVERAL, TEXTS, declared, hub_folder, mak
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model
 
 from bplightning.errors import UserError
-from bplightning.tasks.class_labels import MULTI, REGRESSION, SINGLE, Labels
 from bplightning.tasks.classification import GLUE_COLUMNS, Classification, scores_of
+from bplightning.tasks.shared.class_labels import MULTI, REGRESSION, SINGLE, Labels
 
 KINDS = {SINGLE: NAMES, MULTI: SEVERAL, REGRESSION: NUMBERS}
 

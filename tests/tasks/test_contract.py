@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from bplightning.contracts.task import Task
+from bplightning.contracts.task_file import load_task, save_task
 from bplightning.errors import UserError
 from bplightning.plugins import TASKS, available, load
-from bplightning.task import Task
-from bplightning.task_file import load_task, save_task
 from bplightning.testing import TaskCase, TaskContract, small_case
 
 NAMES = list(available(TASKS))

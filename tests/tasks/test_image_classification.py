@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from bplightning import compact, predict, save_compact
+from bplightning.contracts.task_file import save_task
 from bplightning.errors import UserError
-from bplightning.layout import PrunableLayout
-from bplightning.task_file import save_task
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.tasks.embedded.images import SHAPES, generate
 from bplightning.tasks.image_classification import ImageClassification
-from bplightning.tasks.image_generated import SHAPES, generate
 
-MODEL = str(Path(__file__).parents[2] / "tasks" / "image_start")
+MODEL = str(Path(__file__).parents[2] / "tasks" / "embedded" / "image_start")
 
 
 def save_images(folder: Path, count: int, *, labels: tuple[str, ...] = ("dark", "light")) -> Path:

@@ -12,13 +12,13 @@ from tiny_squad import save_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 import bplightning
+from bplightning.compaction.loading import save_compact
+from bplightning.contracts.task_file import save_task
 from bplightning.errors import UserError
-from bplightning.loading import save_compact
-from bplightning.resuming import Place, RepeatableLoader
-from bplightning.task_file import save_task
-from bplightning.tasks.language_blocks import IGNORED
 from bplightning.tasks.language_modeling import LanguageModeling
 from bplightning.tasks.masked_language_modeling import MaskedLanguageModeling
+from bplightning.tasks.shared.language_blocks import IGNORED
+from bplightning.training.resuming import Place, RepeatableLoader
 
 TEXTS = ["The Nile is long.", "It flows north to the sea.", "Where does it flow?"]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -24,13 +24,15 @@ from transformers import (
     T5Config,
 )
 
-from bplightning import measure, pipeline, predict
+from bplightning import predict
 from bplightning.errors import UserError
-from bplightning.module import PruningModule, frozen_module
+from bplightning.measuring import measure
+from bplightning.stages import pipeline
 from bplightning.strategies.dense import Dense
 from bplightning.strategies.movement import Movement
-from bplightning.tasks.generation import Generation
+from bplightning.tasks.shared.generation import Generation
 from bplightning.tasks.summarization import Summarization
+from bplightning.training.module import PruningModule, frozen_module
 
 ROWS = [
     {"text": "The Nile flows north, through what they long to see.", "summary": "The Nile is long."},

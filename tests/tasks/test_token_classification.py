@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 import bplightning
+from bplightning.compaction.loading import save_compact
+from bplightning.contracts.task_file import save_task
 from bplightning.errors import UserError
-from bplightning.loading import save_compact
-from bplightning.task_file import save_task
 from bplightning.tasks.token_classification import WORD, TokenClassification, first_pieces
 
 TRAIN = [

@@ -14,8 +14,8 @@ from torch.nn.functional import mse_loss
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bplightning.errors import UserError
-from bplightning.tasks.pretrained import EMBEDDED_MODEL
-from bplightning.tasks.text_task import Columns, Split, TextTask
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
+from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 
 REVIEWS = Path(__file__).parent / "reviews.jsonl"
 """Made-up reviews, one a line, with ``text`` and ``stars``; the last fifth is for validation."""

@@ -1,0 +1,1 @@
+"""How fast a saved model is beside the dense one, over a grid of shapes and backends."""

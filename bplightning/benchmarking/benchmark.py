@@ -1,0 +1,241 @@
+"""How fast a model is beside the dense one on this machine: a grid of shapes, in one or several backends.
+
+Legend: `B` rows of a batch, `L` tokens of each row, `N` new tokens of each row.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bplightning.benchmarking.backends import FORWARD_ONLY, check_backends, compiling, generate, prepare
+from bplightning.benchmarking.models import Candidate, find_candidates, fitted
+from bplightning.benchmarking.rows import Variant, by_work, rows, settled
+from bplightning.benchmarking.schema import SCHEMA_VERSION, Benchmark, BenchmarkedModel, Row, Settings, Work
+from bplightning.compaction.example_inputs import random_inputs
+from bplightning.errors import UserError
+from bplightning.io.invocation import program
+from bplightning.io.progress_bar import Watch, unwatched
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.measuring import measure
+from bplightning.measuring.timing import side_by_side
+from bplightning.reporting.report import now, versions
+from bplightning.runs.compact_run import DTYPES
+
+ROUNDS = 6
+"""Fewest rounds of a shape, however slow: of fewer values the median has no confidence interval."""
+
+
+def benchmark(
+    folder: str,
+    against: str | None = None,
+    *,
+    shapes: Sequence[tuple[int, int]] = measure.DEFAULT_SHAPES,
+    new_tokens: int = 32,
+    backends: Sequence[str] = ("eager",),
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: int | None = None,
+    tolerance: float = 0.02,
+    seconds: float = 20.0,
+    watch: Watch = unwatched,
+) -> Benchmark:
+    """Time a model side by side with the dense one.
+
+    Args:
+        folder: A model's folder, dense or compact; or a run's, which stands for its ``compact/``.
+        against: Folder of the dense model; by default the baseline of the run, if `folder` is one and it has one.
+        shapes: `B` and `L` of each shape.
+        new_tokens: `N`, 2 or more, for models that generate.
+        backends: Names of `bplightning.benchmarking.backends.BACKENDS`; the dense model in eager is timed in any case.
+        device: ``"cpu"`` or ``"cuda"``.
+        dtype: What the models compute in, a key of `bplightning.runs.compact_run.DTYPES`.
+        threads: CPU threads, 1 or more; by default torch's own number.
+        tolerance: A ratio is believed when half of its 95 % confidence interval is at most this fraction of it.
+        seconds: Most time spent on one shape, beside compiling; slow models take longer, for six rounds.
+        watch: Is told of progress.
+
+    Returns:
+        The document; `bplightning.benchmarking.table.render` draws it.
+
+    Raises:
+        UserError: A setting is out of range, a model is missing or damaged, the two are not comparable, or device or
+            backend are not to be had.
+    """
+    _check(shapes, new_tokens=new_tokens, threads=threads, tolerance=tolerance, seconds=seconds)
+    place, precision = device_named(device), DTYPES[dtype]
+    candidates = find_candidates(folder, against)
+    if candidates[0].kind.can_generate() and (unfit := [each for each in backends if each in FORWARD_ONLY]):
+        raise UserError(
+            f"{folder!r} generates text, which is not timed in {' or '.join(unfit)}, and --backends is "
+            f"{','.join(backends)}: leave {' and '.join(unfit)} out."
+        )
+    check_backends(backends, device=place, dtype=precision)
+    models = {each.name: each.load(dtype=precision, device=place) for each in candidates}
+    reference = candidates[0].name
+    # Before anything is timed: a family that is not known is refused here.
+    described = {each.name: _described(each, models[each.name]) for each in candidates}
+    used, changed = fitted(list(models.values()), shapes, new_tokens=new_tokens)
+    variants = list(dict.fromkeys([(reference, "eager"), *((name, each) for each in backends for name in models)]))
+    vocabulary = min((each.vocabulary for each in candidates if each.vocabulary is not None), default=None)
+    found: list[Row] = []
+    with cpu_threads(threads), tempfile.TemporaryDirectory() as scratch:
+        watch(0, "counting FLOPs")  # which runs each model at each shape: what there is no room for is said now
+        inputs = {shape: _inputs(models[reference], shape, vocabulary) for shape in used}
+        flops = {
+            shape: {name: _flops(model, inputs[shape], shape, new_tokens) for name, model in models.items()}
+            for shape in used
+        }
+        bound = {}
+        for name, backend in variants:
+            watch(0, f"making ready {name} in {backend}")
+            bound[name, backend] = prepare(backend, models[name], folder=Path(scratch) / f"{name}-{backend}")
+        for index, shape in enumerate(used):
+            calls: dict[tuple[Work, Variant], Callable[[], object]] = {
+                (work, variant): bound[variant](inputs[shape], tokens)
+                for variant in variants
+                for work, tokens in _works(models[variant[0]], new_tokens).items()
+            }
+            label = measure.shape_name(*shape)
+
+            def part(spent: float, index: int = index, label: str = label) -> None:
+                watch((index + min(1.0, spent / seconds)) / len(used), label)
+
+            part(0)
+            with torch.inference_mode(), compiling() if "compile" in backends else nullcontext():
+                for call in calls.values():
+                    call()  # where this compiles, it is not part of the seconds there are
+                times = side_by_side(
+                    calls,
+                    seconds=seconds,
+                    min_rounds=ROUNDS,
+                    between=part,
+                    enough=lambda so_far: settled(
+                        by_work(so_far, new_tokens=new_tokens), reference=reference, tolerance=tolerance
+                    ),
+                )
+            found += rows(
+                by_work(times, new_tokens=new_tokens),
+                flops=flops[shape],
+                shape=shape,
+                new_tokens=new_tokens,
+                reference=reference,
+                tolerance=tolerance,
+            )
+        machine = measure.machine(place)
+    speedups = [each for row in found for each in (row["speedup"], row["speedup_over_eager"]) if each is not None]
+    return Benchmark(
+        schema_version=SCHEMA_VERSION,
+        date=now(),
+        command=shlex.join([*program(), *sys.argv[1:]]),
+        reference=reference,
+        models=described,
+        settings=Settings(
+            device=device,
+            dtype=dtype,
+            backends=list(dict.fromkeys(backend for _, backend in variants)),
+            tolerance=tolerance,
+            seconds=seconds,
+            changed=changed,
+        ),
+        settled=all(each["settled"] for each in speedups),
+        rows=found,
+        versions=versions() | ({"onnxruntime": metadata.version("onnxruntime")} if _runs_onnx(backends) else {}),
+        machine=machine,
+    )
+
+
+def _check(
+    shapes: Sequence[tuple[int, int]], *, new_tokens: int, threads: int | None, tolerance: float, seconds: float
+) -> None:
+    if not shapes or any(size < 1 for shape in shapes for size in shape):
+        raise UserError(f"shapes are {list(shapes)}; there must be one, and rows and tokens must be 1 or more.")
+    for name, value, least in (("new_tokens", new_tokens, 2), ("threads", 1 if threads is None else threads, 1)):
+        if value < least:
+            raise UserError(f"{name} is {value}; it must be {least} or more.")
+    if not 0 < tolerance < 1:
+        raise UserError(f"tolerance is {tolerance}; it must lie between 0 and 1, such as 0.02 for 2 %.")
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"seconds is {seconds}; it must be more than 0.")
+
+
+def device_named(name: str) -> torch.device:
+    """The device; that it is not there is said.
+
+    Raises:
+        UserError: There is no GPU.
+    """
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is 'cuda', and torch finds no GPU here: give --device cpu.")
+    return device
+
+
+def _inputs(model: PreTrainedModel, shape: tuple[int, int], vocabulary: int | None) -> dict[str, Tensor]:
+    made = random_inputs(model, *shape, vocabulary=vocabulary)
+    return {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in made.items()
+    }
+
+
+def _works(model: PreTrainedModel, new_tokens: int) -> dict[Work, int | None]:
+    """What is timed of a model: a forward pass, or how many tokens it writes."""
+    if not model.can_generate():
+        return {"forward": None}
+    return {"first_token": 1, "generation": new_tokens}
+
+
+def _flops(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], shape: tuple[int, int], new_tokens: int
+) -> dict[Work, int]:
+    """Floating-point operations of what is timed, counted over the very calls."""
+    counts: dict[Work, int] = {}
+    try:
+        for work, tokens in _works(model, new_tokens).items():
+            call = measure.forward if tokens is None else partial(generate, tokens=tokens)
+            counts[work] = measure.flops(model, inputs, call=call)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"{measure.shape_name(*shape)} does not fit into the memory of {model.device}: leave it out."
+        ) from error
+    if "generation" in counts:
+        counts["decoding"] = (counts["generation"] - counts["first_token"]) // (new_tokens - 1)
+    return counts
+
+
+def _described(candidate: Candidate, model: PreTrainedModel) -> BenchmarkedModel:
+    return BenchmarkedModel(
+        path=candidate.path,
+        class_name=type(model).__name__,
+        parameters=measure.parameters(model, PrunableLayout.of(model)),
+        bytes_on_disk=measure.bytes_on_disk(candidate.path) if Path(candidate.path).is_dir() else None,
+    )
+
+
+def _runs_onnx(backends: Sequence[str]) -> bool:
+    return any(name.startswith("onnx") for name in backends)
+
+
+@contextmanager
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """As many CPU threads within; `None` for those that there are."""
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)

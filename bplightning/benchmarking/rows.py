@@ -1,0 +1,126 @@
+"""From the times of one shape to the rows of a benchmark.
+
+Legend: `B` rows of a batch, `L` tokens of each row, `N` new tokens of each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from bplightning.benchmarking.schema import LatencyQuantiles, Row, Speedup, Work
+from bplightning.measuring.measure import shape_name
+from bplightning.measuring.timing import Middle, Times, middle, paired_ratio
+
+STEADY_ROUNDS = 20
+"""Fewest rounds after which a narrow interval is believed: among few, one is narrow by chance."""
+
+NO_TIME = 1e-6
+"""Milliseconds that a difference of two measured times is at least."""
+
+Variant = tuple[str, str]
+"""Name of a model, ``"dense"`` or ``"compact"``, and a backend."""
+
+TimesByWork = dict[Work, dict[Variant, Times]]
+
+
+def by_work(times: Mapping[tuple[Work, Variant], Times], *, new_tokens: int) -> TimesByWork:
+    """What was timed, and what follows from it: a token after the first is the rest of a generation, shared out.
+
+    Args:
+        times: What was timed.
+        new_tokens: `N`.
+    """
+    found: TimesByWork = {}
+    for (work, variant), each in times.items():
+        found.setdefault(work, {})[variant] = each
+    if "generation" in found:
+        found["decoding"] = {
+            variant: _rest(each, found["first_token"][variant], new_tokens - 1)
+            for variant, each in found["generation"].items()
+        }
+    return found
+
+
+def settled(works: TimesByWork, *, reference: str, tolerance: float) -> bool:
+    """Whether all that will be said of the times is known well enough: ratios, or of one variant alone its time.
+
+    Args:
+        works: Times so far.
+        reference: The model that the others are compared with.
+        tolerance: Largest half of a confidence interval, as a fraction of the value.
+    """
+    for times in works.values():
+        middles = [each for variant in times for each in _ratios(times, variant, reference) if each is not None]
+        alone = next(iter(times.values())).rounds_ms
+        if len(alone) < STEADY_ROUNDS or not all(each.within(tolerance) for each in middles or [middle(alone)]):
+            return False
+    return True
+
+
+def rows(
+    works: TimesByWork,
+    *,
+    flops: Mapping[str, Mapping[Work, int]],
+    shape: tuple[int, int],
+    new_tokens: int,
+    reference: str,
+    tolerance: float,
+) -> Iterator[Row]:
+    """The rows of one shape.
+
+    Args:
+        works: All times.
+        flops: Model to what is timed to floating-point operations of one pass.
+        shape: `B` and `L`.
+        new_tokens: `N`.
+        reference: The model that the others are compared with.
+        tolerance: As `settled` has it.
+    """
+    batch_size, length = shape
+    for work, times in works.items():
+        tokens = {"generation": new_tokens, "decoding": 1}.get(work, length)
+        for (model, backend), each in times.items():
+            same, eager = _ratios(times, (model, backend), reference)
+            ideal = flops[reference][work] / flops[model][work] if same and flops[model][work] else None
+            yield Row(
+                work=work,
+                shape=shape_name(*shape),
+                batch_size=batch_size,
+                length=length,
+                new_tokens=None if work == "forward" else 1 if work == "first_token" else new_tokens,
+                model=model,
+                backend=backend,
+                latency_ms=LatencyQuantiles(median=each.median_ms, p90=each.p90_ms),
+                rounds=len(each.rounds_ms),
+                rows_per_second=1000 * batch_size / each.median_ms,
+                tokens_per_second=1000 * batch_size * tokens / each.median_ms,
+                flops=flops[model][work],
+                ideal_speedup=ideal,
+                efficiency=same.value / ideal if same and ideal else None,
+                speedup=_speedup(same, len(each.rounds_ms), tolerance),
+                speedup_over_eager=_speedup(eager, len(each.rounds_ms), tolerance),
+            )
+
+
+def _ratios(times: Mapping[Variant, Times], variant: Variant, reference: str) -> tuple[Middle | None, Middle | None]:
+    """Against the reference in the same backend, and against it in eager; `None` of what it is itself."""
+    model, _ = variant
+    same, eager = (reference, variant[1]), (reference, "eager")
+    return (
+        None if model == reference or same not in times else paired_ratio(times[same], times[variant]),
+        None if variant == eager else paired_ratio(times[eager], times[variant]),
+    )
+
+
+def _rest(whole: Times, first: Times, parts: int) -> Times:
+    """What is left of each round, shared out; passes of two calls are no pairs, so rounds stand for them."""
+    pairs = zip(whole.rounds_ms, first.rounds_ms, strict=True)
+    left = tuple(max(each - before, NO_TIME) / parts for each, before in pairs)
+    return Times(left, left)
+
+
+def _speedup(ratio: Middle | None, rounds: int, tolerance: float) -> Speedup | None:
+    if ratio is None:
+        return None
+    steady = rounds >= STEADY_ROUNDS and ratio.within(tolerance)
+    return Speedup(ratio=ratio.value, low=ratio.low, high=ratio.high, settled=steady)

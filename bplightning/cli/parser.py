@@ -1,0 +1,260 @@
+"""The argument parser: Lightning's, and it knows plugins by their short names.
+
+jsonargparse resolves full class paths only. Here a name is turned into its class path before jsonargparse sees it, at
+the two doors through which values come in: the argument list (`parse_args`) and YAML (`parse_string`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader
+from lightning.pytorch.cli import LightningArgumentParser
+
+from bplightning.cli.parser_errors import OneLine
+from bplightning.errors import UserError
+from bplightning.plugins import GROUPS, available, load, summary
+
+CONFIG_OPTIONS = ("-c", "--config")
+
+
+@dataclass(frozen=True)
+class PluginArgument:
+    """An argument whose value is a plugin.
+
+    Attributes:
+        base: The contract a plugin's class derives from.
+        group: Entry-point group of the short names.
+        default: Short name or class path used when nothing is given.
+    """
+
+    base: type
+    group: str
+    default: str
+
+    def class_path(self, name_or_class_path: str) -> str:
+        """The full class path of a plugin given by short name or class path.
+
+        Raises:
+            UserError: If there is no such plugin, or it is of another kind.
+        """
+        cls = load(self.group, name_or_class_path)
+        if not issubclass(cls, self.base):
+            raise UserError(
+                f"{GROUPS[self.group]} {name_or_class_path!r} must derive from "
+                f"{self.base.__module__}.{self.base.__qualname__}, and {cls.__qualname__} does not"
+            )
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    def resolve(self, value: Any) -> Any:
+        """A value as YAML gives it, with the plugin's name, if it names one, as a full class path."""
+        if isinstance(value, str):
+            return self.class_path(value)
+        if isinstance(value, dict) and isinstance(value.get("class_path"), str):
+            return {**value, "class_path": self.class_path(value["class_path"])}
+        return value
+
+
+class PluginParser(OneLine, LightningArgumentParser):
+    """Lightning's parser with plugin arguments (`add_plugin_arguments`).
+
+    What is typed wins over configuration files wherever it stands in the line, and ``--strategy X`` may follow
+    ``--strategy.option value``: files are read first, then the choice of plugins, then everything else in its order.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.plugins: dict[str, PluginArgument] = {}
+        self.sections: dict[str, PluginParser] = {}
+        self.refused: dict[str, str] = {}
+        self._chosen: dict[str, str] = {}
+
+    def add_plugin_arguments(self, key: str, plugin: PluginArgument) -> None:
+        """Add ``--key NAME_OR_CLASS_PATH`` and ``--key.option value``.
+
+        Args:
+            key: Name of the option, and of the section in YAML.
+            plugin: What the option accepts.
+        """
+        kind = GROUPS[plugin.group]
+        names = ", ".join(available(plugin.group)) or "none installed"
+        self.plugins[key] = plugin
+        self.add_argument_group(kind).add_argument(
+            f"--{key}",
+            type=plugin.base,
+            required=True,
+            metavar="NAME_OR_CLASS_PATH",
+            help=f"The {kind}: one of {names}; or a class path such as my_file.My{kind.title()}. {plugin.default} if "
+            f"nothing is said. Set its options with --{key}.OPTION VALUE; --{key}.help NAME lists them.",
+        )
+
+    # -- the two doors -------------------------------------------------------------------------------------------------
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None, *rest: Any, **kwargs: Any
+    ) -> Namespace:
+        """`jsonargparse.ArgumentParser.parse_args`, with plugins by name."""
+        if args is not None and self.plugins:
+            # Defaults are given first of all, as choices: were they the parser's defaults, then the default plugin's
+            # options would be taken for the user's and carried over to the plugin that the user chose.
+            unset = [key for key in self.plugins if namespace is None or namespace.get(key) is None]
+            defaults = [f"--{key}={self._choose(key, self.plugins[key].default)}" for key in unset]
+            args = defaults + self._arrange(list(args))
+        parsed = super().parse_args(args, namespace, *rest, **kwargs)
+        _require_sections(self, parsed)
+        _require_values(self, parsed)
+        for key, plugin in self.plugins.items():
+            if parsed.get(key) is None:
+                raise UserError(f"--{key} is null, which it cannot be: give a name such as {plugin.default}.")
+            options = class_parser(load(plugin.group, parsed[key].class_path), key)
+            _require_values(options, Namespace({key: parsed[key].get("init_args", Namespace())}))
+        return parsed
+
+    def parse_string(self, content: str, *rest: Any, **kwargs: Any) -> Namespace:
+        """`jsonargparse.ArgumentParser.parse_string`, with plugins by name; configuration files come through here."""
+        if self.plugins or self.sections:
+            try:
+                config = get_loader("yaml")(content)
+            except yaml.YAMLError:
+                config = None  # jsonargparse reports it, with the file's name
+            if isinstance(config, dict):
+                content = yaml.safe_dump(self.resolve(config), sort_keys=False)
+        return super().parse_string(content, *rest, **kwargs)
+
+    def resolve(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A configuration as YAML gives it, with all plugins' names, sections included, as full class paths.
+
+        Raises:
+            UserError: There is no such plugin, or the configuration has a key that is `refused`, with the reason there.
+        """
+        for key in self.refused.keys() & config.keys():
+            raise UserError(f"the configuration has {key!r}: {self.refused[key]}")
+        resolved = dict(config)
+        for key in self.plugins.keys() & config.keys():
+            resolved[key] = self.plugins[key].resolve(config[key])
+        for name in self.sections.keys() & config.keys():
+            if isinstance(config[name], dict):
+                resolved[name] = self.sections[name].resolve(config[name])
+        return resolved
+
+    def _arrange(self, args: list[str]) -> list[str]:
+        files: list[str] = []
+        choices: list[str] = []
+        others: list[str] = []
+        remaining = list(reversed(args))
+        while remaining:
+            item = remaining.pop()
+            option, equals, value = item.partition("=")
+            key, _, detail = option.removeprefix("--").partition(".")
+            is_file = option in CONFIG_OPTIONS
+            is_choice = option.startswith("--") and key in self.plugins and detail in ("", "class_path", "help")
+            if not (is_file or is_choice) or not (equals or remaining) or (not equals and remaining[-1][:1] == "-"):
+                others.append(item)
+                continue
+            if not equals:
+                value = remaining.pop()
+            if is_file:
+                files.append(f"--config={value}")
+            elif detail == "help":
+                others.append(f"{option}={self.plugins[key].class_path(value)}")
+            else:
+                choices.append(f"--{key}={self._choose(key, value)}")
+        return files + choices + others
+
+    def _choose(self, key: str, value: str) -> str:
+        plugin = self.plugins[key]
+        try:
+            chosen = plugin.resolve(get_loader("yaml")(value))
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"--{key} is {value!r}, which is neither a name nor YAML ({error}): give a name such as "
+                f"{plugin.default}, a class path, or {{class_path: {plugin.default}}}."
+            ) from error
+        if isinstance(chosen, dict):
+            self._chosen[key] = chosen.get("class_path", self.plugins[key].default)
+            return json.dumps(chosen)
+        self._chosen[key] = chosen
+        return str(chosen)
+
+    # -- what the user reads -------------------------------------------------------------------------------------------
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The usual help, then for each plugin argument what there is and the options of the chosen one."""
+        parts = [super().format_help(formatter)]
+        for key, plugin in self.plugins.items():
+            lines = summary(plugin.group)
+            width = max(map(len, lines), default=0)
+            parts.append(f"what --{key} can be (--{key}.help NAME lists the options of any of them):")
+            parts += [f"  {name:{width}}  {line}" for name, line in lines.items()]
+            parts.append("")
+            parts.append(self._options_help(key, self._chosen.get(key, plugin.default)))
+        return "\n".join(parts)
+
+    def _options_help(self, key: str, name_or_class_path: str) -> str:
+        try:
+            cls = load(self.plugins[key].group, name_or_class_path)
+        except UserError:
+            return ""  # the listing above has said why
+        title = f"options of --{key} {name_or_class_path}"
+        return class_parser(cls, key, title=title).format_help().strip() + "\n"
+
+
+def class_parser(cls: type, key: str | None = None, *, title: str | None = None) -> LightningArgumentParser:
+    """A parser of a plugin's own options.
+
+    Args:
+        cls: The plugin's class.
+        key: What stands before an option's name, and a dot.
+        title: Heading of the options in the help.
+    """
+    parser = LightningArgumentParser(usage=argparse.SUPPRESS, description="", add_help=False)
+    group = parser.add_argument_group(title)
+    group.add_class_arguments(cls, key, as_group=False, fail_untyped=False)
+    return parser
+
+
+def _require_sections(parser: ArgumentParser, parsed: Namespace) -> None:
+    """Refuse a value where options have options of their own; jsonargparse would fail as it builds what they say.
+
+    Raises:
+        UserError: There is one.
+    """
+    typed = {action.dest for action in parser._actions if hasattr(action, "_typehint")}  # such as `plan --measure`
+    for option in (action.dest for action in parser._actions if "." in action.dest):
+        section = option.partition(".")[0]
+        value = parsed.get(section)
+        if section not in typed and value is not None and not isinstance(value, Namespace):
+            raise UserError(f"--{section} is {value!r}, and has options of its own: give those, such as --{option}.")
+
+
+def _require_values(parser: ArgumentParser, parsed: Namespace) -> None:
+    """Refuse `None` for an option that cannot be it; jsonargparse takes it for one that is not given.
+
+    Raises:
+        UserError: There is one.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", action.type)
+        if action.default is None or parsed.get(action.dest, ...) is not None or hint is None or takes_none(hint):
+            continue
+        kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise UserError(
+            f"--{action.dest} is null, which it cannot be: give a value of type {kind}, or leave it out for its "
+            f"default, {action.default}."
+        )
+
+
+def takes_none(hint: Any) -> bool:
+    """Whether `None` is a value of a type.
+
+    >>> takes_none(float | None), takes_none(Any), takes_none(float), takes_none(list[float | None])
+    (True, True, False, False)
+    """
+    parts = get_args(hint) if get_origin(hint) in (Annotated, Literal, Union, UnionType) else ()
+    return hint in (None, NoneType, Any, object) or any(map(takes_none, parts))

@@ -1,0 +1,107 @@
+"""What `fit`, `validate` and `test` can be told: plugins, module, trainer, and the stages around the training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from lightning.pytorch import Trainer
+
+from bplightning.cli.parser import PluginArgument, PluginParser
+from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.task import Task
+from bplightning.distillation.distillation import Distillation
+from bplightning.plugins import STRATEGIES, TASKS, load
+from bplightning.stages.alignment import Alignment
+from bplightning.stages.refill import Refill
+from bplightning.training.module import PruningModule
+from bplightning.training.simplification import Simplification
+
+PLUGINS = {
+    "task": PluginArgument(base=Task, group=TASKS, default="qa"),
+    "strategy": PluginArgument(base=PruningStrategy, group=STRATEGIES, default="hybrid"),
+}
+PRUNE_ONLY = "calibration_examples"
+"""The option by which a configuration of `prune` is known."""
+
+RECIPE_STEPS_ASIDE = re.compile(r"--task\.(init_args\.)?(model|dataset|\w+_file)|-c|--config|-h|--help|--.+\.help")
+"""Options of one who brings a model, data or a configuration (a task names its arguments so), or reads the help."""
+
+
+def add_training_options(
+    parser: PluginParser, trainer_class: type[Trainer] | Callable[..., Trainer], trainer_defaults: Mapping[str, Any]
+) -> None:
+    """Have a parser take all that says how a run is: the task is its data.
+
+    Args:
+        parser: A verb's parser.
+        trainer_class: Whose arguments are those of ``--trainer``.
+        trainer_defaults: What holds of them where the user says nothing.
+    """
+    for key, plugin in PLUGINS.items():
+        parser.add_plugin_arguments(key, plugin)
+    parser.refused = {
+        PRUNE_ONLY: "it is of a run of `prune`, and only `prune` takes it. That run's model is its compact/: "
+        "`validate --ckpt_path RUN/compact --task ...` evaluates it"
+    }
+    parser.add_argument(
+        "--baseline",
+        type=str,
+        default="none",
+        metavar="FOLDER|train|none",
+        help="The dense model that the report of `fit` compares with: a saved model's folder, `train` to fine-tune "
+        "one first with the same settings, or `none`. Other verbs ignore it.",
+    )
+    parser.add_argument(
+        "--start",
+        type=Literal["pretrained", "baseline"],
+        default="pretrained",
+        help="What `fit` starts pruning from: `pretrained`, the task's model as it is, as in the papers, or "
+        "`baseline`, the fine-tuned dense one where there is one. Other verbs ignore it.",
+    )
+    parser.add_argument(
+        "--resume",
+        type=bool,
+        default=False,
+        help="Whether `fit` goes on with the newest run of just these settings, in its own folder: its finished "
+        "stages are not repeated, and an ended run not at all. Without such a run it begins one, so that one "
+        "command begins a run and goes on with it. Other verbs ignore it.",
+    )
+    parser.add_argument(
+        "--quantize",
+        type=Literal["int8"] | None,
+        default=None,
+        help="Whether `fit` also evaluates and times the compact model in 8 bits (ONNX Runtime), beside "
+        "the others in the report; `export --quantize int8` writes the files. By default not. Other "
+        "verbs ignore it.",
+    )
+    parser.add_class_arguments(Distillation, "distillation")
+    parser.add_class_arguments(Simplification, "simplification")
+    parser.add_class_arguments(Alignment, "alignment", instantiate=True)
+    parser.add_class_arguments(Refill, "refill", instantiate=True)
+    parser.add_lightning_class_args(PruningModule, "model")
+    parser.add_lightning_class_args(trainer_class, "trainer")
+    parser.set_defaults({f"trainer.{key}": value for key, value in trainer_defaults.items()})
+    for key in PLUGINS:
+        parser.link_arguments(key, f"model.{key}", apply_on="instantiate")
+    parser.link_arguments("distillation", "model.distillation", apply_on="instantiate")
+    parser.link_arguments("simplification", "model.simplification", apply_on="instantiate")
+
+
+def recipe_arguments(args: list[str]) -> list[str]:
+    """``--config RECIPE`` when `fit` is asked for with no configuration, model or data of the user's own, else nothing.
+
+    Args:
+        args: What follows the program's name.
+    """
+    options = [item.partition("=")[0] for item in args[1:]]
+    if args[:1] != ["fit"] or any(RECIPE_STEPS_ASIDE.fullmatch(item) for item in options):
+        return []
+    task = PLUGINS["task"].default
+    for item, following in zip(args, [*args[1:], ""], strict=True):
+        option, equals, value = item.partition("=")
+        if option == "--task":
+            task = value if equals else following
+    recipe = getattr(load(TASKS, task), "embedded_recipe", None)
+    return [] if recipe is None else [f"--config={recipe}"]

@@ -1,0 +1,1 @@
+"""Exact compaction: finding what is dead, removing it, and saving and loading the smaller model."""

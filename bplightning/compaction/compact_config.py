@@ -1,0 +1,205 @@
+"""What a compact model's configuration says of its shapes: written, checked, and applied while a model is loaded.
+
+The widths stand in a field of the configuration's own, ``compaction``, by group name (stack, layer and role), never by
+module path; where attentions share a table of position biases (T5), the columns of it that the heads of each look up,
+too; whether the layers have NoNorm; and the residual stream's width, and which sub-layers it passes by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bplightning.compaction.narrow_stream import narrows_any
+from bplightning.compaction.no_norm import has_no_norm, use_no_norm
+from bplightning.compaction.skipped_sublayers import is_skipped, skip
+from bplightning.compaction.untrusted_folder import own_parameters, require_plausible_size
+from bplightning.errors import UserError
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.layout.resizing import Group, kind_of, make_bias, resize, size_of, stream_width
+from bplightning.layout.routing import is_dropped
+
+QUANT_METHOD = "bplightning"
+"""The name under which `from_pretrained` finds us."""
+
+CONFIG_FIELD = "compaction"
+"""The configuration's field that holds the widths."""
+
+CONFIG_VERSION = 4
+"""Raised by one whenever that field changes its form.
+
+Version 1 had no ``columns``, version 2 no ``no_norm``, version 3 no ``stream``.
+"""
+
+CONFIG_KEYS = ("version", "widths", "biases", "columns", "no_norm", "stream")
+"""What stands in it: the first three in version 1, and one more in each version since."""
+
+STACKS = {"encoder", "decoder"}
+"""What the names of groups begin with."""
+
+
+def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequence[str]) -> None:
+    """Write the widths of a compact model into its configuration, so that `save_pretrained` saves them.
+
+    A model that lost nothing, and has no NoNorm, is left an ordinary one, which loads without us.
+
+    Args:
+        model: The compact model.
+        dense: Layout of the model it was made from.
+        new_biases: Names of groups whose output or down projection has a bias that the architecture does not give it.
+    """
+    config: Any = model.config
+    before = getattr(config, CONFIG_FIELD, None)
+    layout = PrunableLayout.of(model)
+    widths = {group.name: size_of(group) for group in layout.groups}
+    columns = {
+        group.name: list(group.position_columns) for group in layout.attention if group.position_bias is not None
+    }
+    no_norm = has_no_norm(model)
+    stream: dict[str, Any] = {"width": stream_width(layout)}
+    stream["skipped"] = [group.name for group in layout.groups if is_skipped(model, group)]
+    ordinary = before is None and not new_biases and not no_norm
+    ordinary = ordinary and stream == {"width": stream_width(dense), "skipped": []}
+    if ordinary and widths.items() <= {group.name: size_of(group) for group in dense.groups}.items():  # fewer experts
+        if hasattr(config, "quantization_config"):  # that it must be compacted first
+            del config.quantization_config
+        return
+    biases = sorted({*(before["biases"] if before else ()), *new_biases})
+    field = {"version": CONFIG_VERSION, "widths": widths, "columns": columns, "biases": biases, "no_norm": no_norm}
+    setattr(config, CONFIG_FIELD, {**field, "stream": stream})
+    config.quantization_config = {"quant_method": QUANT_METHOD}
+
+
+def require_compaction(layout: PrunableLayout) -> None:
+    """Have transformers refuse what is saved of a model before it is compacted, where weights are not all of it.
+
+    Skipped sub-layers, narrower norms and experts that are routed around live on the modules, and no folder holds them.
+
+    Args:
+        layout: A hardened model's.
+    """
+    model: Any = layout.model
+    stream = (getattr(model.config, CONFIG_FIELD, None) or {}).get("stream") or {}
+    skipped = {group.name for group in layout.groups if is_skipped(model, group)} - set(stream.get("skipped", ()))
+    if skipped or narrows_any(model) or any(is_dropped(model, group) for group in layout.feed_forward):
+        model.config.quantization_config = {"quant_method": QUANT_METHOD, "compacted": False}
+
+
+def apply_widths(model: nn.Module, numbers: int = 0) -> None:
+    """Make a model as `from_pretrained` has built it what its configuration says it was, which is checked first.
+
+    Args:
+        model: The model, of the meta device.
+        numbers: How many numbers its files of weights hold; 0 where that is not known.
+
+    Raises:
+        UserError: The field is missing, or does not fit the model.
+    """
+    layout = PrunableLayout.of(model)
+    sizes = {group.name: group for group in layout.groups}
+    field = getattr(model.config, CONFIG_FIELD, None)
+    version = field.get("version") if isinstance(field, dict) else field
+    if not isinstance(field, dict) or type(version) is not int or not 1 <= version <= CONFIG_VERSION:
+        raise _broken(f"has version {_shown(version)} where this bplightning reads versions 1 to {CONFIG_VERSION}")
+    if unknown := sorted(set(field) - set(CONFIG_KEYS[: version + 2])):
+        raise _broken(f"has {unknown[0][:40]!r}, which version {version} of it has not")
+    widths, biases, columns = field.get("widths"), field.get("biases"), field.get("columns", {})
+    # A model may be one stack of a family that has two (a T5 encoder): what is said of the other is left aside.
+    stacks = {_stack(name) for name in sizes}
+    if isinstance(widths, dict):
+        widths = {name: width for name, width in widths.items() if _stack(name) not in STACKS - stacks}
+    if not isinstance(columns, dict) or any(
+        name not in sizes and _stack(name) not in STACKS - stacks for name in columns
+    ):
+        raise _broken(f"must name columns of position biases by the model's groups, got {str(columns)[:80]}")
+    if not isinstance(widths, dict) or set(widths) != set(sizes):
+        odd = sorted(set(sizes).symmetric_difference(widths if isinstance(widths, dict) else ()))
+        raise _broken(
+            f"must give one width for each of the model's {len(sizes)} groups; it does not for {_shown(odd[:4])}"
+        )
+    for name, width in widths.items():
+        total = size_of(sizes[name])
+        if type(width) is not int or not 0 <= width <= total:
+            raise _broken(f"must keep 0 to {total} {kind_of(sizes[name])} of {name!r}, got {_shown(width)}")
+    if not isinstance(biases, list) or not all(
+        isinstance(name, str) and (name in sizes or _stack(name) not in stacks) for name in biases
+    ):
+        raise _broken(f"must list groups with a bias of their own, got {_shown(biases)}")
+    no_norm = False if version in (1, 2) else field.get("no_norm")
+    if type(no_norm) is not bool:
+        raise _broken(f"must say true or false of no_norm, got {_shown(no_norm)}")
+    dense_width = stream_width(layout)
+    stream = field.get("stream") if version > 3 else {"width": dense_width, "skipped": []}
+    width, skipped = _stream(stream, sizes, stacks, dense_width)
+    rows = sum(count * getattr(sizes[name], "head_size", 1) for name, count in widths.items())
+    require_plausible_size(_outside(layout, width / dense_width) + rows, numbers)
+    # Which ones of the dense model's were kept matters only for the columns: all else is loaded in the kept sizes.
+    # On the CPU: transformers calls this where new tensors are of the meta device.
+    kept = {name: torch.arange(width, device="cpu") for name, width in widths.items()}
+    if version == 1:
+        columns = {name: indices.tolist() for name, indices in kept.items()}
+    narrow = None if width == dense_width else torch.arange(width, device="cpu")
+    resize(model, layout, kept | _columns(layout, widths, columns), narrow)
+    for name in sizes.keys() & biases:
+        make_bias(model, sizes[name].members[-1])
+    if no_norm:
+        use_no_norm(layout)
+    for name in skipped:
+        skip(model, sizes[name])
+
+
+def _columns(layout: PrunableLayout, widths: Mapping[str, int], columns: Any) -> dict[str, Tensor]:
+    """By group, the columns of their position bias that its heads look up, checked."""
+    checked = {}
+    for group in layout.attention:
+        if group.position_bias is not None:
+            width, total = widths[group.name], size_of(group)
+            given: Any = columns.get(group.name) if isinstance(columns, dict) else None
+            numbers = isinstance(given, list) and all(type(each) is int and 0 <= each < total for each in given)
+            if not numbers or given != sorted(set(given)) or len(given) != width:
+                what = f"the {width} columns from 0 to {total - 1} of its position bias that {group.name!r} looks up"
+                raise _broken(f"must name {what}, ascending, got {_shown(given)}")
+            checked[group.name] = torch.tensor(given, dtype=torch.long, device="cpu")
+    return checked
+
+
+def _stream(stream: Any, groups: Mapping[str, Group], stacks: set[str], dense_width: int) -> tuple[int, list[str]]:
+    """The residual stream's width, and the sub-layers of this model that it passes by, checked."""
+    if not isinstance(stream, dict) or set(stream) != {"width", "skipped"}:
+        raise _broken(f"must say of the residual stream its width and what is skipped, got {_shown(stream)}")
+    width, skipped = stream["width"], stream["skipped"]
+    if type(width) is not int or not 1 <= width <= dense_width:
+        raise _broken(f"must keep 1 to {dense_width} dimensions of the residual stream, got {_shown(width)}")
+    if not isinstance(skipped, list) or not all(isinstance(name, str) for name in skipped):
+        raise _broken(f"must list the sub-layers that are skipped, got {_shown(skipped)}")
+    here = [name for name in skipped if _stack(name) not in STACKS - stacks]
+    if unknown := [name for name in here if name not in groups or groups[name].adds is None]:
+        raise _broken(f"lists {unknown[0][:40]!r}, which no sub-layer that can be skipped is called")
+    return width, here
+
+
+def _outside(layout: PrunableLayout, part: float) -> int:
+    """Numbers outside of groups where only a part of the residual stream's dimensions stays."""
+    inside = {member.module for group in layout.groups for member in group.members}
+    along = Counter(axis.parameter for axis in layout.residual)
+    own = own_parameters(layout.model)
+    return sum(
+        round(value.numel() * part ** along[name]) for name, value in own if name.rpartition(".")[0] not in inside
+    )
+
+
+def _stack(group: str) -> str:
+    return group.partition(".")[0]
+
+
+def _shown(value: object) -> str:
+    """A value of a file, which may be of any length."""
+    return repr(value)[:160]
+
+
+def _broken(rule: str) -> UserError:
+    return UserError(f"config.json's field {CONFIG_FIELD!r} {rule}: save the compact model again with this version.")

@@ -1,0 +1,1 @@
+"""Learning from a teacher: its logits, hidden states and experts, and who may teach whom."""

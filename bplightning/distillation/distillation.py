@@ -1,0 +1,205 @@
+"""Learning from a teacher: the pruned model copies what a fine-tuned one decides, beside the task's own loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.task import Task
+from bplightning.distillation.experts import ExpertDistillation
+from bplightning.distillation.logit_cache import LogitCache
+from bplightning.distillation.teachers import TeacherInputs, load_teacher
+from bplightning.errors import UserError
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.layout.resizing import stream_width
+
+BASELINE = "baseline"
+"""The teacher's name that means the run's dense baseline."""
+
+
+class Distillation:
+    """What to learn from a teacher, and how much (Hinton et al. 2015, arXiv 1503.02531; as in arXiv 2109.04838, 4.1).
+
+    The loss is ``alpha_ce * task loss + alpha_teacher * T^2 * KL(teacher / T, student / T)``, and beside it the
+    strategy's penalty; with `alpha_hidden`, that much of the mean squared distance of hidden states too, and with
+    `alpha_experts`, of what each expert gives (`bplightning.distillation.experts`).
+
+    Args:
+        teacher: A fine-tuned model of the same task, folder or hub name, of any size or family with the same labels and
+            the same tokens; or `baseline`, the dense model of this run. Default: none, only the task's loss counts.
+        temperature: Both models' logits are divided by it before they are compared; above 0.
+        alpha_ce: Weight of the task's own loss, 0 or more.
+        alpha_teacher: Weight of the teacher's, 0 or more.
+        alpha_hidden: Weight of the distance of hidden states, 0 or more; layers are matched evenly from the top, and
+            both models must be of one width.
+        alpha_experts: Weight of the distance of experts' outputs, summed over layers and experts, 0 or more; for models
+            with a mixture of experts, with a teacher that has as many.
+        cache_megabytes: Memory for the teacher's logits, millions of bytes on each rank: an example whose logits are
+            there is not computed again in later epochs. The default 0 keeps none. On a GPU each step waits for the
+            host; a run that is gone on with begins with none, and is the same only within float error.
+    """
+
+    def __init__(
+        self,
+        teacher: str | None = None,
+        temperature: float = 2.0,
+        alpha_ce: float = 0.1,
+        alpha_teacher: float = 0.9,
+        alpha_hidden: float = 0.0,
+        alpha_experts: float = 0.0,
+        cache_megabytes: float = 0.0,
+    ) -> None:
+        if not temperature > 0:
+            raise UserError(f"distillation's temperature is {temperature:g}; it must be above 0. The papers take 2.")
+        if not cache_megabytes >= 0:
+            raise UserError(f"distillation's cache_megabytes is {cache_megabytes:g}; it must be 0, for none, or more.")
+        if cache_megabytes and alpha_hidden:
+            raise UserError(
+                "distillation's cache_megabytes keeps logits, and with alpha_hidden the teacher computes all the same: "
+                "leave one of both at 0."
+            )
+        weights = {"alpha_ce": alpha_ce, "alpha_teacher": alpha_teacher, "alpha_hidden": alpha_hidden}
+        weights |= {"alpha_experts": alpha_experts}
+        for name, value in weights.items():
+            if not value >= 0:
+                raise UserError(f"distillation's {name} is {value:g}; it must be 0 or more.")
+        if teacher is not None and not any(weights.values()):
+            raise UserError("distillation's weights are all 0, so nothing would be learned: give one above 0.")
+        self.teacher = self.given = teacher
+        self.temperature = temperature
+        self.alpha_ce = alpha_ce
+        self.alpha_teacher = alpha_teacher
+        self.alpha_hidden = alpha_hidden
+        self.alpha_experts = alpha_experts
+        self.cache_megabytes = cache_megabytes
+
+    def settings(self) -> dict[str, Any] | None:
+        """What the report says of it; `None` where there is no teacher."""
+        settings = {name: value for name, value in vars(self).items() if name != "given"}
+        if self.given is None:
+            return None
+        return settings | {"teacher": Path(self.given).name if Path(self.given).is_dir() else self.given}
+
+
+class Teacher:
+    """A teacher at work: frozen, in evaluation mode, part of no module, so that no checkpoint and no DDP holds it.
+
+    Args:
+        settings: What to learn from it; `settings.teacher` is a folder or hub name.
+        task: The task, which loads it and says how decisions are compared.
+        student: The model that learns.
+        strategy: How it is pruned, which may learn from the teacher's layers, too; `None` for not at all.
+
+    Raises:
+        UserError: The teacher does not fit the student, or what is to be learned.
+    """
+
+    def __init__(
+        self, settings: Distillation, task: Task, student: PreTrainedModel, strategy: PruningStrategy | None = None
+    ) -> None:
+        assert settings.teacher is not None
+        self.settings = settings
+        self.strategy = strategy or PruningStrategy()
+        if settings.cache_megabytes and self.strategy.learns_from_layers:
+            raise UserError(
+                "distillation's cache_megabytes keeps logits, and with a strategy that learns from layers the teacher "
+                "computes all the same: leave cache_megabytes at 0."
+            )
+        self.task = task
+        self.model = load_teacher(settings.teacher, task, student)
+        self.inputs = TeacherInputs(self.model, student, task, name=settings.teacher)
+        widths = [states_width(model) for model in (student, self.model)]
+        if settings.alpha_hidden and widths[0] != widths[1]:
+            raise UserError(
+                f"alpha_hidden is {settings.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
+                f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
+            )
+        self.strategy.meet_teacher(self.model)
+        self.model.requires_grad_(False).eval()
+        self.experts = ExpertDistillation(student, self.model) if settings.alpha_experts else None
+        self.cache = LogitCache(settings.cache_megabytes, self.model.config.num_labels or 0)
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device; on a GPU in half precision."""
+        half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        nn.Module.to(self.model, device, half if device.type == "cuda" else None)
+
+    @property
+    def student_options(self) -> dict[str, Any]:
+        """What the student's `forward` must be given beside its inputs."""
+        wanted = self.settings.alpha_hidden or self.strategy.learns_from_layers
+        return {"output_hidden_states": True} if wanted else {}
+
+    def loss(self, task_loss: Tensor, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The loss to train with, and the teacher's part in it before weighting, for the log.
+
+        Args:
+            task_loss: The task's own.
+            outputs: The student's.
+            batch: The batch that they are of.
+        """
+        inputs, given = self.task.model_inputs(batch), None
+        with torch.no_grad():  # not inference mode: autograd saves what the student is compared with
+            if self.settings.cache_megabytes:
+                logits = self.cache.logits(inputs, lambda rows: self.task.logits(self.model(**self.inputs(rows)), rows))
+            else:
+                given = self.model(**self.inputs(inputs), **self.student_options)
+                logits = self.task.logits(given, batch)
+        own = self.task.logits(outputs, batch)
+        both = min(own.shape[-1], logits.shape[-1])  # of tokens: models have spare ones, not all as many
+        decided = self.task.distillation_loss(
+            own[..., :both], logits[..., :both], temperature=self.settings.temperature
+        )
+        loss = self.settings.alpha_ce * task_loss + self.settings.alpha_teacher * decided
+        if self.settings.alpha_hidden:
+            loss = loss + self.settings.alpha_hidden * self._hidden_loss(outputs, given, batch)
+        if self.experts is not None:
+            loss = loss + self.settings.alpha_experts * self.experts.loss()
+        if self.strategy.learns_from_layers:
+            states, wanted = _hidden_states(outputs), _hidden_states(given)
+            mask = batch.get("attention_mask")
+            found = self.strategy.layer_loss(states, wanted, mask if _is_of(mask, states[0]) else None)
+            loss = loss if found is None else loss + found
+        return loss, decided
+
+    def _hidden_loss(self, outputs: Any, given: Any, batch: dict[str, Any]) -> Tensor:
+        """Mean squared distance of hidden states ``(B, L, hidden size)``, padding left out; layers matched evenly."""
+        states, wanted = _hidden_states(outputs), _hidden_states(given)
+        layers, of_teacher = len(states) - 1, len(wanted) - 1  # the first one is the embeddings'
+        mask = batch.get("attention_mask")
+        distances = []
+        for layer in range(1, layers + 1):
+            target = wanted[round(layer * of_teacher / layers)].to(states[layer].dtype)
+            square = (states[layer] - target).square().mean(-1)
+            kept = torch.ones_like(square) if mask is None or mask.shape != square.shape else mask
+            distances.append((square * kept).sum() / kept.sum())
+        return torch.stack(distances).mean()
+
+
+def states_width(model: nn.Module) -> int:
+    """Numbers of a hidden state; of a compact model fewer than its configuration says, which stays as it was.
+
+    Args:
+        model: A model; of another architecture than those that can be pruned, its configuration is believed.
+    """
+    try:
+        return stream_width(PrunableLayout.of(model))
+    except UserError:
+        config: Any = model.config
+        return int(config.hidden_size)
+
+
+def _is_of(mask: Any, states_BLH: Tensor) -> bool:
+    """Whether a mask says which of the tokens that states are of are padding."""
+    return isinstance(mask, Tensor) and mask.shape == states_BLH.shape[:2]
+
+
+def _hidden_states(outputs: Any) -> tuple[Tensor, ...]:
+    """Hidden states of the embeddings and after each layer; of an encoder-decoder, the encoder's."""
+    states = getattr(outputs, "hidden_states", None)
+    return outputs.encoder_hidden_states if states is None else states

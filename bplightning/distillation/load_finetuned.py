@@ -1,0 +1,54 @@
+"""Saved models that are to decide as a task's own does: a baseline, a teacher, a model that is evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bplightning.compaction.loading import load_saved, unread_weights
+from bplightning.contracts.task import Task
+from bplightning.errors import UserError
+
+
+def load_fitting(task: Task, name: str | Path, *, what: str) -> PreTrainedModel:
+    """A saved model of a task, with a trained head and all of the task's tokens.
+
+    Args:
+        task: The task.
+        name: The model's folder, or its name on the hub.
+        what: What it is meant to be, for messages.
+
+    Raises:
+        UserError: It cannot be loaded, its folder lacks weights that it has, or it has fewer tokens.
+    """
+    model: PreTrainedModel = load_saved(task.load_model, name, what=what)
+    if unread := unread_weights(model):
+        more = f" and {len(unread) - 1} more" if unread[1:] else ""
+        raise UserError(
+            f"{what} {str(name)!r} is not fine-tuned for this task: it has no {unread[0]!r}{more}, which would be "
+            "random. Give the folder of a model that is, as `fit --strategy dense` leaves it."
+        )
+    if task.tokenizer is None:
+        return model
+    embeddings: Any = model.get_input_embeddings()
+    rows, tokens = embeddings.weight.shape[0], len(task.tokenizer)
+    if rows <= max(given_tokens(model, task.tokenizer).values()):
+        raise UserError(
+            f"{what} {str(name)!r} has {rows} tokens, and the task's tokenizer {tokens}: it is of another "
+            "vocabulary, for example trimmed by `compact --vocabulary`. Give a model of the same, or give the folder, "
+            "with its own tokenizer, as --task.model."
+        )
+    return model
+
+
+def given_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The tokens of a tokenizer that a model may be given, with their numbers.
+
+    Args:
+        model: The model.
+        tokenizer: The tokenizer; what it masks with is given to masked language models only.
+    """
+    unused = None if type(model).__name__.endswith("ForMaskedLM") else tokenizer.mask_token
+    return {token: number for token, number in tokenizer.get_vocab().items() if token != unused}

@@ -1,0 +1,277 @@
+"""The files of an export: ONNX by transformers' exporter, ONNX Runtime's quantization, and `torch.export` programs."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from bplightning.errors import UserError
+from bplightning.exporting.graphs import Call, Graph, Parts
+
+OPSET = 20
+"""Version of ONNX's operators: the first with GELU."""
+
+OPSETS = range(18, 26)
+"""Those that torch writes and ONNX Runtime reads."""
+
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+
+ONE_FILE = int(1.5 * 2**30)
+"""Most bytes of weights that stand in the graph's own file, which protobuf limits to 2 GiB."""
+
+
+def require_onnx() -> None:
+    """Refuse where a library is missing.
+
+    Raises:
+        UserError: It is.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UserError(f"the format onnx needs {', '.join(missing)}: pip install {' '.join(NEEDED)}.")
+
+
+def check_opset(opset: int) -> None:
+    """Refuse a version of ONNX's operators that is not to be had.
+
+    Raises:
+        UserError: It is not.
+    """
+    if opset not in OPSETS:
+        raise UserError(
+            f"opset is {opset}; it must be from {OPSETS[0]} to {OPSETS[-1]}, which torch writes and ONNX Runtime reads."
+        )
+
+
+def save_onnx(parts: Parts, out: Path, *, opset: int) -> list[Path]:
+    """Write the graphs of a model as ONNX.
+
+    Args:
+        parts: The graphs.
+        out: An existing folder.
+        opset: Version of ONNX's operators.
+
+    Returns:
+        The files with graphs.
+    """
+    from transformers.exporters import OnnxConfig, OnnxExporter
+
+    files = []
+    for graph in parts.graphs:
+        with _quiet():
+            config = OnnxConfig(dynamic_shapes=_dynamic(graph.axes), opset_version=opset)
+            model = OnnxExporter().export(graph.module, dict(graph.inputs), config).components["model"].program
+        _name_axes(model, graph)
+        model.producer_name, model.producer_version = "bplightning", version("bplightning")
+        files.append(_write(model, out / f"{graph.name}.onnx"))
+    return files
+
+
+def quantize_onnx(file: Path) -> None:
+    """Quantize the weights of an ONNX file to int8, by channel, its activations whenever it runs.
+
+    Args:
+        file: The file, which is replaced.
+    """
+    import onnx_ir
+    from transformers.exporters import ExportFormat, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+
+    with _quiet():
+        quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True))
+        quantized = quantizer.quantize(onnx_ir.load(file), {}, ExportFormat.ONNX)
+    for old in (file, _data(file)):
+        old.unlink(missing_ok=True)
+    _write(quantized, file)
+
+
+def onnx_calls(files: Sequence[Path]) -> dict[str, Call]:
+    """What computes the graphs of ONNX files: ONNX Runtime, on the CPU.
+
+    Args:
+        files: The files.
+    """
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors; of what it optimizes it warns
+    calls: dict[str, Call] = {}
+    for file in files:
+        session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        calls[file.stem] = _Session(session)
+    return calls
+
+
+class _Session:
+    """Runs a session on nested tensors.
+
+    Args:
+        session: ONNX Runtime's.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.halves = {each.name: each.type == "tensor(float16)" for each in session.get_inputs()}
+        self.outputs = [each.name for each in session.get_outputs()]
+
+    def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        flat = dict(_flat(inputs))
+        arrays = {name: flat[name].numpy() for name in self.halves}
+        fed = {name: array.astype("float16") if self.halves[name] else array for name, array in arrays.items()}
+        found = zip(self.outputs, self.session.run(None, fed), strict=True)
+        return _nested({name: torch.from_numpy(array) for name, array in found})
+
+
+def save_torch(parts: Parts, out: Path) -> list[Path]:
+    """Write the graphs of a model as `torch.export` programs.
+
+    Args:
+        parts: The graphs.
+        out: An existing folder.
+
+    Returns:
+        The files.
+    """
+    from transformers.exporters import DynamoConfig, DynamoExporter
+
+    files = []
+    for graph in parts.graphs:
+        file = out / f"{graph.name}.pt2"
+        with _quiet():
+            config = DynamoConfig(dynamic_shapes=_dynamic(graph.axes))
+            exported = DynamoExporter().export(graph.module, dict(graph.inputs), config)
+            torch.export.save(exported.components["model"].program, file)
+        files.append(file)
+    return files
+
+
+def torch_calls(files: Sequence[Path]) -> dict[str, Call]:
+    """What computes the programs of `torch.export` files.
+
+    Args:
+        files: The files.
+    """
+    calls: dict[str, Call] = {}
+    for file in files:
+        with _quiet():
+            module = torch.export.load(file).module()
+        dtype = next(module.parameters()).dtype
+        calls[file.stem] = lambda inputs, module=module, dtype=dtype: module(  # type: ignore[misc]
+            **{name: each.to(dtype) if each.is_floating_point() else each for name, each in inputs.items()}
+        )
+    return calls
+
+
+def _write(model: Any, file: Path) -> Path:
+    import onnx_ir
+
+    values = (value.const_value for value in model.graph.initializers.values())
+    large = sum(value.nbytes for value in values if value is not None) > ONE_FILE
+    onnx_ir.save(model, file, external_data=_data(file).name if large else None)
+    return file
+
+
+def _data(file: Path) -> Path:
+    """Where weights stand that are too many for the file itself."""
+    return file.with_name(f"{file.name}.data")
+
+
+def _dynamic(axes: Any) -> Any:
+    """The same nesting with torch's word for an axis of any size: one that the model fixes is refused."""
+    if isinstance(axes, list):
+        return [_dynamic(each) for each in axes]
+    return {key: Dim.DYNAMIC if isinstance(each, str) else _dynamic(each) for key, each in axes.items()}
+
+
+def _name_axes(model: Any, graph: Graph) -> None:
+    """Write the names of the axes in place of torch's symbols."""
+    import onnx_ir
+
+    inputs, names = {value.name: value for value in model.graph.inputs}, {}
+    for path, axis, name in _flat_axes(graph.axes):
+        if path in inputs:  # one that the model does not read is no input
+            names[str(inputs[path].shape[axis])] = name
+    values = [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]
+    for value in values:
+        for axis, dim in enumerate(value.shape or ()):
+            if isinstance(dim, onnx_ir.SymbolicDim) and dim.value is not None:  # None: nothing is known of it
+                named = re.sub(r"\bs\d+\b", lambda found: names.get(found[0], found[0]), str(dim.value))
+                value.shape[axis] = named
+
+
+def _flat_axes(axes: Any, prefix: str = "") -> Iterator[tuple[str, int, str]]:
+    for key, each in axes.items() if isinstance(axes, dict) else enumerate(axes):
+        if isinstance(each, str):
+            yield prefix, key, each
+        else:
+            yield from _flat_axes(each, f"{prefix}.{key}".lstrip("."))
+
+
+def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Each tensor with its path, such as ``past_key_values.0.key``."""
+    for key, each in nested.items() if isinstance(nested, dict) else enumerate(nested):
+        path = f"{prefix}.{key}".lstrip(".")
+        if isinstance(each, Tensor):
+            yield path, each
+        else:
+            yield from _flat(each, path)
+
+
+def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What `_flat` made flat; a list is a dictionary with numbers as keys, which is as good for `_flat`."""
+    nested: dict[str, Any] = {}
+    for path, tensor in flat.items():
+        *parents, last = path.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = tensor
+    return nested
+
+
+@contextmanager
+def exporting(parts: Parts, format: str) -> Iterator[None]:
+    """Whatever stops an exporter, or what runs its files, is said in one line: there is no list of it.
+
+    Args:
+        parts: What is exported.
+        format: To which format.
+
+    Raises:
+        UserError: Anything was raised within.
+    """
+    try:
+        with _quiet():
+            yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        model = type(parts.model).__name__
+        raise UserError(
+            f"a {model} cannot be exported to {format} by transformers and torch as installed "
+            f"({type(error).__name__}: {reason}): take another format or other versions."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Not a word of the exporters, which say how they get on and with which versions they were tried."""
+    level = logging.root.manager.disable
+    logging.disable(max(level, logging.WARNING))
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,1 @@
+"""Pruning in training loops of other people: any LightningModule, and the transformers Trainer."""

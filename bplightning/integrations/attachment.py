@@ -1,0 +1,183 @@
+"""A strategy on a model that somebody else's loop trains: what all such loops need of it.
+
+A penalty is a function of what the strategy and the model hold, which is the same on all ranks and in all batches that
+are accumulated for a step. So its gradient is added once a step, after the last batch's: to gradients that are reduced
+already. Added to each batch's loss it would have to know how the loop averages batches, and each loop does that
+another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+from transformers.utils import PushToHubMixin
+
+from bplightning.compaction.equivalence import LogitDifference
+from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.loading import save_compact
+from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.suitability import require_by_training
+from bplightning.errors import UserError
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.masks.masking import has_masks
+from bplightning.training.guards import require_precise_scores
+
+OWNED_AS = "pruning_strategy"
+"""What the strategy is called among the modules of its owner, and in its `state_dict`."""
+
+PEAKS = ("max_lr", "initial_lr", "lr")
+"""What a group's highest learning rate is called: the first of these that it has."""
+
+RATES_OF_A_GROUP = ("lr", "initial_lr", "max_lr", "min_lr")
+"""Learning rates that optimizers and schedulers keep in a group."""
+
+RATES_OF_A_SCHEDULER = ("base_lrs", "max_lrs", "min_lrs", "_last_lr")
+"""Lists of learning rates, one a group, that torch's schedulers keep."""
+
+OTHERS_OF_A_SCHEDULER = ("lr_lambdas", "base_momentums", "max_momentums")
+"""Lists of other things, one a group, that torch's schedulers keep."""
+
+
+class Attachment:
+    """A strategy attached to a model; the strategy becomes a module of `owner`, and so a part of its checkpoints.
+
+    Args:
+        strategy: How to prune.
+        model: The transformers model to prune.
+        owner: The module that is saved, moved and wrapped: `model` itself, or one that holds it.
+
+    Raises:
+        UserError: The strategy prunes by data that a loop of others does not give it.
+    """
+
+    def __init__(self, strategy: PruningStrategy, model: PreTrainedModel, owner: nn.Module) -> None:
+        if strategy.calibrates:
+            raise UserError(
+                f"{type(strategy).__name__} prunes by `calibrate`, and a training loop of others does not call that: "
+                "train with `bplightning fit` or PruningModule, or in a loop of your own call `calibrate` where "
+                "`wants_calibration` asks for it."
+            )
+        self.strategy = strategy
+        self.model = model
+        self.owner = owner
+        require_by_training(strategy)
+        self.layout = PrunableLayout.of(model)
+        strategy.attach(self.layout)
+        owner.add_module(OWNED_AS, strategy)
+        # Each rank sets its own masks: DDP need not send them before each forward pass.
+        ignored = [*getattr(owner, "_ddp_params_and_buffers_to_ignore", [])]
+        ignored += [f"{OWNED_AS}.{name}" for name, _ in strategy.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(owner, ignored)
+
+    def join(self, optimizer: Any, *, total_steps: int, schedulers: Iterable[Any] = ()) -> None:
+        """Give an optimizer the strategy's own groups; where it has their parameters in others, they leave these.
+
+        Learning rates of the new groups rise and fall as that of the group the pruned weights are in.
+
+        Args:
+            optimizer: The optimizer of the model's weights.
+            total_steps: Optimizer steps of the whole run.
+            schedulers: Schedulers that have been made for `optimizer`.
+        """
+        require_precise_scores(self.strategy)
+        own = {id(parameter) for parameter in self.strategy.parameters()}
+        if any(group["params"] and all(id(p) in own for p in group["params"]) for group in optimizer.param_groups):
+            return  # it has them already
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+        weights = {id(parameter) for parameter in self.model.parameters()}
+        at = next((i for i, group in enumerate(optimizer.param_groups) if _any_in(group["params"], weights)), 0)
+        like = optimizer.param_groups[at]
+        peak = next(float(like[name]) for name in PEAKS if name in like)
+        for group in self.strategy.parameter_groups(total_steps=total_steps):
+            ratio = group.get("lr", peak) / peak if peak else 1.0
+            rates = {name: like[name] * ratio for name in RATES_OF_A_GROUP if name in like}
+            optimizer.add_param_group({**like, **group, **rates})
+            for scheduler in _all(schedulers):
+                for name in (*RATES_OF_A_SCHEDULER, *OTHERS_OF_A_SCHEDULER):
+                    values = getattr(scheduler, name, None)
+                    if isinstance(values, list):
+                        values.append(values[at] * ratio if name in RATES_OF_A_SCHEDULER else values[at])
+
+    def add_penalty(self, scale: Callable[[Tensor], Tensor] = lambda penalty: penalty) -> None:
+        """Add the gradient of the strategy's penalty to those of the last batch: once each optimizer step.
+
+        Args:
+            scale: What the loss is scaled by before its gradients are computed, where they are scaled still.
+        """
+        penalty = self.strategy.penalty()
+        if penalty is not None:
+            scale(penalty).backward()
+
+    def compact(self) -> PreTrainedModel:
+        """The compact model, exact; the strategy is hardened, and the pruned model an ordinary one that holds zeros."""
+        if has_masks(self.model):
+            self.strategy.harden(self.layout)
+        if hasattr(self.owner, OWNED_AS):
+            delattr(self.owner, OWNED_AS)
+        small: PreTrainedModel = compact(self.model)  # type: ignore[assignment]
+        return small.eval()
+
+    def save(
+        self,
+        folder: str | Path,
+        tokenizer: PushToHubMixin | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> LogitDifference:
+        """Compact, and save as a transformers folder, proved by loading it again; as `save_compact` has it.
+
+        Args:
+            folder: Where to save; it must not exist yet, or be empty.
+            tokenizer: Tokenizer or image processor, saved beside the model.
+            inputs: What the saved and the reloaded model are compared on; by default seeded random tokens.
+        """
+        return save_compact(self.compact(), folder, tokenizer, inputs)
+
+
+class Attached:
+    """What a callback gives once its strategy is attached to a model, in whosever training."""
+
+    not_yet: ClassVar[str]
+    """What to do first, where nothing is attached yet."""
+
+    _attachment: Attachment | None = None
+
+    @property
+    def attachment(self) -> Attachment:
+        """The strategy on its model.
+
+        Raises:
+            UserError: Nothing has been trained with this callback yet.
+        """
+        if self._attachment is None:
+            raise UserError(f"nothing has been pruned yet: {self.not_yet}.")
+        return self._attachment
+
+    def compact(self) -> PreTrainedModel:
+        """The compact model, once training is done; the trained model stays, with zeros where it is pruned."""
+        return self.attachment.compact()
+
+    def save(
+        self,
+        folder: str | Path,
+        tokenizer: PushToHubMixin | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> LogitDifference:
+        """Compact, and save as a transformers folder, as `Attachment.save` has it; in one process only."""
+        return self.attachment.save(folder, tokenizer, inputs)
+
+
+def _any_in(parameters: Iterable[Tensor], wanted: set[int]) -> bool:
+    return any(id(parameter) in wanted for parameter in parameters)
+
+
+def _all(schedulers: Iterable[Any]) -> Iterable[Any]:
+    """Schedulers, and those that they are chains or sequences of."""
+    for scheduler in schedulers:
+        yield scheduler
+        yield from _all(getattr(scheduler, "_schedulers", ()))

@@ -1,0 +1,15 @@
+"""The table of model families, one row a family.
+
+To add one, write its row in the file of its kind; `tests/layout/test_prunable_layout.py` and
+`tests/compaction/test_exact_compaction.py` run over every row of `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from bplightning.layout.families import decoders, encoder_decoders, encoders, experts
+from bplightning.layout.families.rows import AttentionNames, Family, FeedForwardNames, Stack
+
+FAMILIES: dict[str, Family] = {**encoders.ROWS, **encoder_decoders.ROWS, **decoders.ROWS, **experts.ROWS}
+"""Model type, as in a transformers configuration, to its row."""
+
+__all__ = ["FAMILIES", "AttentionNames", "Family", "FeedForwardNames", "Stack"]

@@ -1,0 +1,1 @@
+"""Masks: binary grids over weights, from a granularity to exact gradients."""

@@ -1,0 +1,1 @@
+"""What a model weighs and how fast it is: latency, FLOPs, parameters, bytes, latency tables."""

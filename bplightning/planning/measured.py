@@ -1,0 +1,283 @@
+"""What pruning can gain on this machine, measured before anything is trained.
+
+Compact copies of the model, pruned at random, are timed beside it in one run.
+
+Legend: `B` rows of a batch, `L` tokens of each row.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bplightning.compaction.example_inputs import random_inputs
+from bplightning.errors import UserError
+from bplightning.io.progress_bar import Watch, unwatched
+from bplightning.layout.groups import Member
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.layout.resizing import Group
+from bplightning.measuring import measure
+from bplightning.measuring.measure import Latency
+from bplightning.measuring.random_copies import compact_copy, kept_at_random
+from bplightning.measuring.timing import Middle, middle
+from bplightning.planning.schema import Measured, MeasuredModel, Plan
+from bplightning.runs.compact_run import DTYPES
+
+DEFAULT_DENSITIES = (0.75, 0.5, 0.25, 0.1, 0.05)
+"""Measured where the user names none, beside the one that the strategy's schedule ends at."""
+
+ROUNDS = 6
+"""Fewest rounds of a shape, however slow: of fewer values the median has no confidence interval."""
+
+WORTHWHILE = 1.1
+"""Halving the density is worth it where it makes the model at least so many times faster."""
+
+MakeInputs = Callable[[int, int], Mapping[str, Tensor]]
+"""From `B` and `L` to a model's keyword arguments."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What `plan` measures.
+
+    Args:
+        densities: Fractions of heads and units to keep, each above 0 and at most 1. Default: what the strategy's
+            schedule ends at, if it ends at one, and 0.75, 0.5, 0.25, 0.1, 0.05.
+        batch_sizes: Rows of a batch, each 1 or more.
+        lengths: Tokens of each row, each 1 or more, and no more than the model can take; every batch size is timed with
+            every length. Images have as many as they have.
+        device: Where the models run.
+        dtype: What the models compute in.
+        seconds: Time spent on each shape, in seconds; slow models take longer, for six rounds.
+    """
+
+    densities: tuple[float, ...] | None = None
+    batch_sizes: tuple[int, ...] = tuple(dict.fromkeys(rows for rows, _ in measure.DEFAULT_SHAPES))
+    lengths: tuple[int, ...] = tuple(dict.fromkeys(tokens for _, tokens in measure.DEFAULT_SHAPES))
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.densities is not None and not (self.densities and all(0 < each <= 1 for each in self.densities)):
+            raise UserError(
+                f"--measure.densities is {list(self.densities)}; it must name fractions to keep, at least one, each "
+                "above 0 and at most 1, such as [0.5,0.25]."
+            )
+        for name, numbers in (("batch_sizes", self.batch_sizes), ("lengths", self.lengths)):
+            if not numbers or min(numbers) < 1:
+                raise UserError(
+                    f"--measure.{name} is {list(numbers)}; it must name whole numbers, at least one, each 1 or more, "
+                    "such as [1,8]."
+                )
+        if not 0 < self.seconds < float("inf"):
+            raise UserError(f"--measure.seconds is {self.seconds:g}; it must be above 0 and not infinite.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--measure.device is 'cuda', and torch finds no GPU here: give --measure.device cpu.")
+
+
+class _Point(NamedTuple):
+    """What one compact copy keeps: of all that can shrink, and by role."""
+
+    density: float
+    by_role: dict[str, float]
+    target: bool = False
+
+
+def measured(
+    model: nn.Module,
+    plan: Plan,
+    measuring: Measuring,
+    *,
+    make_inputs: MakeInputs | None = None,
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> Measured:
+    """Time compact copies of a model beside it; the model is left as it is.
+
+    Args:
+        model: The model that the plan is of.
+        plan: Says which groups can shrink, and at which density the schedule ends.
+        measuring: At which densities and shapes, and where.
+        make_inputs: From `B` and `L` to the model's keyword arguments; by default random tokens or images.
+        seed: Chooses the heads and units that go.
+        watch: Is told of progress, never while anything is timed.
+
+    Returns:
+        The plan's part ``measured``; without copies where nothing that is pruned makes the model smaller.
+    """
+    device, dtype = torch.device(measuring.device), DTYPES[measuring.dtype]
+    own = next(model.parameters())
+    if (own.device.type, own.dtype) != (device.type, dtype):
+        model = copy.deepcopy(model).to(device, dtype)
+    layout = PrunableLayout.of(model)
+    free = _can_shrink(plan)
+    shrinking = [group for group in layout.groups if group.name in free]
+    roles = {group.role for group in shrinking}
+    points, shapes = [_Point(1.0, dict.fromkeys(roles, 1.0))], []
+    if shrinking:
+        points += [*_asked(plan, roles, measuring.densities), _Point(0.0, dict.fromkeys(roles, 0.0))]
+        shapes = _shapes(model, measuring)
+    inputs = _in_dtype(make_inputs or (lambda rows, tokens: random_inputs(model, rows, tokens)), dtype)
+
+    steps = len(points) + len(shapes)
+    models, worked = [], []
+    for done, point in enumerate(points):
+        watch(done / steps, f"compacting at a density of {100 * point.density:.4g} %" if done else "the dense model")
+        models.append(compact_copy(layout, kept_at_random(shrinking, point.by_role, seed=seed)) if done else model)
+        worked.append({measure.shape_name(*shape): measure.flops(models[-1], inputs(*shape)) for shape in shapes})
+    times: dict[str, dict[str, Latency]] = {str(index): {} for index in range(len(models))}
+    for done, shape in enumerate(shapes, len(points)):
+        watch(done / steps, f"timing {len(models)} models, {measure.shape_name(*shape)}")
+        together = dict(zip(times, models, strict=True))
+        found = measure.latency(together, inputs, [shape], seconds=measuring.seconds, min_rounds=ROUNDS)
+        for name, latency in found.items():
+            times[name] |= latency
+    watch(1.0, "done")
+
+    dense, *others = (
+        _row(point, layout, PrunableLayout.of(each, layout.family), shrinking, (worked[0], flops), (times["0"], took))
+        for point, each, flops, took in zip(points, models, worked, times.values(), strict=True)
+    )
+    limit = others.pop() if others else None
+    rows = [*others, *([] if limit is None else [limit]), dense]
+    return Measured(
+        machine=measure.machine(device),
+        dtype=measuring.dtype,
+        seed=seed,
+        dense=dense,
+        at=others,
+        limit=limit,
+        saturation={
+            shape: saturation([(row["kept"], 1 / row["speedup"][shape]) for row in rows])
+            for shape in (dense["speedup"] if others else ())
+        },
+    )
+
+
+def saturation(times: Iterable[tuple[float, float]]) -> float | None:
+    """The density below which halving it again makes a model less than `WORTHWHILE` times faster.
+
+    Between what was measured, time is taken to follow straight lines.
+
+    Args:
+        times: Densities, 0 and 1 among them, each with the time taken there, relative to any other.
+
+    Returns:
+        The density; 1 where halving gains less from the beginning, `None` where it gains as much still at the lowest
+        density measured above 0.
+
+    >>> saturation([(0.0, 0.3), (0.05, 0.335), (1.0, 1.0)])  # 0.3 + 0.7 d = 1.1 (0.3 + 0.35 d), where d = 0.03 / 0.315
+    0.0952
+    """
+    known = sorted(dict(times).items())
+    lowest = min(density for density, _ in known if density > 0)
+
+    def time(density: float) -> float:
+        for (left, below), (right, above) in pairwise(known):
+            if density <= right:
+                return below + (above - below) * (density - left) / (right - left)
+        return known[-1][1]
+
+    def worth(density: float) -> float:
+        return time(density) - WORTHWHILE * time(density / 2)
+
+    # Straight between these: the first root is found exactly.
+    corners = sorted({each for density, _ in known for each in (density, 2 * density) if each <= 1})
+    for left, right in pairwise(corners):
+        before, after = worth(left), worth(right)
+        if after >= 0:
+            end = round(left + (right - left) * -before / (after - before), 4)
+            return end if end >= lowest else None
+    return 1.0
+
+
+# -- what is measured --------------------------------------------------------------------------------------------------
+
+
+def _can_shrink(plan: Plan) -> set[str]:
+    """Names of the groups that can lose heads or units: not where N of M neighbours stay in every row."""
+    return {
+        group["name"]
+        for group in plan["groups"]
+        if group["obstacle"] is None and any(":" not in each for each in group["granularity"])
+    }
+
+
+def _asked(plan: Plan, roles: Iterable[str], densities: Sequence[float] | None) -> list[_Point]:
+    """The densities to measure, descending, each once; the schedule's own, where no others are named, by role."""
+    points = [_Point(density, dict.fromkeys(roles, density)) for density in densities or DEFAULT_DENSITIES]
+    estimates = plan["estimates"]
+    if densities is None and estimates is not None and estimates["density_from"] == "schedule":
+        (target,) = estimates["at"]
+        by_role = {role: target["by_role"][role] for role in roles}
+        points.append(_Point(target["density"], by_role, target=True))
+    by_density = {round(point.density, 3): point for point in points}  # the schedule's own, last, before its like
+    return sorted(by_density.values(), key=lambda point: point.density, reverse=True)
+
+
+def _shapes(model: nn.Module, measuring: Measuring) -> list[tuple[int, int]]:
+    asked = [(rows, tokens) for tokens in measuring.lengths for rows in measuring.batch_sizes]
+    return list(dict.fromkeys(measure.fitting(model, asked)))
+
+
+def _in_dtype(make_inputs: MakeInputs, dtype: torch.dtype) -> MakeInputs:
+    """The same inputs, images in the precision of the model."""
+
+    def made(rows: int, tokens: int) -> dict[str, Tensor]:
+        inputs = make_inputs(rows, tokens)
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+
+    return made
+
+
+def _row(
+    point: _Point,
+    dense: PrunableLayout,
+    layout: PrunableLayout,
+    shrinking: Sequence[Group],
+    flops: tuple[Mapping[str, int], Mapping[str, int]],
+    times: tuple[Mapping[str, Latency], Mapping[str, Latency]],
+) -> MeasuredModel:
+    """One model beside the dense one, whose FLOPs and times come first."""
+    names = {group.name for group in shrinking}
+    ideal = {shape: flops[0][shape] / count for shape, count in flops[1].items()}
+    faster = {
+        shape: middle([a / b for a, b in zip(times[0][shape].rounds_ms, own.rounds_ms, strict=True)])
+        for shape, own in times[1].items()
+    }
+    left, all_of_it = (
+        sum(_weights(each.model, group.members) for group in each.groups if group.name in names)
+        for each in (layout, dense)
+    )
+    return MeasuredModel(
+        density=point.density,
+        target=point.target,
+        by_role=dict(point.by_role),
+        kept=left / all_of_it if all_of_it else 1.0,
+        heads=sum(group.heads for group in layout.attention),
+        units=sum(group.width for group in layout.feed_forward),
+        parameters=measure.parameters(layout.model, dense),
+        flops=dict(flops[1]),
+        ideal=ideal,
+        latency_ms=measure.median_ms(times[1]),
+        speedup={shape: ratio.value for shape, ratio in faster.items()},
+        within={shape: _interval(ratio) for shape, ratio in faster.items()},
+        efficiency={shape: ratio.value / ideal[shape] for shape, ratio in faster.items()},
+    )
+
+
+def _interval(ratio: Middle) -> list[float]:
+    assert ratio.low is not None, f"{ROUNDS} values have one"
+    assert ratio.high is not None, f"{ROUNDS} values have one"
+    return [ratio.low, ratio.high]
+
+
+def _weights(model: nn.Module, members: Iterable[Member]) -> int:
+    return sum(member.weight(model).numel() for member in members)

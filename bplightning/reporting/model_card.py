@@ -1,0 +1,162 @@
+"""The model card of a compact folder, ``README.md`` in the Hub's format, drawn from the report."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.modelcard import TASK_MAPPING
+
+from bplightning.reporting.page import short_name
+from bplightning.reporting.schema import Report
+from bplightning.reporting.table import fills_zeros, is_faster, left_of_linear, notes, rows
+
+CARD_FILE = "README.md"
+"""The card's file, by the Hub's rule."""
+
+
+def model_card(report: Report, *, architecture: str, reader: str) -> str:
+    """The card of a compact model.
+
+    Args:
+        report: Its report.
+        architecture: Class of the model, which says what its pipeline is on the Hub.
+        reader: Class whose `from_pretrained` reads it, such as ``AutoModelForQuestionAnswering``.
+    """
+    data = ModelCardData(
+        base_model=_base_model(report["model"]),
+        datasets=(report["data"] or {}).get("dataset"),
+        library_name="transformers",
+        metrics=list(report["metrics"]["compact"] or {}) or None,
+        model_name=f"{short_name(report['model'])}-{report['strategy']}",
+        pipeline_tag=_pipeline(architecture),
+        tags=["bplightning", "block-pruning", report["strategy"]],
+        eval_results=list(_results(report, _pipeline(architecture))) or None,
+    )
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(report, reader)}"))
+
+
+def _results(report: Report, pipeline: str | None) -> Iterator[EvalResult]:
+    """The metrics of the compact model as the Hub's ``model-index`` has them."""
+    data: dict[str, Any] = report["data"] or {}
+    name = str(data.get("validation") or report["task"])
+    for metric, value in (report["metrics"]["compact"] or {}).items():
+        if value is not None:
+            yield EvalResult(
+                task_type=pipeline or report["task"],
+                dataset_type=str(data.get("dataset") or name),
+                dataset_name=name,
+                dataset_config=data.get("dataset_config"),
+                metric_type=metric,
+                metric_value=round(value, 4),
+            )
+
+
+def _pipeline(architecture: str) -> str | None:
+    """The Hub's name of what models of a class are for, where transformers knows it."""
+    mapping: dict[str, Any] = TASK_MAPPING
+    return next((tag for tag, names in mapping.items() if architecture in names.values()), None)
+
+
+def _base_model(model: str) -> str | None:
+    """A name on the Hub; a folder's is nothing to anyone else."""
+    named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model, re.ASCII) is not None
+    return model if named and not Path(model).exists() else None
+
+
+TEXT = """# {model}, pruned by {strategy}
+
+{what}
+
+Made by bplightning ([arXiv 2109.04838](https://arxiv.org/abs/2109.04838)).
+
+## Load it
+
+```python
+import bplightning  # lets from_pretrained read the widths of its layers
+from transformers import {reader}
+
+model = {reader}.from_pretrained("FOLDER_OR_NAME")
+```
+
+Where its `config.json` has a `compaction`, transformers refuses it without that import.
+`compaction_plan.json` says which heads, feed-forward units and dimensions of the residual stream were kept.
+
+## What it cost and what it gave
+
+| | dense | this model |
+|---|---|---|
+{table}
+
+{notes}
+
+## How it was made
+
+    {command}
+
+{date}, seed {seed}, {versions}.
+"""
+
+
+def _text(report: Report, reader: str) -> str:
+    table = [(label, dense, compact) for label, dense, _, compact in rows(report) if label.strip() == label]
+    return TEXT.format(
+        model=_plain(short_name(report["model"])),
+        strategy=_plain(report["strategy"]),
+        what=_what(report),
+        reader=reader,
+        table="\n".join(f"| {' | '.join(map(_plain, row))} |" for row in table),
+        notes="\n".join(f"- {_plain(line)}" for line in notes(report)),
+        command=" ".join(report["command"].split()),
+        date=report["date"][:10],
+        seed="not fixed" if report["seed"] is None else report["seed"],
+        versions=", ".join(f"{_plain(package)} {_plain(version)}" for package, version in report["versions"].items()),
+    )
+
+
+def _what(report: Report) -> str:
+    """What the model is beside the dense one: no smaller where pruning left zeros only, no faster where it is not."""
+    model, task = _plain(short_name(report["model"])), _plain(report["task"])
+    share, smaller = left_of_linear(report)
+    if not smaller:
+        before = ", before a refill that could fill the others" if fills_zeros(report) else ""
+        return (
+            f"{model} for {task}: the shapes of its layers are unchanged, and {share:.1f} % of their linear weights "
+            f"are not zero{before}{_speed(report)}."
+        )
+    return (
+        f"A smaller {model} for {task}: {share:.1f} % of the linear weights of its layers are left{_speed(report)}. "
+        f"{_structure(report)}"
+    )
+
+
+def _structure(report: Report) -> str:
+    """What kind of model a smaller one is: an ordinary one, unless it skips what ordinary ones have."""
+    skipped = report["skipped"]
+    if not skipped:
+        return "It is an ordinary dense model with smaller matrices."
+    names = ", ".join(map(_plain, skipped))
+    return (
+        f"It is a dense model with smaller matrices that skips {len(skipped)} sub-layer{'s' * (len(skipped) > 1)} with "
+        f"the norm after it, which ordinary models of its architecture do not: {names}."
+    )
+
+
+def _speed(report: Report) -> str:
+    """The end of a sentence on the model: that it is faster, where it is; else its speed in numbers."""
+    speedup = report["speedup"] or {}
+    told = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in speedup.items())
+    if not told:
+        return ""
+    if all(map(is_faster, speedup.values())):
+        return f", and it is faster ({told})"
+    return f"; its speed is {told}, where the dense model's is 1"
+
+
+def _plain(text: str) -> str:
+    """A text as Markdown shows it, on one line and in one cell of a table."""
+    return re.sub(r"([\\`*_{}\[\]|#<>])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

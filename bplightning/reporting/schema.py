@@ -1,0 +1,370 @@
+"""The schema of ``report.json``: types that mypy checks where a report is built and `validate_report` where it is read.
+
+``docs/report-schema.md`` explains every key.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, TypedDict, cast
+
+from bplightning.errors import UserError
+
+SCHEMA_VERSION = 7
+"""Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
+
+_STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
+_LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
+_NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None, "quantized": None}
+_STREAM: dict[str, Any] = {"stream": None, "skipped": []}
+_FAMILY: dict[str, Any] = {"family": [], **_STREAM}
+ADDED: dict[int, dict[str, Any]] = {
+    2: {"evaluation": None, **_STAGES, **_LATER, **_NEW, **_FAMILY},
+    3: _STAGES | _LATER | _NEW | _FAMILY,
+    4: _LATER | _NEW | _FAMILY,
+    5: _FAMILY,
+    6: _STREAM,
+    7: {},
+}
+"""A version that is read, to the keys it lacks, or may lack, and what they are read as."""
+
+PROBLEMS = 8
+"""How many problems of a document are named."""
+
+Numbers = dict[str, float | None]
+"""Name to number; `None` where the number was not finite, which JSON cannot hold."""
+
+
+class Metrics(TypedDict):
+    """Metrics of the three models; `None` for a model that was not evaluated."""
+
+    dense: Numbers | None
+    masked: Numbers | None
+    compact: Numbers | None
+
+
+class Monitor(TypedDict):
+    """The metric that says which model is better, and whether ``"max"`` or ``"min"`` of it is."""
+
+    metric: str
+    mode: str
+
+
+class Density(TypedDict):
+    """Fractions of weights kept, in [0, 1]."""
+
+    encoder_linear: float
+    all_parameters: float
+    by_role: dict[str, float]
+
+
+class HeadLayer(TypedDict):
+    """Heads of one attention sub-layer."""
+
+    name: str
+    kept: int
+    total: int
+    indices: list[int]
+
+
+class UnitLayer(TypedDict):
+    """Hidden units of one feed-forward sub-layer; which ones is in the compaction plan."""
+
+    name: str
+    kept: int
+    total: int
+
+
+class Heads(TypedDict):
+    """Attention heads over the whole model and by layer."""
+
+    kept: int
+    total: int
+    by_layer: list[HeadLayer]
+
+
+class Units(TypedDict):
+    """Feed-forward units over the whole model and by layer."""
+
+    kept: int
+    total: int
+    by_layer: list[UnitLayer]
+
+
+class Stream(TypedDict):
+    """Dimensions of the residual stream."""
+
+    kept: int
+    total: int
+
+
+class Pattern(TypedDict):
+    """What is left of an attention's projections, a digit a tile, by `bplightning.reporting.patterns.levels`."""
+
+    name: str
+    tile: list[int]
+    projections: dict[str, str]
+
+
+class ParameterCount(TypedDict):
+    """Numbers of parameters with the two named denominators."""
+
+    encoder_linear: int
+    all: int
+
+
+class Parameters(TypedDict):
+    """Parameters of the three models; those of `masked` are its non-zero ones."""
+
+    dense: ParameterCount
+    masked: ParameterCount
+    compact: ParameterCount
+
+
+class Vocabulary(TypedDict):
+    """Tokens that have an embedding."""
+
+    kept: int
+    total: int
+
+
+class Bytes(TypedDict):
+    """Size of the weights' files, bytes."""
+
+    dense: int | None
+    compact: int | None
+
+
+class Flops(TypedDict):
+    """Floating-point operations of one forward pass at `shape`, written ``"BxL"``."""
+
+    dense: int | None
+    compact: int | None
+    shape: str
+
+
+class LatencyMs(TypedDict):
+    """Median milliseconds of one forward pass by shape ``"BxL"``."""
+
+    dense: dict[str, float] | None
+    compact: dict[str, float]
+
+
+class LogitDifference(TypedDict):
+    """Largest logit difference of two models that should agree."""
+
+    masked_compact: float | None
+    compact_reloaded: float | None
+
+
+class Equivalence(LogitDifference):
+    """Largest absolute logit differences, and the same relative to the largest absolute logit."""
+
+    relative: LogitDifference
+
+
+class AlignedLayer(TypedDict):
+    """Units of one feed-forward sub-layer before alignment and after."""
+
+    name: str
+    before: int
+    after: int
+
+
+class AlignmentCandidate(TypedDict):
+    """What was measured of one multiple; `speedup` over no alignment, by shape ``"BxL"``."""
+
+    multiple_of: int
+    units_added: int
+    speedup: dict[str, float]
+
+
+class Aligned(TypedDict):
+    """Which removed units were put back, for widths that suit the hardware."""
+
+    multiple_of: int
+    auto: bool
+    units_added: int
+    parameters_added: int
+    by_layer: list[AlignedLayer]
+    density_before: float
+    metrics_before: Numbers | None
+    candidates: list[AlignmentCandidate]
+
+
+class Refilled(TypedDict):
+    """How the compact model was fine-tuned."""
+
+    max_epochs: int
+    learning_rate: float
+    hold_masks: bool
+    heads: str
+    heads_removed: int
+    logit_difference: float | None
+
+
+class Quantized(TypedDict):
+    """What the compact model became in 8 bits; `speedup` over the dense model in torch, by shape ``"BxL"``."""
+
+    kind: str
+    backend: str
+    metrics: Numbers
+    bytes_on_disk: int
+    speedup: dict[str, float] | None
+
+
+class Snap(TypedDict):
+    """What the last correction of the masks did to meet a target that the penalty had been steered to.
+
+    A target in time is meant for `shape`, ``"BxL"``.
+    """
+
+    kind: str
+    target: float
+    before: float
+    after: float
+    changed: int
+    shape: str | None
+    metrics_before: Numbers | None
+
+
+class FamilyMember(TypedDict):
+    """A smaller or larger model that the same run made; `speedup` over the dense shapes, by shape ``"BxL"``."""
+
+    name: str
+    folder: str
+    metrics: Numbers
+    parameters: ParameterCount
+    bytes_on_disk: int
+    speedup: dict[str, float]
+
+
+class Machine(TypedDict):
+    """Where latency was measured; no host name."""
+
+    cpu: str
+    threads: int
+    device: str
+    platform: str
+
+
+class Report(TypedDict):
+    """The whole document, ``report.json``."""
+
+    schema_version: int
+    date: str
+    task: str
+    strategy: str
+    model: str
+    metrics: Metrics
+    monitor: Monitor | None
+    data: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
+    distillation: dict[str, Any] | None
+    simplification: dict[str, Any] | None
+    alignment: Aligned | None
+    refill: Refilled | None
+    snap: Snap | None
+    quantized: Quantized | None
+    family: list[FamilyMember]
+    density: Density
+    heads: Heads
+    units: Units
+    stream: Stream | None
+    skipped: list[str]
+    patterns: list[Pattern]
+    parameters: Parameters
+    vocabulary: Vocabulary
+    dtype: str
+    bytes_on_disk: Bytes
+    flops: Flops
+    latency_ms: LatencyMs
+    speedup: dict[str, float] | None
+    equivalence: Equivalence
+    world_size: int
+    mask_hashes: list[str]
+    seed: int | None
+    command: str
+    versions: dict[str, str]
+    machine: Machine
+
+
+def validate_report(document: object, *, name: str = "report") -> Report:
+    """Check a document against the schema.
+
+    Args:
+        document: What was read from JSON.
+        name: What to call it in messages.
+
+    Returns:
+        The document, with the keys added that it lacks where it may.
+
+    Raises:
+        UserError: Another schema version; or keys that are missing, unknown, or hold another type, each named.
+    """
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(document, dict) and type(version) is int and version in ADDED:
+        document = {**ADDED[version], **document, "schema_version": SCHEMA_VERSION}
+        if isinstance(document["snap"], dict):
+            document["snap"] = {"shape": None, **document["snap"]}
+    elif version is not None:
+        readable = ", ".join(map(str, ADDED))
+        raise UserError(
+            f"{name} has schema_version {str(version)[:40]}, and this version of bplightning reads {readable}: "
+            "read it with the version of bplightning that wrote it (its `versions.bplightning`), or run again."
+        )
+    problems = list(schema_problems(document, Report))
+    if problems:
+        shown = "; ".join(problem[:120] for problem in problems[:PROBLEMS])
+        more = f"; and {len(problems) - PROBLEMS} more" if len(problems) > PROBLEMS else ""
+        raise UserError(
+            f"{name} is not a report of schema_version {SCHEMA_VERSION}: {shown}{more}. "
+            "docs/report-schema.md lists every key."
+        )
+    return cast(Report, document)
+
+
+def schema_problems(value: object, hint: Any, path: str = "") -> Iterator[str]:
+    """What is wrong with a value read from JSON.
+
+    Args:
+        value: The value.
+        hint: The type it must have, made of `TypedDict`, dict, list, optional, str, int, float and any.
+        path: Where it stands in the document.
+
+    Yields:
+        A line for each key that is missing, unknown, or holds another type.
+    """
+    if hint is Any:
+        return
+    where = path or "the document"
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        if value is not None:
+            (inner,) = (each for each in arguments if each is not types.NoneType)
+            yield from schema_problems(value, inner, path)
+    elif typing.is_typeddict(hint) or origin is dict:
+        if not isinstance(value, dict):
+            yield f"{where} is {_kind(value)}, not an object"
+            return
+        hints = dict.fromkeys(value, arguments[1]) if origin is dict else typing.get_type_hints(hint)
+        dotted = {key: f"{path}.{key}" if path else str(key) for key in [*hints, *value]}
+        yield from (f"missing key {dotted[key]}" for key in hints if key not in value)
+        yield from (f"unknown key {dotted[key]}" for key in value if key not in hints)
+        for key in hints:
+            if key in value:
+                yield from schema_problems(value[key], hints[key], dotted[key])
+    elif origin is list:
+        if not isinstance(value, list):
+            yield f"{where} is {_kind(value)}, not a list"
+            return
+        for index, each in enumerate(value):
+            yield from schema_problems(each, arguments[0], f"{path}[{index}]")
+    elif isinstance(value, bool) != (hint is bool) or not isinstance(value, (int, float) if hint is float else hint):
+        yield f"{where} is {_kind(value)}, not {hint.__name__}"
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__

@@ -1,0 +1,249 @@
+"""The table dense | masked | compact, drawn from the JSON of a report alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from bplightning.reporting.schema import HeadLayer, Heads, ParameterCount, Parameters, Report, UnitLayer, Units
+
+NOT_MEASURED = "\N{EN DASH}"
+
+
+def render(report: Report) -> Table:
+    """Draw the table dense | masked | compact from the JSON alone; an en dash stands for what was not measured.
+
+    Args:
+        report: A report, as `load_report` reads it.
+
+    Returns:
+        A table for a `rich.console.Console`, at most 100 columns wide; for usual models 80 suffice.
+    """
+    table = Table(
+        title=Text(f"{report['task']}, {report['strategy']}, {report['model']}"),
+        caption=Text("\n".join(notes(report))),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("", max_width=28)
+    for model in ("dense", "masked", "compact"):
+        table.add_column(model, justify="right", max_width=30 if model == "compact" else 16)
+    for row in rows(report):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+_COUNTS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
+_BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+_FLOPS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12}
+
+
+def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """Label, dense, masked, compact.
+
+    Args:
+        report: A report, as `load_report` reads it.
+    """
+    metrics, parameters = report["metrics"], report["parameters"]
+    columns = [metrics["dense"], metrics["masked"], metrics["compact"]]
+    for metric in dict.fromkeys(name for column in columns for name in column or {}):
+        dense, masked, compact = (_cell(None if column is None else column.get(metric), "{:.2f}") for column in columns)
+        yield metric, dense, masked, compact
+    yield from _parameter_row("encoder linear", parameters, lambda count: count["encoder_linear"])
+    yield from _parameter_row("all parameters", parameters, lambda count: count["all"])
+    tokens = report["vocabulary"]
+    if tokens["kept"] != tokens["total"]:
+        yield "vocabulary (tokens)", str(tokens["total"]), str(tokens["total"]), str(tokens["kept"])
+    width = report["stream"]
+    if width is not None and width["kept"] != width["total"]:
+        yield "width (dimensions)", str(width["total"]), str(width["kept"]), str(width["kept"])
+    yield from _kept_rows("heads", report["heads"])
+    yield from _kept_rows("FFN units", report["units"])
+    weights = "weights on disk" if report["dtype"] == "float32" else f"on disk, {report['dtype']}"
+    for label, sizes, units in (
+        (weights, report["bytes_on_disk"], _BYTES),
+        (f"FLOPs {report['flops']['shape']}", report["flops"], _FLOPS),
+    ):
+        unit, divisor = _unit(sizes["compact"] if sizes["dense"] is None else sizes["dense"], units)
+        dense, compact = (_cell(sizes[model], "{:.2f}", divisor) for model in ("dense", "compact"))
+        yield f"{label} ({unit})", dense, "", compact
+    latency, speedup = report["latency_ms"], report["speedup"] or {}
+    for shape, compact_ms in latency["compact"].items():
+        dense_ms = None if latency["dense"] is None else latency["dense"].get(shape)
+        yield f"latency {shape} (ms)", _cell(dense_ms, "{:.2f}"), "", _cell(compact_ms, "{:.2f}")
+    for shape in latency["compact"]:
+        ratio = speedup.get(shape)
+        yield f"speed-up {shape}", NOT_MEASURED if ratio is None else "1.00x", "", _cell(ratio, "{:.2f}x")
+
+
+def _parameter_row(
+    label: str, parameters: Parameters, pick: Callable[[ParameterCount], int]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Counts with their share of the dense one; of the masked model its non-zero ones."""
+    full = pick(parameters["dense"])
+    unit, divisor = _unit(full, _COUNTS)
+
+    def cell(count: ParameterCount) -> str:
+        number = f"{pick(count) / divisor:.2f}" if unit else f"{pick(count)}"
+        return f"{number} ({100 * pick(count) / full:5.1f} %)"
+
+    name = f"{label} ({unit})" if unit else label
+    yield name, cell(parameters["dense"]), cell(parameters["masked"]), cell(parameters["compact"])
+
+
+def _kept_rows(label: str, kept: Heads | Units) -> Iterator[tuple[str, str, str, str]]:
+    """The total, then one row a kind of sub-layer (self or cross, encoder or decoder) with a number a layer."""
+    yield label, str(kept["total"]), str(kept["kept"]), str(kept["kept"])
+    kinds: dict[str, list[HeadLayer | UnitLayer]] = {}
+    for layer in kept["by_layer"]:
+        kinds.setdefault(re.sub(r"\.\d+\b", "", layer["name"]).replace(".", " "), []).append(layer)
+    for kind, layers in kinds.items():
+        totals = [str(layer["total"]) for layer in layers]
+        dense = f"{totals[0]} each" if len(set(totals)) == 1 else " ".join(totals)
+        name = "by layer" if len(kinds) == 1 else kind
+        yield f"  {name}", dense, "", " ".join(str(layer["kept"]) for layer in layers)
+
+
+def notes(report: Report) -> list[str]:
+    """What else is to be said, line by line.
+
+    Args:
+        report: A report, as `load_report` reads it.
+    """
+    density, equivalence, machine = report["density"], report["equivalence"], report["machine"]
+    linear, every = (f"{100 * density[name]:.1f} %" for name in ("encoder_linear", "all_parameters"))
+    kept = f"kept: {linear} of encoder linear weights, {every} of all parameters"
+    kept += ", before the refill" if fills_zeros(report) else ""
+    by_role = dict(density["by_role"])
+    dimensions = by_role.pop("stream", None)  # the residual stream's, which are no weights
+    roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in by_role.items())
+    if dimensions is not None:
+        roles += f"; and {100 * dimensions:.1f} % of the dimensions of the residual stream"
+    compact, reloaded = (_cell(equivalence[name], "{:.1e}") for name in ("masked_compact", "compact_reloaded"))
+    measured = ", ".join(_settings(report["evaluation"] or {}))
+    return [
+        f"{kept}{'; by role: ' if roles else ''}{roles}",
+        *([f"skipped with their norms: {', '.join(report['skipped'])}"] if report["skipped"] else []),
+        *_stages(report),
+        *([f"evaluated with {measured}"] if measured else []),
+        f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}",
+        f"latency: median; speed-up: median of paired ratios; device: {machine['device']}, "
+        f"processor: {machine['cpu']}, CPU threads: {machine['threads']}",
+    ]
+
+
+def quantity(value: float, *, bytes: bool = True) -> str:
+    """A number of bytes, or of anything else, in three or four figures.
+
+    >>> quantity(1_596_520), quantity(246_016, bytes=False), quantity(512, bytes=False)
+    ('1.60 MB', '246.02 k', '512')
+    """
+    unit, divisor = _unit(value, _BYTES if bytes else _COUNTS)
+    return f"{value / divisor:.2f} {unit}" if unit else f"{value:g}"
+
+
+def left_of_linear(report: Report) -> tuple[float, bool]:
+    """What is left of the linear weights of the layers, and whether that makes the compact model smaller.
+
+    Args:
+        report: A report, as `load_report` reads it.
+
+    Returns:
+        Per cent of the dense model's weights that the compact one stores, and true; where it stores as many, per cent
+        that pruning left not zero, and false.
+    """
+    dense, compact = (report["parameters"][model]["encoder_linear"] for model in ("dense", "compact"))
+    if compact < dense:
+        return 100 * compact / dense, True
+    return 100 * report["density"]["encoder_linear"], False
+
+
+def fills_zeros(report: Report) -> bool:
+    """Whether a refill let zeros of the compact model grow, so that all weights it stores count.
+
+    Args:
+        report: A report, as `load_report` reads it.
+    """
+    return report["refill"] is not None and not report["refill"]["hold_masks"]
+
+
+def is_faster(speedup: float) -> bool:
+    """Whether a speed-up is one as it is written, with two decimals.
+
+    >>> is_faster(1.01), is_faster(1.004), is_faster(0.98)
+    (True, False, False)
+    """
+    return round(speedup, 2) > 1
+
+
+def _stages(report: Report) -> Iterator[str]:
+    """What was done beside pruning."""
+    teacher, refill, snap = report["distillation"], report["refill"], report["snap"]
+    if teacher is not None:
+        yield f"teacher: {teacher['teacher']}"
+    if report["simplification"] is not None:
+        yield f"simplified: {', '.join(name for name, value in report['simplification'].items() if value is True)}"
+    if snap is not None:
+        kind, values = snap["kind"].replace("_", " "), (snap["target"], snap["before"], snap["after"])
+        target, before, after = (f"{value:.4g}" for value in values)
+        yield f"target {kind} {target}: steered to {before}, then snapped to {after} ({snap['changed']} entries)"
+        counted = report["flops"]
+        if (
+            "flops" in snap["kind"] and counted["dense"] and counted["compact"]
+        ):  # heads that go before a refill, or units put back, come after the snap
+            ratio = counted["dense"] / counted["compact"]
+            yield f"the compact model: {1 / ratio if snap['kind'] == 'flops' else ratio:.4g}"
+        if (shape := snap["shape"]) is not None:
+            measured = _cell((report["speedup"] or {}).get(shape), "{:.4g}")
+            yield f"these by the latency table, for {shape}; measured there {measured}"
+    if (aligned := report["alignment"]) is not None:
+        multiple, measured = aligned["multiple_of"], ", the fastest measured" if aligned["auto"] else ""
+        widths = "as pruning left them" if multiple == 1 else f"multiples of {multiple}"
+        added = f"{aligned['units_added']} units put back, {aligned['parameters_added']:,} parameters"
+        yield f"FFN widths: {widths}{measured}; {added}"
+        if aligned["units_added"]:
+            (speedup,) = (of["speedup"] for of in aligned["candidates"] if of["multiple_of"] == multiple)
+            gains = ", ".join(f"{shape} {ratio:.3f}x" for shape, ratio in speedup.items())
+            without = [f"{100 * aligned['density_before']:.1f} % of encoder linear weights"]
+            without += [f"{name} {_cell(value, '{:.2f}')}" for name, value in (aligned["metrics_before"] or {}).items()]
+            yield f"without: {', '.join(without)}; speed-up by it: {gains}"
+    if (small := report["quantized"]) is not None:
+        scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in small["metrics"].items())
+        times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in (small["speedup"] or {}).items())
+        times += " over dense in torch, what the backend gains included" if times else ""
+        yield f"in {small['kind']} ({small['backend']}): {scores}, {quantity(small['bytes_on_disk'])}{times}"
+    for member in report["family"]:
+        scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in member["metrics"].items())
+        times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in member["speedup"].items())
+        yield f"also {member['folder']}: {scores}, {quantity(member['bytes_on_disk'])}{times}"
+    if refill is not None:
+        held = ", zeros held" if refill["hold_masks"] else ""
+        yield f"compact: refilled, epochs {refill['max_epochs']}{held}"
+        if refill["heads"] == "any":
+            change = _cell(refill["logit_difference"], "{:.1e}")
+            yield f"before it {refill['heads_removed']} heads went by the paper's rule, and logits changed by {change}"
+
+
+def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Each by name; those within one stand for themselves."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value)
+        elif value not in (None, ""):
+            yield f"{name} {value!r}"
+
+
+def _cell(value: float | None, form: str, divisor: float = 1) -> str:
+    return NOT_MEASURED if value is None else form.format(value / divisor)
+
+
+def _unit(value: float | None, units: Mapping[str, float]) -> tuple[str, float]:
+    """The largest unit that `value` reaches, or the smallest there is."""
+    return max(
+        ((n, d) for n, d in units.items() if (value or 0) >= d), key=lambda u: u[1], default=next(iter(units.items()))
+    )

@@ -1,0 +1,1 @@
+"""Runs as folders: built from a configuration, read back, compacted again, asked for predictions."""

@@ -1,0 +1,108 @@
+"""The verb `compact`: the compact model of a run, from one of its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+
+from bplightning.compaction.vocabulary import Corpus
+from bplightning.errors import UserError
+from bplightning.reporting.report import made_parent
+from bplightning.reporting.schema import Report
+from bplightning.runs.reading import baseline_of, load_run, refill_of, settings_of, task_of_run
+from bplightning.stages.alignment import AUTO, Alignment, require_possible
+from bplightning.stages.compact_stage import Filling, Saving
+from bplightning.stages.finishing import UNFINISHED, finish
+from bplightning.stages.refill import refilled
+from bplightning.training.checkpoint_files import find_checkpoint
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Precisions a compact model can be saved in."""
+
+
+def compact_run(
+    run: Path,
+    out: Path,
+    *,
+    checkpoint: str | None = None,
+    vocabulary: Path | None = None,
+    dtype: str | None = None,
+    multiple_of: int | str | None = None,
+) -> Report | None:
+    """Write the compact model of a run from one of its checkpoints, and ``report.json`` beside its weights.
+
+    Args:
+        run: The run's folder, with ``config.yaml`` and ``checkpoints/``.
+        out: Folder to write; it must not hold files.
+        checkpoint: ``best``, ``last``, or a file; by default the newest, and what a refill has made of it since.
+        vocabulary: A corpus, to keep only the tokens that occur in it.
+        dtype: Precision to save in, a key of `DTYPES`.
+        multiple_of: As `Alignment` has it; by default as the run has it, which then measures nothing anew.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: The folder is no run or has no such checkpoint, `out` holds files, the corpus cannot be read,
+            widths cannot be so, or a check failed.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    wanted = None if multiple_of is None else Alignment(multiple_of)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"cannot write to {str(out)!r}, which exists and is not an empty folder: name another one.")
+    if vocabulary is not None:
+        next(iter(Corpus(vocabulary)))  # a corpus that cannot be read is refused before anything is computed
+    refill, filled = refill_of(run), find_checkpoint(run / "refill" / "checkpoints")
+    if checkpoint is not None or filled is None:  # what a checkpoint of the pruning holds has not been refilled
+        refill = None
+    if refill is not None and not any((run / name).exists() for name in ("compact", "report.json")):
+        raise UserError(
+            f"{str(run)!r} was stopped while its compact model was refilled: go on with it by its own command and "
+            "--resume true, or give --checkpoint last for the model before the refill."
+        )
+    if refill is not None and wanted is not None:
+        raise UserError(
+            f"multiple_of is {multiple_of!r}, but {str(run)!r} was refilled as it is, and weights put back now would "
+            "not have been: give --checkpoint last too, for the model before the refill, or leave --multiple_of out."
+        )
+    module, alignment = load_run(run, checkpoint), wanted or _alignment_of(run)
+    require_possible(alignment, module.strategy)
+    made_parent(out)
+    return finish(
+        Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),
+        module,
+        module.task,
+        out=out,
+        report=out / "report.json",
+        dense=baseline_of(run),
+        alignment=alignment,
+        filling=None
+        if refill is None or filled is None
+        else Filling(refill, module.learning_rate, lambda small: refilled(module, small, refill, filled)),
+        saving=Saving(
+            dtype=None if dtype is None else DTYPES[dtype],
+            vocabulary=vocabulary,
+            task_of=lambda folder: task_of_run(run, model=folder),
+        ),
+    )
+
+
+def _alignment_of(run: Path) -> Alignment:
+    """As the run has it; what it has chosen by measurement is chosen."""
+    with settings_of(run) as settings:
+        alignment = Alignment(**(settings.get("alignment") or {}))
+    if alignment.multiple_of == AUTO:
+        for file in (run / "report.json", run / UNFINISHED):
+            try:
+                if file.is_file() and (found := json.loads(file.read_text(encoding="utf-8")).get("alignment")):
+                    return Alignment(found["multiple_of"])
+            except (ValueError, AttributeError, LookupError, TypeError) as error:
+                raise UserError(
+                    f"{str(file)!r} is damaged ({' '.join(str(error).split())}), and the widths that the run has "
+                    "chosen stand there: give --multiple_of."
+                ) from error
+    return alignment

@@ -1,0 +1,143 @@
+"""Which run's checkpoint ``--ckpt_path last`` and ``best`` mean: the newest of those with the same settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bplightning.errors import UserError
+from bplightning.training.checkpoint_files import SHOWN, find_checkpoint
+
+OF_WEIGHTS = ("task", "strategy", "model", "start", "simplification")
+"""Sections of a configuration that say what a checkpoint's weights are."""
+
+OF_TRAINING = ("baseline", "seed_everything", "trainer", "distillation", "alignment", "refill")
+"""Sections that say, beside these, how training goes on."""
+
+LENGTH = ("max_steps", "max_epochs", "max_time", "min_steps", "min_epochs")
+"""What of the trainer says how long it trains."""
+
+FREE = (
+    *("accelerator", "devices", "num_nodes", "strategy", "plugins", "default_root_dir"),
+    *("logger", "callbacks", "profiler", "detect_anomaly", "log_every_n_steps", "num_sanity_val_steps"),
+    *("enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
+)
+"""What of the trainer may be another when a run goes on: it moves, or is watched in another way."""
+
+
+def find_earlier(runs: Iterable[Path], which: str, config: Mapping[str, Any], *, training: bool) -> Path:
+    """The checkpoint of the newest run with the settings of this one.
+
+    Args:
+        runs: Folders, those among them with ``config.yaml`` and ``checkpoints/``.
+        which: ``last`` or ``best``, as `find_checkpoint` has it.
+        config: This run's configuration.
+        training: Whether training goes on from it; a run that has ended must then have been made longer.
+
+    Raises:
+        UserError: There is none, or its run has ended.
+    """
+    found = [(run, newest) for run in runs if (newest := find_checkpoint(run / "checkpoints")) is not None]
+    found.sort(key=lambda item: item[1].stat().st_mtime_ns, reverse=True)
+    others = []
+    for run, newest in found:
+        theirs = _read(run / "config.yaml")
+        differences = _differences(theirs, config, training=training)
+        if differences:
+            others.append((newest, differences))
+            continue
+        if training and (run / "report.json").is_file() and not _longer(theirs, config):
+            raise UserError(
+                f"--ckpt_path is {which!r}, but that run, {str(run)!r}, has ended: its report.json is there. Raise "
+                "trainer.max_steps or max_epochs to go on with it, or leave --ckpt_path out to start anew."
+            )
+        if (path := find_checkpoint(run / "checkpoints", which)) is not None:
+            return path
+    if not others:
+        raise UserError(
+            f"--ckpt_path is {which!r}, but there is no such checkpoint of an earlier run: leave --ckpt_path out to "
+            "start anew, give a .ckpt file, or the --trainer.default_root_dir, --task and --strategy of the run."
+        )
+    newest, differences = others[0]
+    more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+    raise UserError(
+        f"--ckpt_path is {which!r}, but no earlier run has these settings; of the newest, {str(newest.parents[1])!r}, "
+        f"differ: {'; '.join(differences[:SHOWN])}{more}. Give its options, or its checkpoint by path, for example "
+        f"{str(newest)!r}."
+    )
+
+
+def find_same(runs: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
+    """The newest run with just the settings of this one, an ended one only if all have; `None` if there is none.
+
+    Args:
+        runs: Folders, those among them with ``config.yaml``.
+        config: This run's configuration.
+    """
+    there = [run for run in runs if (run / "config.yaml").is_file()]
+    there.sort(key=lambda run: (run / "config.yaml").stat().st_mtime_ns, reverse=True)
+    same = [run for run in there if not _differences(_read(run / "config.yaml"), config, training=True, longer=False)]
+    return next((run for run in same if not (run / "report.json").is_file()), next(iter(same), None))
+
+
+def _read(config: Path) -> dict[str, Any]:
+    """A run's configuration; empty where it has none that can be read."""
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], *, training: bool, longer: bool = True
+) -> list[str]:
+    """What differs, in words.
+
+    Args:
+        theirs: An earlier run's configuration.
+        ours: This run's.
+        training: Whether training is to go on.
+        longer: Whether it may then be longer than it was meant to be.
+    """
+    if not theirs:
+        return ["it has no config.yaml that can be read"]
+    # What is not there is of a version that did not have it.
+    sections = [name for name in ((*OF_WEIGHTS, *OF_TRAINING) if training else OF_WEIGHTS) if name in theirs]
+    free = {f"trainer.{name}" for name in ((*FREE, *LENGTH) if longer else FREE)}
+    there, here = (
+        _flat({name: config[name] for name in sections if name in config}, free=free) for config in (theirs, ours)
+    )
+    return [
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _flat(values: Mapping[str, Any], *, free: Iterable[str], above: str = "") -> dict[str, Any]:
+    """Dotted names to values; what is `None` is as good as not there."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, free=free, above=f"{name}.")
+        elif value is not None and name not in free:
+            flat[name.replace(".init_args.", ".")] = value
+    return flat
+
+
+def _longer(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether this run is to last longer than one that has ended."""
+    then, now = theirs["trainer"], ours["trainer"]
+    limits = [(_limit(then.get(name)), _limit(now.get(name))) for name in ("max_steps", "max_epochs")]
+    return any(here > there for there, here in limits) or then.get("max_time") != now.get("max_time")
+
+
+def _limit(value: int | None) -> float:
+    """A number of steps or epochs as Lightning reads it."""
+    return math.inf if value is None or value == -1 else float(value)

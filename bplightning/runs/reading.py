@@ -1,0 +1,177 @@
+"""Reading a run's folder back."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.seed import isolate_rng
+from transformers.utils import logging as transformers_logging
+
+from bplightning.cli.training import PruningCLI
+from bplightning.cli.training_options import PRUNE_ONLY
+from bplightning.contracts.task import Task
+from bplightning.errors import UserError
+from bplightning.stages.refill import Refill
+from bplightning.training.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
+from bplightning.training.module import PruningModule
+
+NOT_READ = ("trainer", "seed_everything", "ckpt_path", "weights_only", "refill")
+"""Sections of a configuration that say how to train; other versions and machines may not have what they name."""
+
+
+class _RunReader(PruningCLI):
+    """Builds what a configuration says, but no trainer, whose devices this machine may not have; runs nothing."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that raises what it has to say, for a program that is not the command line."""
+        return super().init_parser(**(kwargs | {"exit_on_error": False}))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
+    """The module of a run, as a checkpoint holds it.
+
+    The run's configuration chooses what code is imported, as any ``--config`` does.
+
+    Args:
+        run: The run's folder, with ``config.yaml`` and ``checkpoints/``.
+        checkpoint: A checkpoint file, or ``best`` or ``last``; by default the newest in ``checkpoints/``.
+
+    Raises:
+        UserError: The folder has no configuration or no such checkpoint, or is of a run of `prune`, the configuration
+            is of another version, or the checkpoint is damaged or does not fit it.
+    """
+    with settings_of(run) as settings:
+        without_training = PRUNE_ONLY in settings
+    if without_training:
+        raise UserError(
+            f"{str(run)!r} is a run of `prune`, which keeps no checkpoints: its model is its compact/, which "
+            f"`validate --ckpt_path {run / 'compact'} --task ...` evaluates."
+        )
+    file = checkpoint_of(run, checkpoint)
+    with isolate_rng(), _without_load_report():  # building a model draws random numbers, which are the caller's
+        reader = _read(run)
+        module: PruningModule = reader.model
+        if reader.config.fit.start == "baseline" and (baseline := baseline_of(run)) is not None:
+            module.model = module.task.load_model(baseline)  # it may have other shapes than the task's model
+        module.configure_model()
+    saved = read_checkpoint(file)
+    require_same_weights(saved, module, path=file, training=False)
+    module.load_state_dict(saved["state_dict"])
+    return module
+
+
+def task_of_run(run: Path, *, model: Path) -> Task:
+    """The task of a run, for another model.
+
+    Args:
+        run: The run's folder, with ``config.yaml``.
+        model: Folder that takes the place of the task's `model`, its tokenizer included.
+
+    Raises:
+        UserError: As `settings_of` has it.
+    """
+    return _read(run, model).datamodule
+
+
+@contextmanager
+def settings_of(run: Path) -> Iterator[dict[str, Any]]:
+    """What a run's ``config.yaml`` says, to be read in a ``with``: what has no place in it there is the user's to mend.
+
+    Args:
+        run: The run's folder, with ``config.yaml``.
+
+    Raises:
+        UserError: The folder has no configuration, or it is damaged, or of another version.
+    """
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{str(run)!r} has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0.")
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise _unreadable(config, error) from error
+    try:
+        yield content
+    except (AttributeError, LookupError, TypeError) as error:
+        raise _unreadable(config, error) from error
+
+
+def _unreadable(config: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{str(config)!r} cannot be read ({' '.join(str(error).split())}): it is damaged, or of a version that knows "
+        "other options; rename or remove those."
+    )
+
+
+def baseline_of(run: Path) -> Path | None:
+    """Folder of the dense model that a run compares with, where there is one."""
+    with settings_of(run) as settings:
+        named = Path(settings.get("baseline") or "none")
+    for folder in (run / "baseline" / "model", named):
+        if (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def refill_of(run: Path) -> Refill | None:
+    """How a run refills its compact model; `None` where it does not."""
+    with settings_of(run) as settings:
+        refill = settings.get("refill")
+        return Refill(**refill) if refill and refill["max_epochs"] else None
+
+
+def checkpoint_of(run: Path, checkpoint: str | Path | None = None) -> Path:
+    """The checkpoint file of a run.
+
+    Args:
+        run: The run's folder.
+        checkpoint: A checkpoint file; ``best``; or ``last``, the newest of all, as `None` is.
+
+    Raises:
+        UserError: There is none.
+    """
+    which = str(checkpoint or "last")
+    file = find_checkpoint(run / "checkpoints", which) if which in ("best", "last") else Path(which)
+    if file is None or not file.is_file():
+        there = ", ".join(sorted(str(path) for path in (run / "checkpoints").glob("*.ckpt"))) or "none"
+        raise UserError(
+            f"checkpoint {which!r} is not there: give a file, 'best' or 'last', of a run that got as far as saving "
+            f"one; in {str(run / 'checkpoints')!r} there are: {there}."
+        )
+    return file
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Not a word of new weights in the head: the checkpoint has them."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _read(run: Path, model: Path | None = None) -> _RunReader:
+    """Build what a configuration says, with a task that takes `model`, if given, in place of its own."""
+    with settings_of(run) as settings:
+        kept = {key: value for key, value in settings.items() if key not in NOT_READ}
+        if model is not None:
+            kept["task"] = kept["task"] | {"init_args": (kept["task"].get("init_args") or {}) | {"model": str(model)}}
+    try:
+        return _RunReader(["fit", f"--config={yaml.safe_dump(kept)}", "--seed_everything=false"])
+    except ArgumentError as error:
+        raise _unreadable(run / "config.yaml", error) from error

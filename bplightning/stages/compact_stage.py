@@ -1,0 +1,164 @@
+"""The stage of a run that makes its compact model: compaction, checked, refilled if it is to be, saved and reloaded."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bplightning.compaction.equivalence import logit_difference, require_equal
+from bplightning.compaction.exact_compaction import CompactionPlan, compact
+from bplightning.compaction.loading import load_saved, save_compact
+from bplightning.compaction.vocabulary import Corpus, trim_vocabulary
+from bplightning.contracts.task import Task
+from bplightning.contracts.task_file import save_task
+from bplightning.errors import UserError
+from bplightning.reporting.schema import Refilled, Vocabulary
+from bplightning.stages.refill import Refill, remove_partial_heads
+from bplightning.stages.stage_cache import Notes
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How a compact model is refilled.
+
+    Attributes:
+        settings: The user's.
+        learning_rate: What its learning rate is, where the settings do not say it.
+        fill: Does it.
+    """
+
+    settings: Refill
+    learning_rate: float
+    fill: Callable[[PreTrainedModel], PreTrainedModel]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How a compact model is saved, beside what pruning made of it.
+
+    Attributes:
+        dtype: Its precision; by default as it was trained.
+        vocabulary: A corpus, to keep only the tokens that occur in it; `None` keeps all.
+        task_of: From the folder of a model with a tokenizer of its own to the task with that; needed for `vocabulary`.
+    """
+
+    dtype: torch.dtype | None = None
+    vocabulary: Path | None = None
+    task_of: Callable[[Path], Task] | None = None
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What the stage has made.
+
+    Attributes:
+        model: The compact model.
+        task: The task, with the tokenizer that the model is saved with.
+        plan: What was kept.
+        vocabulary: Tokens kept.
+        refilled: What a report says of the refill; `None` without one.
+    """
+
+    model: PreTrainedModel
+    task: Task
+    plan: CompactionPlan
+    vocabulary: Vocabulary
+    refilled: Refilled | None
+
+
+def make_compact(
+    trainer: Trainer,
+    task: Task,
+    masked: PreTrainedModel,
+    out: Path,
+    *,
+    filling: Filling | None,
+    saving: Saving,
+    notes: Notes,
+    resume: bool,
+) -> Compacted:
+    """Compact a hardened model, require that it computes the same, refill it, save it and load it again.
+
+    Args:
+        trainer: Lightning's trainer, for its devices.
+        task: The task.
+        masked: The hardened model.
+        out: Folder to save to, which appears when it is whole.
+        filling: How to refill it; `None` leaves it as it is.
+        saving: How to save it.
+        notes: Get how far logits differ, by ``masked_compact`` and ``compact_reloaded``.
+        resume: Whether to take a model that is in `out` already.
+
+    Raises:
+        UserError: A check failed, or there is no vocabulary to trim.
+    """
+    exact, refilled = masked, None
+    if filling is not None:
+        settings = filling.settings
+        refilled = Refilled(
+            max_epochs=settings.max_epochs,
+            learning_rate=settings.learning_rate or filling.learning_rate,
+            hold_masks=settings.hold_masks,
+            heads=settings.heads,
+            heads_removed=0,
+            logit_difference=None,
+        )
+        if settings.heads == "any":
+            exact = copy.deepcopy(masked)
+            refilled["heads_removed"] = len(remove_partial_heads(exact))
+            refilled["logit_difference"] = logit_difference(masked, exact, _first_batch(task, masked)).absolute
+    plan = CompactionPlan.of(exact)
+    count = 0 if task.tokenizer is None else _tokens(masked)
+    tokens = Vocabulary(kept=count, total=count)
+    small: PreTrainedModel
+    if resume and trainer.strategy.broadcast(out.exists()):
+        small = load_saved(task.load_model, out, what="the compact model")
+        return Compacted(small, task, plan, tokens, refilled)
+    if resume and trainer.is_global_zero:
+        for part in out.parent.glob(f".{out.name}-*"):  # what a process that was killed had begun to save
+            shutil.rmtree(part, ignore_errors=True)
+    small = compact(exact, plan)  # type: ignore[assignment]
+    equal = require_equal(exact, small, _first_batch(task, exact), what="the compact model")
+    notes.once("masked_compact", lambda: asdict(equal))
+    if filling is not None:
+        small = filling.fill(small)
+        nn.Module.to(small, masked.device)  # transformers' own signature of `to` is not typed
+    processor = task.processor
+    if saving.vocabulary is not None:
+        if task.tokenizer is None:
+            raise UserError("the task has no text, and so no vocabulary to trim: leave --vocabulary out.")
+        trimmed = trim_vocabulary(small, task.tokenizer, Corpus(saving.vocabulary))
+        small, processor = trimmed.model, trimmed.tokenizer
+        tokens["kept"] = len(trimmed.kept)
+    if saving.dtype is not None:
+        nn.Module.to(small, saving.dtype)
+    if trainer.is_global_zero:
+        reloaded = save_compact(small, out, processor, complete=partial(save_task, task))
+        notes.once("compact_reloaded", lambda: asdict(reloaded))
+    trainer.strategy.barrier()
+    if saving.vocabulary is not None:
+        assert saving.task_of is not None
+        task = saving.task_of(out)
+    return Compacted(small, task, plan, tokens, refilled)
+
+
+def _first_batch(task: Task, model: PreTrainedModel) -> dict[str, Tensor]:
+    """The first batch of the validation set, on the model's device."""
+    batch = task.model_inputs(next(iter(task.val_dataloader())))
+    return {name: value.to(model.device) for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def _tokens(model: PreTrainedModel) -> int:
+    """Rows of the model's token embeddings."""
+    embeddings: Any = model.get_input_embeddings()
+    return int(embeddings.weight.shape[0])

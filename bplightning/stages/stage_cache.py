@@ -1,0 +1,45 @@
+"""What the end of a run has found out so far, in a file: a run that was stopped there does not find it out again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from bplightning.reporting.report import write_whole
+
+
+class Notes:
+    """Name to a finding, any JSON, kept in a file from one process to the next.
+
+    Args:
+        trainer: The trainer; all its ranks know what its first one reads.
+        file: Where they are kept; `None` to keep none.
+        resume: Whether to go on from what is there.
+    """
+
+    def __init__(self, trainer: Trainer, file: Path | None, *, resume: bool) -> None:
+        self.file = file if trainer.is_global_zero else None
+        kept = json.loads(file.read_text(encoding="utf-8")) if file is not None and resume and file.is_file() else {}
+        self.kept: dict[str, Any] = trainer.strategy.broadcast(kept)
+
+    def once(self, name: str, find: Callable[[], Any]) -> Any:
+        """The finding of this name: as it was kept, or else found now, on all ranks together, and kept.
+
+        Args:
+            name: Its name.
+            find: Finds it.
+        """
+        if name not in self.kept:
+            self.kept[name] = find()
+            if self.file is not None:
+                write_whole(self.file, json.dumps(self.kept, indent=2) + "\n")
+        return self.kept[name]
+
+    def drop(self) -> None:
+        """Forget all: what they were for is done."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The LightningModule and what surrounds a training: calibration, checkpoints, resuming, monitoring."""

@@ -1,0 +1,142 @@
+"""Ctrl-C and SIGTERM end a run between two optimizer steps, with a checkpoint and a word on how to go on."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from bplightning.training.kept_checkpoints import last_saved, save_last
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """The end of a run that was asked to stop; its status is the shell's, 128 and the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+
+
+class StopGracefully(Callback):
+    """Ends a run at the first SIGINT or SIGTERM as soon as its state is whole, and at once at the second.
+
+    Args:
+        resume: The command that goes on with the run once `--ckpt_path` and a checkpoint are put behind it; by default
+            only the checkpoint is named.
+        whole: Whether that command goes on as it is, with nothing put behind it.
+    """
+
+    def __init__(self, resume: str | None = None, *, whole: bool = False) -> None:
+        self.resume = resume
+        self.whole = whole
+        self._received: int | None = None
+
+    # Lightning sets its own handlers just before the first of these hooks, and puts back what was there afterwards.
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(self._receive)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(self._receive)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_asked(trainer)  # a signal may have come since the last batch
+        self._listen_outside_training(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._listen_outside_training(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen_outside_training(trainer)
+
+    def _listen_outside_training(self, trainer: Trainer) -> None:
+        """There is no state to save: end at once, where Lightning would not hear SIGTERM at all."""
+        # Asked for now, because in the handler no rank may wait for the others.
+        saved = last_saved(trainer) if trainer.global_step and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
+
+        def stop(signum: int, _: Any) -> None:
+            remedy = f" {self._remedy(saved)}" if saved is not None or self.whole else ""
+            self._say(f"Stopped by {signal.Signals(signum).name}.{remedy}")
+            raise Interrupted(signum)
+
+        self._listen(stop)
+
+    @staticmethod
+    def _listen(handler: Callable[[int, Any], None]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                signal.signal(signum, handler)
+
+    @staticmethod
+    def _say(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    def _receive(self, signum: int, _: Any) -> None:
+        if self._received is not None:
+            raise Interrupted(signum)
+        self._received = signum
+        self._say("Stopping after this step, with a checkpoint; once more to stop at once.")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        asked = self._received is not None
+        if trainer.world_size > 1:  # a signal may reach one rank only; Lightning, too, asks the ranks in each step
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> NoReturn:
+        saved = save_last(trainer) if trainer.global_step and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
+        signum = self._received or signal.SIGTERM
+        if trainer.is_global_zero:
+            name = signal.Signals(signum).name
+            self._say(f"Stopped by {name} after optimizer step {trainer.global_step}. {self._remedy(saved)}")
+        raise Interrupted(signum)
+
+    def _remedy(self, saved: Path | None) -> str:
+        if self.whole:
+            return f"To go on: {self.resume}"
+        if saved is None:
+            return "There is no checkpoint to go on from: start anew."
+        if self.resume is None:
+            return f"To go on, give ckpt_path={str(saved)!r}."
+        return f"To go on: {self.resume} --ckpt_path {shlex.quote(_as_typed(saved))}"
+
+
+def _as_typed(path: Path) -> str:
+    """A path as one would type it: from the current folder if it is below that, else from the root."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def resume_command(program: Sequence[str], args: Sequence[str]) -> str:
+    """The command that began a run, with no checkpoint: the one to go on from is not yet known.
+
+    Args:
+        program: How the program was called.
+        args: What followed.
+
+    >>> resume_command(["python", "cli.py"], ["fit", "--ckpt_path", "old.ckpt", "--task", "qa"])
+    'python cli.py fit --task qa'
+    """
+    kept = [
+        item
+        for before, item in zip(["", *args], args, strict=False)
+        if "--ckpt_path" not in (before, item.partition("=")[0])
+    ]
+    return shlex.join([*program, *kept])

@@ -1,0 +1,186 @@
+"""Which checkpoints a run keeps: the best one that is pruned, and the last one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from bplightning.errors import UserError
+
+LAST = "last.ckpt"
+
+
+class PrunedCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoint, and none that is not yet pruned as far as it is meant to be.
+
+    Before it is pruned a model is better than ever after, so the best of all would be a dense one. It looks after each
+    validation.
+
+    Args:
+        monitor: What is logged of a validation, for example ``val_f1``.
+        mode: Whether the best is the greatest (``max``) or the least (``min``).
+        dirpath: Folder to write; by default ``checkpoints/`` in the run's folder.
+        filename: Name of the file, in which ``{step}`` and what is logged may stand.
+        save_top_k: How many to keep, 1 or more.
+        verbose: Whether to say so at each new best.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        mode: Literal["max", "min"] = "max",
+        dirpath: str | None = None,
+        filename: str = "best-{step}",
+        save_top_k: int = 1,
+        verbose: bool = False,
+    ) -> None:
+        if save_top_k < 1:
+            raise UserError(
+                f"save_top_k is {save_top_k}; it must be 1 or more: leave PrunedCheckpoint out to keep none."
+            )
+        super().__init__(
+            monitor=monitor,
+            mode=mode,
+            dirpath=dirpath,
+            filename=filename,
+            save_top_k=save_top_k,
+            verbose=verbose,
+            save_on_train_epoch_end=False,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lightning's, without its warning of a folder that is not empty: a run goes on in its own."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty", UserWarning)
+            super().setup(trainer, pl_module, stage)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether a model is among the best: never before the strategy has reached its target."""
+        module: Any = trainer.lightning_module
+        return module.target_reached() and super().check_monitor_top_k(trainer, current)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on from the best so far, which is given a place in this run's folder too."""
+        state = checkpoint["callbacks"].pop(self.state_key, None)
+        if state is None or trainer.state.fn != TrainerFn.FITTING:
+            return
+        beside = Path(str(trainer.ckpt_path)).parent  # where they are if the run was moved
+        here = {path: str(Path(str(self.dirpath)) / Path(path).name) for path in state["best_k_models"]}
+        there = {path: next(filter(Path.is_file, (beside / Path(path).name, Path(path))), None) for path in here}
+        if missing := [path for path, file in there.items() if file is None]:
+            rank_zero_warn(f"{missing[0]!r}, a best checkpoint so far, is not there: only later ones will be compared.")
+            return
+        if trainer.is_global_zero:
+            for path, file in there.items():
+                assert file is not None
+                _link(file, Path(here[path]))
+        checkpoint["callbacks"][self.state_key] = state | {
+            "dirpath": self.dirpath,
+            "best_k_models": {here[path]: score for path, score in state["best_k_models"].items()},
+            "best_model_path": here.get(state["best_model_path"], ""),
+            "kth_best_model_path": here.get(state["kth_best_model_path"], ""),
+            "last_model_path": "",
+        }
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``, which `--ckpt_path last` goes on from: after each validation and every so often.
+
+    Args:
+        every_minutes: Minutes between two, or less where validation comes first; more than 0.
+    """
+
+    def __init__(self, every_minutes: float = 15.0) -> None:
+        self.every = timedelta(minutes=every_minutes).total_seconds()
+        self._saved_at = -1
+        self._saved_when = 0.0
+
+    def save(self, trainer: Trainer) -> Path:
+        """Write it, on all ranks together, and return its path."""
+        path = _folder(trainer) / LAST
+        trainer.save_checkpoint(path, weights_only=False)
+        self._saved_at, self._saved_when = trainer.global_step, time.monotonic()
+        return path
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_when = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        due = time.monotonic() - self._saved_when >= self.every
+        if trainer.world_size > 1:  # clocks differ, and asking all ranks costs time
+            if trainer.global_step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
+                return
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        if due:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._saved_at != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.save(trainer)
+
+
+def save_last(trainer: Trainer) -> Path | None:
+    """Write ``last.ckpt`` now, where this run keeps checkpoints at all; returns its path, or `None`."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, LastCheckpoint):
+            return callback.save(trainer)
+    return LastCheckpoint().save(trainer) if trainer.checkpoint_callbacks else None
+
+
+def last_saved(trainer: Trainer) -> Path | None:
+    """The newest checkpoint that this run has written, or that it went on from; `None` if there is none."""
+    if not trainer.checkpoint_callbacks:
+        return None
+    found = [*_folder(trainer).glob("*.ckpt"), *([Path(trainer.ckpt_path)] if trainer.ckpt_path else [])]
+    return max(filter(Path.is_file, found), key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def warn_of_unpruned_choices(trainer: Trainer) -> None:
+    """Say once what a callback of the user's would do to a strategy that has not reached its target yet."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name = type(callback).__name__
+        if isinstance(callback, EarlyStopping):
+            rank_zero_warn(
+                f"{name} may stop this run before it is pruned as far as it is meant to be: leave it out, or set "
+                "trainer.min_steps to the step from which val_target_reached is 1."
+            )
+        elif isinstance(callback, ModelCheckpoint) and not isinstance(callback, PrunedCheckpoint) and callback.monitor:
+            rank_zero_warn(
+                f"{name}(monitor={callback.monitor!r}) may take a model as best that is not pruned yet: use "
+                "bplightning.training.kept_checkpoints.PrunedCheckpoint in its place."
+            )
+
+
+def _link(file: Path, place: Path) -> None:
+    """One file in two places: removing it from one leaves it in the other."""
+    if place.exists():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, place)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copy2(file, place)  # its time too: it is not the newest
+
+
+def _folder(trainer: Trainer) -> Path:
+    """Where this run keeps its checkpoints."""
+    folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    chosen = next((folder for folder in folders if folder), None)
+    return Path(chosen or Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints")

@@ -1,0 +1,329 @@
+"""The one LightningModule: it composes a task and a strategy, and logs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+
+from bplightning.compaction.compact_config import record_widths
+from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.task import Task
+from bplightning.distillation.distillation import Distillation, Teacher
+from bplightning.errors import UserError
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.masks.masking import freeze_masks, unfreeze_masks
+from bplightning.reporting.score_history import ScoreHistory
+from bplightning.training.calibration import calibrate
+from bplightning.training.checkpoint_files import require_same_weights
+from bplightning.training.collapse import CollapseWatch
+from bplightning.training.guards import FiniteGuard, require_finite_parameters, require_precise_scores
+from bplightning.training.kept_checkpoints import warn_of_unpruned_choices
+from bplightning.training.mask_monitor import Live, TeacherWatch
+from bplightning.training.ranks import MasksAgree, require_supported
+from bplightning.training.resuming import Resuming
+from bplightning.training.simplification import Simplification, Simplifier
+
+
+class PruningModule(LightningModule):
+    """Fine-tunes a task's model while a strategy prunes it.
+
+    Args:
+        task: What the network is pruned for: model, data, loss, metrics.
+        strategy: How it is pruned.
+        learning_rate: Learning rate of the model's weights, reached after the warm-up; it then falls linearly to 0.
+        warmup: Learning-rate warm-up (the papers' W): a fraction of all optimizer steps if below 1, else a number of
+            optimizer steps.
+        weight_decay: Weight decay of the model's weights; biases and norms have none.
+        adam_epsilon: AdamW's epsilon.
+        distillation: What to learn from a teacher beside the task; `None` for nothing.
+        simplification: What of the network becomes simpler while it trains; `None` for nothing.
+        activation_checkpointing: Whether transformers computes each layer again for the backward pass: slower, and of
+            activations and masked weights only one layer's are in memory at a time.
+    """
+
+    model: PreTrainedModel
+
+    def __init__(
+        self,
+        task: Task,
+        strategy: PruningStrategy,
+        learning_rate: float = 3e-5,
+        warmup: float = 0.05,
+        weight_decay: float = 0.0,
+        adam_epsilon: float = 1e-8,
+        distillation: Distillation | None = None,
+        simplification: Simplification | None = None,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if not learning_rate > 0:
+            raise UserError(f"learning_rate is {learning_rate:g}; it must be above 0. The papers take 3e-5.")
+        for name, value in (("weight_decay", weight_decay), ("adam_epsilon", adam_epsilon)):
+            if not value >= 0:
+                raise UserError(f"{name} is {value:g}; it must be 0 or more. The papers take 0 and 1e-8.")
+        check_warmup(warmup)
+        self.task = task
+        self.strategy = strategy
+        self.learning_rate = learning_rate
+        self.warmup = warmup
+        self.weight_decay = weight_decay
+        self.adam_epsilon = adam_epsilon
+        self.distillation = distillation or Distillation()
+        self.simplification = simplification or Simplification()
+        self.activation_checkpointing = activation_checkpointing
+        self.simplifier: Simplifier | None = None
+        self._teacher: list[Teacher] = []  # in a list, which hides it from `state_dict` and from DDP
+        self.metric_prefix = "val"
+        self.layout: PrunableLayout | None = None
+        self.configured = False
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run has: it can be resumed, it ends when numbers are none or ranks differ, it is recorded."""
+        there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        kinds = (Resuming, FiniteGuard, MasksAgree, CollapseWatch, ScoreHistory, Live, TeacherWatch)
+        return [kind() for kind in kinds if kind not in there]
+
+    def setup(self, stage: str) -> None:
+        require_supported(self.trainer)
+
+    def configure_model(self) -> None:
+        """Build the model and install the masks, once: before optimizers exist and before a checkpoint is read."""
+        if self.configured:
+            return
+        self.configured = True
+        if not hasattr(self, "model"):
+            self.model = self.task.build_model()
+        if self.activation_checkpointing:
+            if not self.model.supports_gradient_checkpointing:
+                raise UserError(
+                    f"model.activation_checkpointing is true, which transformers does not have for models of type "
+                    f"{self.model.config.model_type!r}: leave it out, and take a smaller batch with "
+                    "trainer.accumulate_grad_batches."
+                )
+            self.model.activation_checkpointing_enable()
+        self.model.train()  # `from_pretrained` leaves it in evaluation mode, and Lightning keeps what it finds
+        self.layout = PrunableLayout.of(self.model)
+        self.strategy.attach(self.layout)
+        # Each rank sets its own masks, and `MasksAgree` compares them: DDP need not send them before each forward pass.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self, [f"strategy.{name}" for name, _ in self.strategy.named_buffers()]
+        )
+        if self.simplification.settings() is not None:
+            self.simplifier = Simplifier(self.simplification, self.layout)
+
+    def forward(self, batch: dict[str, Any]) -> Any:
+        return self.model(**self.task.model_inputs(batch))
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The teacher, while there is one."""
+        return self._teacher[0] if self._teacher else None
+
+    def take_teacher(self) -> None:
+        """Read the teacher, if there is to be one, and check that it fits; `configure_model` comes before."""
+        if self.distillation.teacher is not None and not self._teacher:
+            self._teacher.append(Teacher(self.distillation, self.task, self.model, self.strategy))
+
+    def progress(self, step: int | None = None) -> Progress:
+        """Where training stands, in optimizer steps.
+
+        Args:
+            step: Optimizer steps taken, where the trainer has not counted the last one yet.
+        """
+        step = self.trainer.global_step if step is None else step
+        return progress_of(self.trainer, step=step, warmup=self.warmup)
+
+    def target_reached(self) -> bool:
+        """Whether the network is pruned, and simplified, as far as it is meant to be."""
+        progress = self.progress()
+        simple = self.simplifier is None or self.simplifier.target_reached(progress)
+        return simple and self.strategy.target_reached(progress)
+
+    def on_fit_start(self) -> None:
+        self.take_teacher()
+        for teacher in self._teacher:
+            teacher.to(self.device)
+        from bplightning.training.restore_units import hardened_copy  # it knows this module
+
+        self.strategy.prepare(lambda: hardened_copy(self))
+
+    def on_fit_end(self) -> None:
+        self._teacher.clear()
+
+    def on_train_start(self) -> None:
+        # Adam's moments of weights that get no gradient (masked, or of tokens that do not occur) shrink by a tenth in
+        # each step, and in time to numbers that floats do not hold in full, with which processors are slow.
+        torch.set_flush_denormal(True)
+        self._advance(self.progress())
+        if not self.target_reached():
+            warn_of_unpruned_choices(self.trainer)
+
+    def on_train_end(self) -> None:
+        torch.set_flush_denormal(False)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        options = {name: value for teacher in self._teacher for name, value in teacher.student_options.items()}
+        outputs = self.model(**self.task.model_inputs(batch), **options)
+        loss = task_loss = self.task.loss(outputs, batch)
+        values: dict[str, Any] = {"task_loss": task_loss.detach()}
+        for teacher in self._teacher:
+            loss, decided = teacher.loss(task_loss, outputs, batch)
+            values["teacher_loss"] = decided.detach()
+        penalty = self.strategy.penalty()
+        if penalty is not None:
+            loss = loss + penalty
+            values["penalty"] = penalty.detach()
+        self._log_step(values)
+        return loss
+
+    def _log_step(self, values: dict[str, Any]) -> None:
+        """Log on the device; density, which is counted over all scores, only in the steps that a logger writes."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.trainer.global_step + 1) % every == 0:
+            values |= {f"density/{role}": value for role, value in self.strategy.density().items()}
+        values |= self.strategy.metrics()
+        if self.simplifier is not None:
+            values["simplified"] = self.simplifier.amount
+        self.log_dict(values, prog_bar=True)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Advance at once, so that validation and checkpoints between two steps have the masks of their own step."""
+        super().optimizer_step(*args, **kwargs)
+        self.strategy.after_optimizer_step()
+        self._advance(self.progress(self.trainer.global_step + 1))
+
+    def _advance(self, progress: Progress) -> None:
+        self.strategy.advance(progress)
+        if self.simplifier is not None:
+            self.simplifier.advance(progress)
+        if (name := self.strategy.ready(progress)) is not None:
+            from bplightning.training.size_variants import keep  # it knows this module
+
+            keep(self, name)
+        if examples := self.strategy.wants_calibration(progress):
+            calibrate(self.trainer, self.task, self.model, self.strategy, examples=examples, step=progress.step)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        require_precise_scores(self.strategy)
+        progress = self.progress()
+        decays = {name for name, parameter in self.model.named_parameters() if parameter.ndim > 1}
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [value for name, value in self.model.named_parameters() if (name in decays) == decayed],
+                "weight_decay": self.weight_decay if decayed else 0.0,
+                "name": "weights" if decayed else "no_decay",
+            }
+            for decayed in (True, False)
+        ]
+        groups += self.strategy.parameter_groups(total_steps=progress.total_steps)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, eps=self.adam_epsilon, fused=True)
+        # A fused step could unscale gradients itself, so Lightning would not clip them: the scaler, if any, does that.
+        optimizer._step_supports_amp_scaling = False
+        schedule = get_linear_schedule_with_warmup(optimizer, progress.warmup_steps, progress.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_finite_parameters(self.trainer, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        training = self.trainer.state.fn == TrainerFn.FITTING
+        require_same_weights(checkpoint, self, path=self.trainer.ckpt_path, training=training)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self.metric = self.task.build_metric().to(self.device)
+        freeze_masks(self.model)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.metric.update(self.task.evaluate_batch(self.model, batch), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        unfreeze_masks(self.model)
+        values = {f"{self.metric_prefix}_{name}": value for name, value in self.metric.compute().items()}
+        density = self.strategy.density()
+        if density:
+            values[f"{self.metric_prefix}_density"] = density["total"]
+        if density and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            reached = self.target_reached()
+            values[f"{self.metric_prefix}_target_reached"] = float(reached)
+            shown = ", ".join(f"{role} {value:.3f}" for role, value in density.items())
+            rank_zero_info(
+                f"Validated with the masks of step {self.trainer.global_step}: density {shown}; "
+                f"{'pruned as far as it will be' if reached else 'pruning goes on'}."
+            )
+        self.log_dict(values, prog_bar=True)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        return self.task.predict_batch(self.model, batch)
+
+    # -- after training ------------------------------------------------------------------------------------------------
+
+    def harden(self) -> PreTrainedModel:
+        """Write the masks into the weights as zeros, take them away, and return the model, simplified for good."""
+        assert self.layout is not None
+        self.strategy.harden(self.layout)
+        if self.simplifier is not None and self.simplifier.harden():
+            record_widths(self.model, dense=self.layout, new_biases=())  # for `save_pretrained`, whatever is saved
+        return self.model
+
+
+def progress_of(trainer: Trainer, *, step: int, warmup: float) -> Progress:
+    """Where training stands, in optimizer steps.
+
+    Args:
+        trainer: Lightning's trainer, which knows how long it trains.
+        step: Optimizer steps taken.
+        warmup: Learning-rate warm-up: a fraction of all optimizer steps if below 1, else a number of optimizer steps.
+
+    Raises:
+        UserError: The trainer trains without an end.
+    """
+    total = trainer.estimated_stepping_batches
+    if not math.isfinite(total):
+        raise UserError(
+            "the run has no last step to schedule pruning by: give trainer.max_steps or trainer.max_epochs."
+        )
+    warmup_steps = round(warmup * total) if warmup < 1 else int(warmup)
+    return Progress(step=step, total_steps=int(total), warmup_steps=warmup_steps)
+
+
+def check_warmup(warmup: float, *, what: str = "warmup") -> None:
+    """Refuse a warm-up below 0."""
+    if not warmup >= 0:
+        raise UserError(f"{what} is {warmup:g}; it must be 0 or more: a fraction below 1, or optimizer steps.")
+
+
+def frozen_module(task: Task, model: nn.Module, *, prefix: str) -> PruningModule:
+    """A module that evaluates `model` as it is on `task`, whatever its architecture: nothing is pruned.
+
+    Args:
+        task: What to evaluate on.
+        model: A dense, hardened or compact model.
+        prefix: What its metrics' names begin with, for example ``"compact"``.
+    """
+    module = PruningModule(task, PruningStrategy())
+    module.model = model  # type: ignore[assignment]
+    module.configured = True
+    module.metric_prefix = prefix
+    return module

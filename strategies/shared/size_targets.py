@@ -1,0 +1,239 @@
+"""What a network is to be pruned to: a density, or a speed-up counted in floating-point operations.
+
+Both ask what is left above a cut on scores. Of a network there are parts that go one by one, each where the cut reaches
+its score: single tiles for the density; for the operations whole heads and units, each with the score of the tile that
+keeps it alive the longest. So a look at the scores, once, gives what is left for every cut.
+
+Legend: `R`, `C` grid rows and columns.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bplightning.compaction.equivalence import made_images, takes_images
+from bplightning.compaction.survival import Lives
+from bplightning.errors import UserError
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.layout.resizing import size_of
+from bplightning.masks.masking import Mask
+from bplightning.measuring.measure import FLOPS_SHAPE, fitting, flops_by_module
+from bplightning.planning.estimate import flops_of_group
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of a network with a cut on scores.
+
+    Attributes:
+        always: Share that no cut takes away.
+        parts: Scores ``(N,)`` of parts that go one by one, and the share of each.
+
+    >>> left = Left(0.5, ((torch.tensor([-1.0, 0.0, 1.0, 2.0]), 0.125),))
+    >>> [float(left(torch.tensor(cut))) for cut in (-2.0, 0.0, 3.0)]
+    [1.0, 0.75, 0.5]
+    """
+
+    always: float
+    parts: tuple[tuple[Tensor, float], ...]
+
+    def __call__(self, cut: Tensor) -> Tensor:
+        """The share above a cut, a 0-d tensor."""
+        left = torch.full_like(cut, self.always)
+        for scores, share in self.parts:
+            left = left + (scores > cut).count_nonzero() * share
+        return left
+
+
+class SizeTarget(ABC):
+    """What a network is to be pruned to; where that asks for more than its masks, `attach` finds out.
+
+    Attributes:
+        kind: What is wanted, as reports call it.
+        value: How much of it.
+        share: What is to be left, of what the dense network has, in (0, 1).
+    """
+
+    kind: ClassVar[str]
+    value: float
+    share: float
+
+    def attach(self, layout: PrunableLayout, masks: Sequence[Mask]) -> None:  # noqa: B027  a hook
+        """Learn what the parts of a network count for.
+
+        Args:
+            layout: What can be pruned of it.
+            masks: Its masks.
+        """
+
+    @property
+    def known(self) -> bool:
+        """Whether `left` can say what is left already; if not, it can after `prepare`."""
+        return True
+
+    def prepare(self, dense: Callable[[], nn.Module]) -> None:  # noqa: B027  a hook
+        """Find out what takes too long to be found where nothing is trained; called when training begins.
+
+        Args:
+            dense: Gives a copy of the model without masks, on the device that it trains on.
+        """
+
+    @abstractmethod
+    def left(self, masks: Sequence[Mask], scores: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        """What is left with any cut.
+
+        Args:
+            masks: The masks of the network.
+            scores: The scores ``(R, C)`` of each; infinite for what stays in any case.
+
+        Returns:
+            From a cut to the share above it, both 0-d tensors, without waiting for the device.
+        """
+
+    @property
+    def shape(self) -> str | None:
+        """Rows and tokens, ``"BxL"``, that a speed-up in time is meant for; `None` for what is counted."""
+        return None
+
+    @abstractmethod
+    def value_of(self, share: float) -> float:
+        """What a share is in the target's own terms."""
+
+    def require_reachable(self, smallest: float, *, guided: bool) -> None:
+        """Refuse a target below what no cut takes away.
+
+        Args:
+            smallest: The share left where everything is cut.
+            guided: Whether a guide's heads are among it.
+
+        Raises:
+            UserError: The target is out of reach.
+        """
+        if smallest >= self.share:
+            kept = " and the guide's heads" if guided else ""
+            raise UserError(
+                f"target_{self.kind} is {self.value:g}, which cannot be reached: with everything removed but what "
+                f"cannot be pruned{kept}, it is {self.value_of(smallest):.4g}. Ask for less pruning than that"
+                f"{', or take another guide' if guided else ''}."
+            )
+
+
+class Density(SizeTarget):
+    """A fraction of the prunable weights.
+
+    Args:
+        density: The fraction kept, in (0, 1).
+
+    Raises:
+        UserError: It is not.
+    """
+
+    kind: ClassVar[str] = "density"
+
+    def __init__(self, density: float) -> None:
+        if not 0 < density < 1:
+            raise UserError(f"target_density is {density:g}; it is the fraction kept and must be in (0, 1).")
+        self.value = self.share = density
+
+    def left(self, masks: Sequence[Mask], scores: Sequence[Tensor]) -> Left:
+        total = sum(mask.total_weights for mask in masks)
+        alike: dict[int, list[Tensor]] = {}
+        for mask, scores_RC in zip(masks, scores, strict=True):
+            alike.setdefault(mask.weights_per_entry, []).append(scores_RC.flatten())
+        return Left(0.0, tuple((torch.cat(values), weights / total) for weights, values in alike.items()))
+
+    def value_of(self, share: float) -> float:
+        return share
+
+
+class FlopsSpeedup(SizeTarget):
+    """Floating-point operations of the dense model over those of the compact one.
+
+    A head, or a unit, costs the same whichever goes; see `bplightning.compaction.survival` for when it goes.
+
+    Args:
+        speedup: How many times fewer operations, above 1.
+
+    Raises:
+        UserError: It is not.
+    """
+
+    kind: ClassVar[str] = "flops_speedup"
+
+    def __init__(self, speedup: float) -> None:
+        if not speedup > 1:
+            raise UserError(
+                f"target_flops_speedup is {speedup:g}; it is the dense model's floating-point operations over the "
+                "compact one's and must be above 1."
+            )
+        self.value, self.share = speedup, 1 / speedup
+        self.lives: Lives | None = None
+        self.shares: dict[str, float] = {}  # of one head or unit, by group
+        self.always = 1.0
+
+    def attach(self, layout: PrunableLayout, masks: Sequence[Mask]) -> None:
+        counts = flops_by_module(layout.model, example_inputs(layout.model))
+        self.lives = Lives(layout, masks)
+        for group in self.lives.groups:
+            share = flops_of_group(counts, group) / counts[""]
+            self.shares[group.name] = share / size_of(group)
+            self.always -= share
+
+    def left(self, masks: Sequence[Mask], scores: Sequence[Tensor]) -> Left:
+        assert self.lives is not None
+        alike: dict[float, list[Tensor]] = {}
+        for group in self.lives.groups:
+            alike.setdefault(self.shares[group.name], []).append(self.lives.of(group, scores))
+        return Left(self.always, tuple((torch.cat(lives), share) for share, lives in alike.items()))
+
+    def value_of(self, share: float) -> float:
+        return 1 / share
+
+
+class FlopsShare(FlopsSpeedup):
+    """Floating-point operations of the compact model over those of the dense one.
+
+    Args:
+        share: The share kept, in (0, 1).
+
+    Raises:
+        UserError: It is not.
+    """
+
+    kind: ClassVar[str] = "flops"
+
+    def __init__(self, share: float) -> None:
+        if not 0 < share < 1:
+            raise UserError(
+                f"target_flops is {share:g}; it is the share of the dense model's floating-point operations to keep "
+                "and must be in (0, 1)."
+            )
+        super().__init__(1 / share)
+        self.value = self.share = share
+
+    def value_of(self, share: float) -> float:
+        return share
+
+
+def example_inputs(model: nn.Module) -> dict[str, Tensor]:
+    """Random inputs at `FLOPS_SHAPE` as tasks measure with: a decoder reads as many tokens as its encoder."""
+    ((rows, tokens),) = fitting(model, [FLOPS_SHAPE])
+    if takes_images(model):
+        return made_images(model, rows)
+    config: Any = model.config
+    ids = torch.randint(config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int):  # BART and T5 classify by it, and want as many in each row
+        ids[ids == end] = (end + 1) % config.vocab_size
+        ids[:, -1] = end
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
+        inputs["decoder_input_ids"] = ids
+    return inputs

@@ -1,0 +1,118 @@
+"""What magnitude and movement share: the entries worth most are kept, to a density that falls on the schedule."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bplightning.contracts.scheduled import ScheduledStrategy
+from bplightning.errors import UserError
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.masks.masking import Mask
+from bplightning.masks.selection import keep_largest, keep_of_neighbours, keep_within
+
+
+class TopK(ScheduledStrategy):
+    """Keeps the top fraction of all entries by what they are worth (`worth`), exactly as many as asked for.
+
+    Args:
+        density: Fraction of weights kept at the end of the schedule, in (0, 1]. An N:M granularity keeps its own.
+        granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
+            cross_attention, decoder_feed_forward): element, row, column, a block such as 32x32 (rows x columns), N:M
+            such as 2:4, head (attention) or unit (feed-forward). Default: element; a decoder's as the encoder's.
+        scope: Where weights compete: `local`, within each matrix, which all reach the density; or `global`, in one
+            ranking of the whole model.
+        initial_warmup: Length of training before pruning begins, in multiples of the learning-rate warm-up.
+        final_warmup: Length of training after the density is reached, in multiples of the learning-rate warm-up.
+        freeze_masks: Whether masks stand still after the density is reached, so that only weights still learn.
+        refresh_every: Optimizer steps between two choices of what to keep, 1 or more.
+    """
+
+    keeps_patterns: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        density: float = 0.25,
+        granularity: dict[str, str] | None = None,
+        scope: Literal["local", "global"] = "local",
+        initial_warmup: float = 1.0,
+        final_warmup: float = 2.0,
+        freeze_masks: bool = False,
+        refresh_every: int = 1,
+    ) -> None:
+        super().__init__(granularity, initial_warmup, final_warmup, freeze_masks)
+        if not 0 < density <= 1:
+            raise UserError(f"density is {density:g}; it is the fraction of weights kept and must be in (0, 1].")
+        if scope not in ("local", "global"):
+            raise UserError(
+                f"scope is {scope!r}; it must be 'local', each matrix by itself, or 'global', all together."
+            )
+        if refresh_every < 1:
+            raise UserError(f"refresh_every is {refresh_every}; it must be 1 or more optimizer steps.")
+        self.target_density = density
+        self.scope = scope
+        self.refresh_every = refresh_every
+
+    @abstractmethod
+    def worth(self, mask: Mask) -> Tensor:
+        """What each entry of a mask is worth, ``(R, C)``."""
+
+    def keep(self, values_RC: Tensor, density: float) -> Tensor:
+        """Which entries of a mask to keep, ``(R, C)``, where it is looked at by itself; by default those worth most."""
+        return keep_largest(values_N=values_RC.flatten(), density=density).view(values_RC.shape)
+
+    def attach(self, layout: PrunableLayout) -> None:
+        super().attach(layout)
+        self.layout = layout
+        free = {name: mask for name, mask in self.masks.items() if mask in self._free_masks()}
+        pools = {name: [mask] for name, mask in free.items()}
+        if self.scope == "global" and free:
+            pools = {"the model": list(free.values())}
+        for name, masks in pools.items():
+            weights = sum(mask.total_weights for mask in masks)
+            largest = max(mask.weights_per_entry for mask in masks)
+            if self.target_density * weights < largest / 2:
+                raise UserError(
+                    f"density {self.target_density:g} of {name}'s {weights} weights is less than half an entry of "
+                    f"{largest} that is kept or dropped as one: give a greater density, a finer granularity"
+                    f"{', or scope global' if self.scope == 'local' else ''}."
+                )
+
+    @torch.no_grad()
+    def prune(self, amount: float, *, steps_after: int) -> None:
+        if steps_after % self.refresh_every:  # counted from the end, so that the target is chosen there exactly
+            return
+        density = 1 + (self.target_density - 1) * amount
+        for mask in self.all_masks:
+            if mask.pattern is not None:
+                kept, of = mask.pattern
+                count = of - round((of - kept) * amount)
+                mask.set_grid(keep_of_neighbours(values_RC=self.worth(mask), count=count, of=of))
+        masks = self._free_masks()
+        if density == 1:
+            for mask in masks:
+                mask.kept.fill_(True)
+        elif self.scope == "local":
+            for mask in masks:
+                mask.set_grid(self.keep(self.worth(mask), density))
+        elif masks:
+            self._prune_together(masks, density)
+
+    def _prune_together(self, masks: list[Mask], density: float) -> None:
+        values_N = torch.cat([self.worth(mask).flatten() for mask in masks])
+        if len({mask.weights_per_entry for mask in masks}) == 1:
+            kept_N = keep_largest(values_N=values_N, density=density)
+        else:
+            each = [torch.full_like(mask.kept, mask.weights_per_entry, dtype=torch.int64) for mask in masks]
+            budget = round(density * sum(mask.total_weights for mask in masks))
+            weights_N = torch.cat([weights_RC.flatten() for weights_RC in each])
+            kept_N = keep_within(values_N=values_N, weights_N=weights_N, budget=budget)
+        for mask, kept in zip(masks, kept_N.split([mask.kept.numel() for mask in masks]), strict=True):
+            mask.set_grid(kept.view(mask.kept.shape))
+
+    def _free_masks(self) -> list[Mask]:
+        """The masks that the density is shared out to: N:M keeps its own."""
+        return [mask for mask in self.all_masks if mask.pattern is None]

@@ -1,0 +1,391 @@
+"""ZipLM: heads and units go one at a time, the others make up for them, and each layer keeps what its time is worth.
+
+Kurtic, Frantar, Alistarh, *ZipLM: Inference-Aware Structured Pruning of Language Models*, 2023 (arXiv 2302.04089). The
+authors published no code; this is written from the paper. The mathematics is in
+`bplightning.strategies.shared.second_order` (what goes, section 3.1) and `bplightning.strategies.ziplm.layer_sizes`
+(how much of each layer, section 3.2).
+
+Legend: `O` out features, `I` in features of an output or down projection, `S` structures that are left (heads, with
+grouped queries key/value heads, or units), `K` columns kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.errors import UserError
+from bplightning.layout.groups import AttentionGroup
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.layout.resizing import Group, can_shrink, kind_of, size_of, writer_columns
+from bplightning.masks.granularity import masks_of
+from bplightning.masks.masking import Mask
+from bplightning.measuring.latency_table import LatencyTable
+from bplightning.strategies.shared.latency_target import LatencySpeedup
+from bplightning.strategies.shared.layer_inputs import input_moments
+from bplightning.strategies.shared.second_order import InputMoments, refit, refit_bias, removals
+from bplightning.strategies.ziplm.layer_sizes import LayerOptions, search_sizes
+from bplightning.training.calibration import rows_of
+
+MOST_HEADS = 16
+"""Every number of heads is a size to choose from, up to so many of them; of more, and of units, a geometric grid."""
+
+STEP = 0.9
+"""Of that grid: each size over the next greater one, as in the paper."""
+
+SMALLEST = 1 / 100
+"""Part of all that the grid goes down to, above none."""
+
+
+class ZipLM(PruningStrategy):
+    """Prunes heads and units to one speed-up after another, by second-order removal within a budget of milliseconds.
+
+    At each target, calibration data goes through the model once. For each layer it is found in what order its heads or
+    units go, what the error is at each size, and what the columns that stay must become; then how many stay in each
+    layer, so that the model is as fast as the target says, by a latency table. Between targets the weights are
+    fine-tuned, best with `--distillation.teacher` and `--distillation.alpha_hidden` (the paper's losses); what went
+    does not return. Before the next target the model is kept beside the last one.
+
+    It departs from the paper in this: a layer with a bias makes up for the mean of what goes with that bias, exactly;
+    the learning rate falls once over the whole run, not after each target anew.
+
+    Args:
+        target_speedups: How many times faster than the dense model each model of the family is to be, by the latency
+            table: numbers above 1, ascending. Default: one model, 2 times.
+        latency_table: File of the `latency-table` verb; by default one is measured when training begins, where it
+            trains.
+        start: Part of training before the first pruning, in [0, 1); the targets share what comes after it evenly.
+        calibration_examples: Training examples that each pruning looks at, 1 or more.
+        damping: What is added to the diagonal of each Hessian, as a part of its mean, above 0.
+        search_tries: How many times layers are weighed against one another anew, each by the loss on the calibration
+            data; 0 weighs their relative errors alike.
+    """
+
+    calibrates: ClassVar[bool] = True
+    puts_back = False
+    without_training: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        target_speedups: list[float] | None = None,
+        latency_table: str | None = None,
+        start: float = 0.25,
+        calibration_examples: int = 512,
+        damping: float = 0.01,
+        search_tries: int = 50,
+    ) -> None:
+        super().__init__()
+        targets = [2.0] if target_speedups is None else [float(each) for each in target_speedups]
+        numbers = all(math.isfinite(each) and each > 1 for each in targets)
+        if not targets or not numbers or any(a >= b for a, b in pairwise(targets)):
+            raise UserError(
+                f"target_speedups is {target_speedups}; it must be numbers above 1, each greater than the one before: "
+                "how many times faster than the dense model each model is to be, such as [1.5, 2, 3]."
+            )
+        if not 0 <= start < 1:
+            raise UserError(f"start is {start:g}; it is the part of training before pruning, and must be in [0, 1).")
+        if calibration_examples < 1:
+            raise UserError(f"calibration_examples is {calibration_examples}; it must be 1 or more.")
+        if not damping > 0:
+            raise UserError(
+                f"damping is {damping:g}; it must be above 0, such as 0.01, for Hessians to have an inverse."
+            )
+        if search_tries < 0:
+            raise UserError(f"search_tries is {search_tries}; it must be 0 or more.")
+        self.targets = targets
+        self.start = start
+        self.calibration_examples = calibration_examples
+        self.damping = damping
+        self.search_tries = search_tries
+        self.latency = LatencySpeedup(targets[-1], latency_table)
+        self.groups: list[Group] = []
+        self.stage = 0
+        """Targets pruned to so far."""
+        self.due = len(targets)
+        """Targets that are to be pruned to by now: all of them, where nobody trains and calls `advance`."""
+
+    # -- the life of a strategy ----------------------------------------------------------------------------------------
+
+    def attach(self, layout: PrunableLayout) -> None:
+        self.groups = can_shrink(layout)
+        if not self.groups:
+            raise UserError("the model has no head or unit that can be removed: there is nothing that ziplm can prune.")
+        for group in self.groups:
+            granularity = "head" if isinstance(group, AttentionGroup) else "unit"
+            for name, mask in masks_of(layout.model, group, granularity, scores=False):
+                self.add_mask(name, mask, layout)
+        self.latency.attach(layout, self.all_masks)
+        self.require_reachable()
+
+    def prepare(self, dense: Callable[[], nn.Module]) -> None:
+        self.latency.prepare(dense)
+        self.require_reachable()
+
+    def require_reachable(self) -> None:
+        """Refuse a target that the model does not reach with nothing left of its layers, as soon as that is known."""
+        table = self.latency.table
+        if table is not None and table.sum_within(table.dense_ms / self.targets[-1]) < 0:
+            raise UserError(
+                f"target_speedups has {self.targets[-1]:g}, which cannot be reached: with every head and unit removed, "
+                f"the model is {table.largest_speedup:.4g} times faster. Ask for less than that."
+            )
+
+    def advance(self, progress: Progress) -> None:
+        steps = self._steps(progress)
+        if self.stage < len(self.targets) and len(set(steps)) < len(steps):
+            raise UserError(
+                f"target_speedups has {len(steps)} targets, and with start {self.start:g} and {progress.total_steps} "
+                f"optimizer steps they fall on {', '.join(map(str, steps))}, several on one: train longer, or give "
+                "fewer targets."
+            )
+        self.due = self.due_at(progress)
+
+    def _steps(self, progress: Progress) -> list[int]:
+        """The step of each target."""
+        begin, targets = self.start * progress.total_steps, len(self.targets)
+        return [round(begin + (progress.total_steps - begin) * index / targets) for index in range(targets)]
+
+    def due_at(self, progress: Progress) -> int:
+        """How many of the targets are to be pruned to by a step."""
+        return sum(progress.step >= step for step in self._steps(progress))
+
+    def target_reached(self, progress: Progress) -> bool:
+        return self.due_at(progress) == len(self.targets)
+
+    def ready(self, progress: Progress) -> str | None:
+        return f"{self.targets[self.stage - 1]:g}x" if 0 < self.stage < self.due else None
+
+    def wants_calibration(self, progress: Progress) -> int:
+        return self.calibration_examples if self.stage < self.due else 0
+
+    def examples_at_once(self) -> int:
+        if len(self.targets) > 1:
+            raise UserError(
+                f"target_speedups is {self.targets}, and without training the model is pruned once: give one, in one "
+                "call of `prune` for each, or use `fit`."
+            )
+        return self.calibration_examples
+
+    def metrics(self) -> dict[str, Tensor | float]:
+        return {"target_speedup": self.targets[self.stage - 1] if self.stage else 1.0}
+
+    def get_extra_state(self) -> Tensor:
+        """How many targets were pruned to, and the targets; what is kept is in the masks."""
+        return torch.tensor([self.stage, *self.targets], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        stage, *targets = state.tolist()
+        if targets != self.targets:
+            raise UserError(
+                f"target_speedups is {self.targets}, and the run that goes on has {targets}: give those, or begin a "
+                "run anew."
+            )
+        self.stage = int(stage)
+
+    # -- pruning to a target -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        model: nn.Module,
+        batches: Iterable[dict[str, Tensor]],
+        loss_fn: Callable[[Any, dict[str, Tensor]], Tensor],
+    ) -> None:
+        """Prune to the target that is due, or where it is called before any is, to the next one.
+
+        Raises:
+            UserError: There is no latency table yet, no batch, or the target is below what the layers' times allow.
+        """
+        table = self.latency.table
+        if table is None:
+            raise UserError(
+                "ziplm has no latency table yet: give latency_table, or call `prepare` before `calibrate`, which "
+                "measures one."
+            )
+        stage = max(self.due, self.stage + 1)
+        if stage > len(self.targets):
+            return
+        target = self.targets[stage - 1]
+        moments = input_moments(model, self.groups, batches)
+        if not moments:
+            raise UserError("there was no batch to calibrate with: give some training data.")
+        if unseen := [group.name for group in self.groups if group.name not in moments]:
+            raise UserError(
+                f"{', '.join(unseen)} of the model was never computed on the calibration data, as cross-attention is "
+                "not in a decoder without its encoder: ziplm cannot weigh it. Take post-training or hybrid."
+            )
+        masks = {mask.covers[-1].member: mask for mask in self.all_masks}
+        layers = [
+            _Layer.of(model, group, masks[group.members[-1]], moments.pop(group.name), table, damping=self.damping)
+            for group in self.groups
+        ]
+
+        def loss_of(sizes: Sequence[int]) -> float:
+            for layer, size in zip(layers, sizes, strict=True):
+                layer.shrink_to(size)
+            losses, rows = zip(*((loss_fn(model(**batch), batch), rows_of(batch)) for batch in batches), strict=True)
+            weights = torch.tensor(rows, dtype=torch.float64, device=losses[0].device)
+            return float(torch.stack(losses).double() @ weights / weights.sum())
+
+        sizes = search_sizes(
+            [layer.options for layer in layers],
+            budget_ms=table.sum_within(table.dense_ms / target),
+            loss_of=loss_of,
+            tries=self.search_tries,
+            seed=stage,
+        )
+        assert sizes is not None  # `require_reachable`: a layer that keeps nothing takes no time
+        for layer, size in zip(layers, sizes, strict=True):
+            layer.shrink_to(size)
+            layer.mask.set_grid(layer.kept(size)[:, None])
+        self.stage = stage
+        milliseconds = table.milliseconds((layer.group.role, size) for layer, size in zip(layers, sizes, strict=True))
+        shown = ", ".join(f"{kind} {counts}" for kind, counts in _by_kind(layers, sizes).items())
+        rank_zero_info(
+            f"Pruned to {target:g} times the speed ({table.dense_ms / milliseconds:.3f} by the latency table): {shown}."
+        )
+
+
+@dataclass
+class _Layer:
+    """One layer on its way to fewer heads or units.
+
+    Attributes:
+        group: The layer.
+        mask: Its mask.
+        weight: The weight ``(O, I)`` of its output or down projection, which is written to.
+        bias: That one's bias, or `None`.
+        before_OI: The weight as it was.
+        before_O: The bias as it was.
+        hessian_II: The Hessian of the columns that are left, float64.
+        mean_I: Their mean, float64.
+        columns_I: Which columns these are.
+        left_S: Structures that are left, and ...
+        order: ... the order they go in, counted in these.
+        options: Sizes to choose from.
+        size: How many are kept now.
+    """
+
+    group: Group
+    mask: Mask
+    weight: Tensor
+    bias: Tensor | None
+    before_OI: Tensor
+    before_O: Tensor | None
+    hessian_II: Tensor
+    mean_I: Tensor
+    columns_I: Tensor
+    left_S: Tensor
+    order: tuple[int, ...]
+    options: LayerOptions
+    size: int
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, group: Group, mask: Mask, moments: InputMoments, table: LatencyTable, *, damping: float
+    ) -> _Layer:
+        """Find the order in which its structures go, and what that costs."""
+        writer = group.members[-1]
+        weight, bias = writer.weight(model), writer.bias_of(model)
+        left_S = mask.kept[:, 0].nonzero().flatten()
+        columns_I = writer_columns(group, left_S)
+        hessian_II = moments.hessian(centered=bias is not None, damping=damping, columns_K=columns_I)
+        if not bool(hessian_II.isfinite().all()):
+            raise UserError(
+                f"what {group.name} reads is NaN or infinite on the calibration data, and no damping (now {damping:g}) "
+                "helps: look at the model's weights, and at trainer.precision."
+            )
+        before_OI = weight.clone()
+        each = weight.shape[1] // size_of(group)
+        try:
+            found = removals(weight_OI=before_OI[:, columns_I], hessian_II=hessian_II, columns=each)
+        except torch.linalg.LinAlgError as error:
+            raise UserError(
+                f"the Hessian of {group.name} cannot be inverted with damping {damping:g}: give a greater damping, "
+                "such as 0.01, or more calibration examples."
+            ) from error
+        times, left = table.roles[group.role], len(left_S)
+        kept = sizes_to_choose(left, heads=isinstance(group, AttentionGroup))
+        options = LayerOptions(
+            kept=kept,
+            ms=tuple(times.of_count(size) for size in kept),
+            errors=tuple(found.errors[left - size] for size in kept),
+        )
+        return cls(
+            group=group,
+            mask=mask,
+            weight=weight,
+            bias=bias,
+            before_OI=before_OI,
+            before_O=None if bias is None else bias.clone(),
+            hessian_II=hessian_II,
+            mean_I=moments.mean()[columns_I],
+            columns_I=columns_I,
+            left_S=left_S,
+            order=found.order,
+            options=options,
+            size=left,
+        )
+
+    def kept(self, size: int) -> Tensor:
+        """Which structures, of all, a size keeps: ``(heads or units,)``."""
+        stay = self.left_S[list(self.order[len(self.order) - size :])]
+        kept = torch.zeros(len(self.mask.kept), dtype=torch.bool, device=self.weight.device)
+        kept[stay] = True
+        return kept
+
+    def shrink_to(self, size: int) -> None:
+        """Write the weight, and the bias, with which so many structures do best; the columns of the others are zero."""
+        if size == self.size:
+            return
+        self.size = size
+        each = self.weight.shape[1] // size_of(self.group)
+        stay_K = self.kept(size)[self.left_S].repeat_interleave(each).nonzero().flatten()
+        before_OI = self.before_OI[:, self.columns_I]
+        after_OI = torch.zeros_like(before_OI)
+        if size == len(self.left_S):
+            after_OI = before_OI
+        else:
+            found_OK = refit(weight_OI=before_OI, hessian_II=self.hessian_II, kept_K=stay_K)
+            after_OI[:, stay_K] = found_OK.to(after_OI.dtype)
+        self.weight.zero_()
+        self.weight[:, self.columns_I] = after_OI
+        if self.bias is not None and self.before_O is not None:
+            self.bias.copy_(
+                refit_bias(bias_O=self.before_O, before_OI=before_OI, after_OI=after_OI, mean_I=self.mean_I)
+            )
+
+
+def sizes_to_choose(left: int, *, heads: bool) -> tuple[int, ...]:
+    """From none to all that are left, ascending.
+
+    Args:
+        left: How many there are.
+        heads: Whether they are heads.
+
+    >>> sizes_to_choose(4, heads=True), sizes_to_choose(30, heads=False)
+    ((0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16, 18, 20, 22, 24, 27, 30))
+    """
+    if heads and left <= MOST_HEADS:
+        return tuple(range(left + 1))
+    counts, size = {0, left}, float(left)
+    while size > max(SMALLEST * left, 0.5):
+        counts.add(round(size))
+        size *= STEP
+    return tuple(sorted(counts))
+
+
+def _by_kind(layers: Sequence[_Layer], sizes: Sequence[int]) -> dict[str, str]:
+    """``heads`` and ``units`` to how many each layer keeps, for people."""
+    shown: dict[str, list[str]] = {}
+    for layer, size in zip(layers, sizes, strict=True):
+        shown.setdefault(kind_of(layer.group), []).append(str(size))
+    return {kind: " ".join(counts) for kind, counts in shown.items()}

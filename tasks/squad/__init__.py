@@ -1,0 +1,1 @@
+"""SQuAD: its data, windows of tokens, answers and metrics."""

@@ -1,0 +1,77 @@
+"""Completion scripts and the schema of configuration files say what the command line takes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from bplightning.cli.completion import completion_script, config_schema
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "paper").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    schema = config_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.fixture(scope="module")
+def bash(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    script = tmp_path_factory.mktemp("bash") / "completion"
+    script.write_text(completion_script("bash"))
+    return script
+
+
+def test_every_recipe_is_one(schema: Any) -> None:
+    assert CONFIGS
+    for path in CONFIGS:
+        schema.validate(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong"),
+    [
+        ({"strategy": {"class_path": "hybrid", "init_args": {"target_density": 0.25}}}, False),
+        ({"strategy": {"class_path": "hybrid", "init_args": {"target_densty": 0.25}}}, True),
+        ({"strategy": {"class_path": "hybrid", "init_args": {"target_density": "much"}}}, True),
+        ({"strategy": "hybrid"}, False),
+        ({"strategy": "my_file.MyStrategy"}, False),
+        ({"strategy": "hybird"}, True),
+        ({"task": {"class_path": "my_file.MyTask", "init_args": {"anything": 1}}}, False),
+        ({"trainer": {"max_epochs": 3}, "refill": {"max_epochs": 4}}, False),
+        ({"trainer": {"max_epoch": 3}}, True),
+        ({"refill": {"epochs": 4}}, True),
+    ],
+)
+def test_what_is_misspelled_is_marked(schema: Any, config: dict[str, Any], wrong: bool) -> None:
+    assert bool(list(schema.iter_errors(config))) is wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["ex"], {"export"}),
+        (["fit", "--strategy", ""], {"dense", "hybrid", "movement"}),
+        (["fit", "--task", "q"], {"qa"}),
+        (["fit", "--strategy.target_d"], {"--strategy.target_density"}),
+        (["fit", "--quantize", ""], {"int8"}),
+        (["plan", "--meas"], {"--measure"}),
+        (["prune", "--cal"], {"--calibration_examples"}),
+        (["compare", "--see"], {"--seeds"}),
+        (["benchmark", "--device", ""], {"cpu", "cuda"}),
+    ],
+)
+def test_bash_completes(bash: Path, words: list[str], offered: set[str]) -> None:
+    line = ["bplightning", *words]
+    typed = " ".join(f"'{word}'" for word in line)
+    setting = f"source {bash}; COMP_WORDS=({typed}); COMP_CWORD={len(words)}"
+    asking = "_shtab_bplightning; printf '%s\\n' ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", f"{setting}; {asking}"], capture_output=True, text=True, check=True)
+    assert offered <= set(done.stdout.split()), done

@@ -1,0 +1,452 @@
+"""The report: JSON first, the table from the JSON alone."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from bplightning.errors import UserError
+from bplightning.reporting.report import (
+    Report,
+    build_report,
+    load_report,
+    now,
+    render,
+    save_report,
+    validate_report,
+    versions,
+)
+
+DASH = "\N{EN DASH}"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "report-schema.md"
+
+FREE_NAMES = {
+    "metrics.dense": "NAME",
+    "metrics.masked": "NAME",
+    "metrics.compact": "NAME",
+    "data": "SETTING",
+    "evaluation": "SETTING",
+    "distillation": "SETTING",
+    "simplification": "SETTING",
+    "snap.metrics_before": "NAME",
+    "quantized.metrics": "NAME",
+    "quantized.speedup": "BxL",
+    "family[].metrics": "NAME",
+    "family[].speedup": "BxL",
+    "alignment.metrics_before": "NAME",
+    "alignment.candidates[].speedup": "BxL",
+    "density.by_role": "ROLE",
+    "latency_ms.dense": "BxL",
+    "latency_ms.compact": "BxL",
+    "speedup": "BxL",
+    "patterns[].projections": "PROJECTION",
+    "versions": "PACKAGE",
+}
+"""Objects whose keys are names of the run's own, and what the document calls these."""
+
+
+def built(**changes: Any) -> Report:
+    values: dict[str, Any] = {
+        "task": "qa",
+        "strategy": "hybrid",
+        "model": "bert-base-uncased",
+        "metrics": {
+            "dense": {"exact_match": 80.8, "f1": 88.5},
+            "masked": {"exact_match": 79.0, "f1": torch.tensor(87.25)},
+            "compact": {"exact_match": 79.0, "f1": 87.5},
+        },
+        "monitor": {"metric": "f1", "mode": "max"},
+        "data": {"dataset": "rajpurkar/squad", "dataset_config": None, "validation": "rajpurkar/squad"},
+        "evaluation": {"examples": 500},
+        "density_by_role": {"attention": 0.5, "feed_forward": torch.tensor(0.125)},
+        "heads_by_layer": [
+            ("encoder.0.self", [0, 1, 2, 3], 4),
+            ("encoder.1.self", [1, 3], 4),
+            ("encoder.2.self", [], 4),
+        ],
+        "units_by_layer": [("encoder.0.feed_forward", range(300), 512), ("encoder.1.feed_forward", [], 512)],
+        "stream": {"kept": 372, "total": 384},
+        "skipped": ["encoder.2.self"],
+        "patterns": [
+            {
+                **{"name": "encoder.1.self", "tile": [32, 32]},
+                "projections": {
+                    **{"query": "0000 9009 0000 0940", "key": "0000 0000 0000 9999"},
+                    **{"value": "0000 0990 0000 0090", "output": "0900 0009 0909 0000"},
+                },
+            }
+        ],
+        "parameters": {
+            "dense": {"encoder_linear": 80_000_000, "all": 100_000_000},
+            "masked": {"encoder_linear": 20_000_000, "all": 40_000_000},
+            "compact": {"encoder_linear": 24_000_000, "all": 44_000_000},
+        },
+        "vocabulary": {"kept": 30_522, "total": 30_522},
+        "dtype": "float32",
+        "bytes_on_disk": {"dense": 400_123_456, "compact": 176_000_000},
+        "flops": {"dense": 12_340_000_000, "compact": 5_000_000_000},
+        "flops_shape": "8x128",
+        "latency_ms": {"dense": {"1x128": 20.0, "8x128": 120.0}, "compact": {"1x128": 10.0, "8x128": 50.0}},
+        "speedup": {"1x128": 2.02, "8x128": 2.44},
+        "equivalence": {"masked_compact": torch.tensor(1e-6), "compact_reloaded": 0.0},
+        "equivalence_relative": {"masked_compact": 1e-7, "compact_reloaded": 0.0},
+        "world_size": 1,
+        "mask_hashes": ["00ff00ff00ff00ff"],
+        "seed": 7,
+        "command": "python cli.py fit --strategy hybrid",
+        "versions": versions(),
+        "machine": {"cpu": "A processor", "threads": 2, "device": "cpu", "platform": "Linux x86_64"},
+        "date": now(),
+        "distillation": {"teacher": "dense", "temperature": 2.0},
+        "simplification": {"no_norm": True, "relu": False, "initial_warmup": 1.0},
+        "alignment": {
+            **{"multiple_of": 16, "auto": True, "units_added": 5, "parameters_added": 7685, "density_before": 0.248},
+            **{"metrics_before": {"f1": torch.tensor(87.5)}},
+            "by_layer": [{"name": "encoder.0.feed_forward", "before": 299, "after": 304}],
+            "candidates": [
+                {"multiple_of": 1, "units_added": 0, "speedup": {"8x128": 1.0}},
+                {"multiple_of": 16, "units_added": 5, "speedup": {"8x128": 1.0312}},
+            ],
+        },
+        "refill": {
+            **{"max_epochs": 2, "learning_rate": 3e-5, "hold_masks": False, "heads": "any", "heads_removed": 3},
+            **{"logit_difference": 0.25},
+        },
+        "snap": {
+            **{"kind": "density", "target": 0.25, "before": 0.2525, "after": 0.25, "changed": 7, "shape": None},
+            **{"metrics_before": {"f1": 87.0}},
+        },
+        "quantized": {
+            **{"kind": "int8", "backend": "onnxruntime", "metrics": {"f1": 87.1}, "bytes_on_disk": 44_000_000},
+            "speedup": {"1x128": 4.25},
+        },
+        "family": [
+            {
+                **{"name": "1.5x", "folder": "compact-1.5x", "metrics": {"f1": 88.25, "loss": float("nan")}},
+                **{"parameters": {"encoder_linear": 50_000_000, "all": 70_000_000}, "bytes_on_disk": 280_000_000},
+                "speedup": {"8x128": 1.52},
+            }
+        ],
+    }
+    return build_report(**{**values, **changes})
+
+
+def without_baseline() -> Report:
+    return built(
+        metrics={"masked": {"f1": 87.5}, "compact": {"f1": 87.5}},
+        evaluation=None,
+        bytes_on_disk={"compact": 176_000_000},
+        flops={"compact": 5_000_000_000},
+        latency_ms={"compact": {"8x128": 50.0}},
+        speedup=None,
+        distillation=None,
+        simplification=None,
+        alignment=None,
+        refill=None,
+        snap=None,
+        quantized=None,
+        family=[],
+        stream=None,
+        skipped=[],
+    )
+
+
+def drawn(report: Report, width: int = 100) -> str:
+    output = io.StringIO()
+    Console(file=output, width=width).print(render(report))
+    return output.getvalue()
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """First cell of each row to the others (columns lie at least two spaces apart)."""
+    rows = (re.split(r"\s{2,}", line.strip()) for line in text.splitlines())
+    return {row[0]: row[1:] for row in rows}
+
+
+def leaves(value: object, path: str = "") -> Iterator[str]:
+    """Dotted path of every value, free names replaced, list entries as ``[]``."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from leaves(each, f"{path}.{FREE_NAMES.get(path, key)}".lstrip("."))
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        for each in value:
+            yield from leaves(each, f"{path}[]")
+    else:
+        yield path
+
+
+def test_report_derives_totals_and_densities() -> None:
+    report = built()
+    assert (report["heads"]["kept"], report["heads"]["total"]) == (6, 12)
+    assert report["heads"]["by_layer"][1] == {"name": "encoder.1.self", "kept": 2, "total": 4, "indices": [1, 3]}
+    assert (report["units"]["kept"], report["units"]["total"]) == (300, 1024)
+    assert report["density"]["encoder_linear"] == 0.25
+    assert report["density"]["all_parameters"] == 0.4
+    assert report["metrics"]["masked"] == {"exact_match": 79.0, "f1": 87.25}
+
+
+def test_report_survives_the_file(tmp_path: Path) -> None:
+    for report in (built(), without_baseline()):
+        save_report(report, tmp_path / "report.json")
+        assert load_report(tmp_path / "report.json") == report
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_without_a_baseline_dense_is_null() -> None:
+    report = without_baseline()
+    assert report["metrics"]["dense"] is None
+    assert report["latency_ms"]["dense"] is None
+    assert report["bytes_on_disk"]["dense"] is None
+    assert report["flops"]["dense"] is None
+    assert report["speedup"] is None
+
+
+def test_a_metric_that_is_not_finite_is_null_and_the_file_is_strict_json(tmp_path: Path) -> None:
+    report = built(metrics={"compact": {"f1": float("nan"), "loss": float("inf")}})
+    save_report(report, tmp_path / "report.json")
+    text = (tmp_path / "report.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["metrics"]["compact"] == {"f1": None, "loss": None}
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    save_report(built(), path)
+    before = path.read_text()
+    broken = built()
+    broken["speedup"] = {"8x128": float("nan")}
+    with pytest.raises(ValueError, match="JSON"):
+        save_report(broken, path)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save_report(built(), tmp_path / "taken")  # the last step, putting it in place, fails
+    assert path.read_text() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"report.json", "taken"}
+
+
+def test_saving_puts_a_whole_new_file_in_place(tmp_path: Path) -> None:
+    """Whoever reads while a report is saved again still reads the old one to its end: it is not written over."""
+    path = tmp_path / "report.json"
+    save_report(built(seed=1), path)
+    with path.open() as reading:
+        save_report(built(seed=2), path)
+        assert json.load(reading)["seed"] == 1
+    assert load_report(path)["seed"] == 2
+
+
+def test_validation_names_each_wrong_key() -> None:
+    document: Any = copy.deepcopy(built())
+    del document["flops"]["shape"]
+    del document["heads"]["by_layer"][1]["indices"]
+    document["metrics"]["sparse"] = None
+    document["world_size"] = "1"
+    document["density"]["by_role"]["attention"] = None
+    document["seed"] = True
+    with pytest.raises(UserError) as error:
+        validate_report(document)
+    message = str(error.value)
+    for problem in (
+        "missing key flops.shape",
+        "missing key heads.by_layer[1].indices",
+        "unknown key metrics.sparse",
+        "world_size is str, not int",
+        "density.by_role.attention is null, not float",
+        "seed is bool, not int",
+        "docs/report-schema.md",
+    ):
+        assert problem in message
+    assert message.count(";") == 5
+
+
+def test_a_document_full_of_problems_is_one_short_line() -> None:
+    document: Any = copy.deepcopy(built())
+    document["heads"]["by_layer"] = list(range(100_000))
+    with pytest.raises(UserError, match=r"by_layer\[7\] is int, not an object; and 99992 more\. docs") as caught:
+        validate_report(document)
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(UserError, match=r"has schema_version \[4\], and this version"):
+        validate_report(document | {"schema_version": [4]})
+
+
+def test_another_schema_version_is_refused_before_its_keys() -> None:
+    document: Any = {"schema_version": 99}
+    with pytest.raises(
+        UserError, match="has schema_version 99, and this version of bplightning reads 2, 3, 4, 5, 6, 7:"
+    ) as error:
+        validate_report(document)
+    assert "missing" not in str(error.value)
+    with pytest.raises(UserError, match="missing key schema_version"):
+        validate_report({})
+    with pytest.raises(UserError, match="the document is list, not an object"):
+        validate_report([])
+
+
+STREAM: dict[str, Any] = {"stream": None, "skipped": []}
+FAMILY: dict[str, Any] = {"family": []} | STREAM
+NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None} | FAMILY
+LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []} | NEW
+STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None} | LATER
+
+
+@pytest.mark.parametrize(
+    ("version", "lacks"), [(6, STREAM), (5, FAMILY), (4, LATER), (3, STAGES), (2, STAGES | {"evaluation": None})]
+)
+def test_a_report_of_a_version_before_is_read_too(tmp_path: Path, version: int, lacks: dict[str, Any]) -> None:
+    older: Any = {key: value for key, value in built().items() if key not in lacks} | {"schema_version": version}
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    assert load_report(tmp_path / "report.json") == built(date=older["date"], **lacks)
+    del older["seed"]
+    with pytest.raises(UserError, match="missing key seed"):
+        validate_report(older)
+
+
+def test_loading_says_which_file_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.json.* does not exist"):
+        load_report(tmp_path / "absent.json")
+    (tmp_path / "cut.json").write_text('{"schema_version": 2,')
+    with pytest.raises(UserError, match=r"cut\.json.* is not JSON"):
+        load_report(tmp_path / "cut.json")
+
+
+def test_the_document_explains_every_key_and_no_other() -> None:
+    written = {path for report in (built(), without_baseline()) for path in leaves(report)}
+    written -= {
+        "metrics.dense",
+        "evaluation",
+        "latency_ms.dense",
+        "speedup",
+        "distillation",
+        "simplification",
+        "alignment",
+        "refill",
+        "snap",
+        "quantized",
+        "family",
+        "stream",
+    }  # null: explained beside what they hold otherwise
+    explained = re.findall(r"^\| `([^`]+)` \| \w", DOCUMENT.read_text(), flags=re.MULTILINE)
+    assert set(explained) == written
+    assert len(explained) == len(set(explained))
+
+
+def test_the_table_is_drawn_from_json_alone() -> None:
+    rows = cells(drawn(json.loads(json.dumps(built()))))
+    assert rows["f1"] == ["88.50", "87.25", "87.50"]
+    assert rows["encoder linear (M)"] == ["80.00 (100.0 %)", "20.00 ( 25.0 %)", "24.00 ( 30.0 %)"]
+    assert rows["all parameters (M)"] == ["100.00 (100.0 %)", "40.00 ( 40.0 %)", "44.00 ( 44.0 %)"]
+    assert rows["heads"] == ["12", "6", "6"]
+    assert rows["FFN units"] == ["1024", "300", "300"]
+    assert rows["weights on disk (MB)"] == ["400.12", "176.00"]
+    assert rows["FLOPs 8x128 (GFLOP)"] == ["12.34", "5.00"]
+    assert rows["latency 8x128 (ms)"] == ["120.00", "50.00"]
+    assert rows["speed-up 8x128"] == ["1.00x", "2.44x"]
+
+
+def test_the_table_names_the_other_models_of_the_run() -> None:
+    line = f"also compact-1.5x: f1 88.25, loss {DASH}, 280.00 MB, 8x128 1.52x"
+    assert line in " ".join(drawn(built()).split())
+    assert built()["family"][0]["metrics"]["loss"] is None  # JSON has no NaN
+
+
+def test_the_table_says_how_it_was_measured() -> None:
+    settings = {"examples": 500, "prefix": "", "generation": {"num_beams": 4, "min_length": None}}
+    times = {"dense": {"8x128+32": 900.0}, "compact": {"8x128+32": 300.0}}
+    text = drawn(built(evaluation=settings, latency_ms=times, speedup={"8x128+32": 3.0}))
+    assert re.search(r"evaluated with examples 500, num_beams 4 *\n", text)
+    assert cells(text)["latency 8x128+32 (ms)"] == ["900.00", "300.00"]
+    assert cells(text)["speed-up 8x128+32"] == ["1.00x", "3.00x"]
+    assert "evaluated" not in drawn(built(evaluation={}))
+
+
+def test_the_table_shows_vocabulary_and_precision_where_they_changed() -> None:
+    assert "vocabulary (tokens)" not in cells(drawn(built()))
+    rows = cells(drawn(built(vocabulary={"kept": 900, "total": 30_522}, dtype="bfloat16")))
+    assert rows["vocabulary (tokens)"] == ["30522", "30522", "900"]
+    assert rows["on disk, bfloat16 (MB)"] == ["400.12", "176.00"]
+
+
+def test_the_table_shows_a_width_that_changed_and_what_is_skipped() -> None:
+    report = built(density_by_role={"attention": 0.5, "stream": 0.96875})
+    text = " ".join(drawn(report).split())
+    assert cells(drawn(report))["width (dimensions)"] == ["384", "372", "372"]
+    assert "by role: attention 50.0 %; and 96.9 % of the dimensions of the residual stream" in text
+    assert "skipped with their norms: encoder.2.self" in text
+    for width in (None, {"kept": 384, "total": 384}):
+        assert "width (dim" not in drawn(built(stream=width))
+    assert "skipped" not in drawn(built(skipped=[]))
+
+
+def test_the_table_shows_kept_heads_and_units_by_layer() -> None:
+    text = drawn(built())
+    assert re.search(r"by layer +4 each +4 2 0 *\n", text)
+    assert re.search(r"by layer +512 each +300 0 *\n", text)
+
+
+def test_layers_of_several_kinds_have_a_row_each() -> None:
+    kinds = [
+        f"{stack}.{layer}.{kind}" for stack, kind in (("encoder", "self"), ("decoder", "cross")) for layer in (0, 1)
+    ]
+    rows = cells(drawn(built(heads_by_layer=[(name, [0] * index, 8) for index, name in enumerate(kinds)])))
+    assert rows["encoder self"] == ["8 each", "0 1"]
+    assert rows["decoder cross"] == ["8 each", "2 3"]
+
+
+def test_the_table_shows_a_dash_for_what_was_not_measured() -> None:
+    rows = cells(drawn(without_baseline()))
+    assert rows["f1"] == [DASH, "87.50", "87.50"]
+    for label in ("weights on disk (MB)", "FLOPs 8x128 (GFLOP)", "latency 8x128 (ms)"):
+        assert rows[label][0] == DASH != rows[label][1]
+    assert rows["speed-up 8x128"] == [DASH, DASH]
+
+
+def test_the_table_of_a_large_model_fits_100_columns_and_loses_nothing() -> None:
+    layers = [(f"encoder.{layer}.feed_forward", range(1000 + layer), 4096) for layer in range(24)]
+    text = drawn(built(units_by_layer=layers, model="a-folder/" * 20), width=300)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+    assert re.findall(r"\b10[0-2]\d\b", text) == [str(1000 + layer) for layer in range(24)]
+
+
+def test_the_table_of_a_usual_model_wraps_no_row_at_80_columns() -> None:
+    assert {"all parameters (M)", "FLOPs 8x128 (GFLOP)", "weights on disk (MB)"} <= cells(
+        drawn(built(), width=80)
+    ).keys()
+
+
+def test_the_table_says_which_units_were_put_back_and_what_for() -> None:
+    text = " ".join(drawn(built()).split())
+    assert "FFN widths: multiples of 16, the fastest measured; 5 units put back, 7,685 parameters" in text
+    assert "without: 24.8 % of encoder linear weights, f1 87.50; speed-up by it: 8x128 1.031x" in text
+    nothing = built()["alignment"] | {"auto": False, "multiple_of": 8, "units_added": 0}  # type: ignore[operator]
+    text = " ".join(drawn(built(alignment=nothing)).split())
+    assert "FFN widths: multiples of 8; 0 units put back" in text
+    assert "speed-up by it" not in text
+
+
+def test_the_table_says_what_came_after_pruning_to_a_size() -> None:
+    text = " ".join(drawn(built()).split())
+    assert "kept: 25.0 % of encoder linear weights, 40.0 % of all parameters, before the refill" in text
+    held = built()["refill"] | {"hold_masks": True}  # type: ignore[operator]
+    for refill in (held, None):
+        assert "before the refill" not in drawn(built(refill=refill))
+    snap = built()["snap"] | {"kind": "flops_speedup", "target": 2.5, "before": 2.46, "after": 2.5}  # type: ignore[operator]
+    assert "snapped to 2.5 (7 entries) the compact model: 2.468" in " ".join(drawn(built(snap=snap)).split())
+
+
+def test_names_with_brackets_are_not_markup() -> None:
+    text = drawn(built(task="[red]qa", metrics={"compact": {"f1 [macro]": 1.0}}))
+    assert "[red]qa" in text
+    assert "f1 [macro]" in text
+
+
+def test_versions_and_date_repeat_the_run() -> None:
+    assert set(versions()) == {"python", "torch", "transformers", "lightning", "bplightning"}
+    assert versions()["torch"] == torch.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", now())

@@ -1,0 +1,111 @@
+"""Targets: what is left is what compaction then leaves, and what cannot be reached is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_families import auto_of, tiny
+
+from bplightning import compact
+from bplightning.contracts.strategy import Progress
+from bplightning.errors import UserError
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.measuring.measure import flops
+from bplightning.strategies.hybrid import Hybrid
+from bplightning.strategies.shared.size_targets import example_inputs
+from bplightning.strategies.shared.targets import size_target
+from bplightning.strategies.soft_movement import SoftMovement
+
+POSITIONS = {"max_position_embeddings": 160, "n_positions": 160}
+TILES = [("4x4", "unit"), ("head", "unit"), ("row", "column"), ("8x32", "4x8"), ("element", "element")]
+
+
+def spread_scores(strategy: SoftMovement, *, seed: int) -> None:
+    """Scores by which whole heads and units go while others stay, whatever the granularity."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for mask in strategy.all_masks:
+            rows, columns = mask.scores.shape
+            of_rows, of_columns = (torch.randn(n, generator=generator) for n in (rows, columns))
+            mask.scores.copy_(torch.minimum(of_rows[:, None], of_columns))
+
+
+def pruned(model_type: str, tiles: tuple[str, str], *, seed: int, **config: Any) -> tuple[float, float, float]:
+    """The share of operations foreseen, that of the compact model, and what the strategy says it reached."""
+    model = tiny(model_type, **POSITIONS, **config)
+    granularity = dict(zip(("attention", "feed_forward"), tiles, strict=True))
+    strategy = SoftMovement(granularity=granularity, target_flops_speedup=1.01)
+    layout = PrunableLayout.of(model)
+    strategy.attach(layout)
+    dense = flops(model, example_inputs(model))
+    spread_scores(strategy, seed=seed)
+    cut = torch.tensor(-0.8 if tiles[0] == "head" else -0.4)
+    foreseen = float(strategy.left()(cut))
+    strategy.set_grids(strategy.grids_above(cut))
+    reached = strategy.reached()
+    strategy.harden(layout)
+    return foreseen, flops(compact(model), example_inputs(model)) / dense, reached
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("tiles", TILES, ids="-".join)
+def test_operations_left_are_those_of_the_compact_model(tiles: tuple[str, str], seed: int) -> None:
+    foreseen, measured, reached = pruned("bert", tiles, seed=seed)
+    assert foreseen == pytest.approx(measured, rel=1e-5)
+    assert reached == pytest.approx(1 / measured, rel=1e-5)
+    assert (tiles[1] != "unit") or 0.1 < measured < 0.95
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["albert", "bart", "deberta-v2", "distilbert", "gpt2", "llama", "modernbert", "mt5", "opt", "qwen2", "t5", "vit"],
+)
+def test_operations_left_in_every_kind_of_family(model_type: str) -> None:
+    assert auto_of(model_type)
+    for tiles in (("4x4", "unit"), ("head", "4x4")):
+        foreseen, measured, _ = pruned(model_type, tiles, seed=0)
+        assert foreseen == pytest.approx(measured, rel=1e-5)
+        assert 0.02 < measured < 0.97
+
+
+@pytest.mark.parametrize("target", [{"target_density": 0.3}, {"target_flops_speedup": 2.0}])
+def test_what_is_left_falls_with_the_cut(target: dict[str, float]) -> None:
+    strategy = SoftMovement(granularity={"attention": "4x4", "feed_forward": "4x4"}, **target)
+    strategy.attach(PrunableLayout.of(tiny("bert", **POSITIONS)))
+    spread_scores(strategy, seed=0)
+    left = strategy.left()
+    shares = [float(left(cut)) for cut in torch.linspace(-4, 4, 40)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == pytest.approx(1.0)
+    assert shares[-1] < 0.2
+
+
+def test_a_cut_that_meets_the_target_is_exact() -> None:
+    strategy = SoftMovement(granularity={"attention": "head", "feed_forward": "unit"}, target_flops_speedup=2.0)
+    strategy.attach(PrunableLayout.of(tiny("bert", **POSITIONS, intermediate_size=512)))
+    spread_scores(strategy, seed=0)
+    strategy.advance(Progress(100, 100, warmup_steps=0))
+    assert 2.0 <= strategy.reached() == pytest.approx(2.0, rel=0.04)  # a head is a fortieth
+    assert strategy.reached() == pytest.approx(strategy.snap()["after"])
+
+
+def test_a_target_that_cannot_be_reached_is_refused_by_what_can_be() -> None:
+    strategy = Hybrid(granularity={"attention": "4x4"}, target_flops_speedup=1e6)
+    with pytest.raises(UserError, match=r"target_flops_speedup is 1e\+06, which cannot be reached: .* it is [\d.]+\."):
+        strategy.attach(PrunableLayout.of(tiny("bert", **POSITIONS)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((0.5, 2.0), "target_density is 0.5 and target_flops_speedup is 2, .*: give one of them"),
+        ((None, 1.0), "target_flops_speedup is 1; .* must be above 1"),
+        ((0.0, None), r"target_density is 0; .* must be in \(0, 1\)"),
+        ((1.0, None), r"target_density is 1; .* must be in \(0, 1\)"),
+    ],
+)
+def test_targets_out_of_range_are_refused(options: tuple[float | None, float | None], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        size_target(*options)

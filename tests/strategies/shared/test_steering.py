@@ -1,0 +1,191 @@
+"""A target instead of a guessed regularization: the penalty is steered until the cut that meets it is the threshold."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from tiny_families import tiny
+from torch import Tensor
+from transformers import get_linear_schedule_with_warmup
+
+from bplightning.contracts.strategy import Progress
+from bplightning.errors import UserError
+from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.strategies.hybrid import Hybrid
+from bplightning.strategies.shared.steering import Steering
+from bplightning.strategies.soft_movement import SoftMovement, logit
+from bplightning.testing.syncs import NoHostSync
+
+SHAPE = {
+    "hidden_size": 64,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 160,
+}
+STEPS, WARMUP, END = 1000, 50, 500
+
+
+def steered(*, units: int = 256, **options: Any) -> SoftMovement:
+    strategy = SoftMovement(granularity={"attention": "8x8", "feed_forward": "unit"}, **options)
+    strategy.attach(PrunableLayout.of(tiny("bert", **SHAPE, intermediate_size=units)))
+    return strategy
+
+
+def train(strategy: SoftMovement, *, steps: int = END + 50, pull: float = 1.0) -> list[float]:
+    """Scores pulled up by what each entry is worth, with noise, and down by the penalty; density at each step."""
+    generator = torch.Generator().manual_seed(0)
+    worth = [
+        pull * torch.randn(mask.scores.shape, generator=generator).exp() / mask.scores.numel()
+        for mask in strategy.all_masks
+    ]
+    (group,) = strategy.parameter_groups(total_steps=STEPS)
+    optimizer = torch.optim.AdamW([group])
+    schedule = get_linear_schedule_with_warmup(optimizer, WARMUP, STEPS)
+    seen = []
+    strategy.advance(Progress(0, STEPS, WARMUP))
+    for step in range(1, steps + 1):
+        strategy.penalty().backward()  # type: ignore[union-attr]
+        for mask, value in zip(strategy.all_masks, worth, strict=True):
+            noise = 1 + 3 * torch.randn(value.shape, generator=generator)
+            mask.scores.grad -= value * noise
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        strategy.advance(Progress(step, STEPS, WARMUP))
+        seen.append(float(strategy.density()["total"]))
+    return seen
+
+
+def landing(strategy: SoftMovement) -> dict[str, Any]:
+    snap = strategy.snap()
+    assert snap is not None
+    return snap
+
+
+@pytest.mark.parametrize(("target", "pull"), [(0.5, 1.0), (0.25, 0.1), (0.25, 100.0), (0.12, 1.0)])
+def test_the_target_is_met_whatever_the_scale_of_the_loss(target: float, pull: float) -> None:
+    strategy = steered(target_density=target)
+    seen = train(strategy, pull=pull)
+    snap = landing(strategy)
+    assert (snap["kind"], snap["target"]) == ("density", target)
+    assert snap["before"] == pytest.approx(target, rel=0.02)  # by steering
+    assert snap["after"] == pytest.approx(seen[-1]) == pytest.approx(target, rel=0.01)
+    assert len(set(seen[END:])) == 1  # masks stand still in the last part
+    assert seen[END // 2] > target
+    assert abs(float(strategy.steering.violation)) < 0.05  # type: ignore[union-attr]  # by the penalty, not by the cut
+
+
+def test_a_speed_up_is_met() -> None:
+    strategy = steered(target_flops_speedup=2.5, units=1024)  # by which a head is hundredths of all
+    train(strategy, steps=END)
+    snap = landing(strategy)
+    assert (snap["kind"], snap["target"]) == ("flops_speedup", 2.5)
+    assert snap["before"] == pytest.approx(2.5, rel=0.05)
+    assert snap["after"] == pytest.approx(2.5, rel=0.03)
+
+
+def test_masks_change_little_by_little_where_the_penalty_arrives_elsewhere() -> None:
+    """A penalty that may not be steered leaves the cut far from the threshold: the way is made in many steps."""
+    strategy = steered(target_density=0.3, regularization=1e-6)  # the weight's range does not reach far enough
+    seen = train(strategy, steps=END)
+    assert abs(float(strategy.steering.violation)) > 0.2  # type: ignore[union-attr]
+    assert seen[-1] == pytest.approx(0.3, rel=0.01)
+    steps = [before - after for before, after in pairwise(seen)]
+    assert max(steps) < 0.1 * sum(steps)
+    assert landing(strategy)["before"] == pytest.approx(0.3, rel=0.02)
+
+
+def test_the_masks_before_the_snap_can_be_had_again() -> None:
+    strategy = steered(target_density=0.3)
+    assert strategy.snap() is None
+    train(strategy, steps=END - 1)
+    before = [mask.kept.clone() for mask in strategy.all_masks]
+    with torch.no_grad():
+        for mask in strategy.all_masks:  # so that there is something to snap
+            mask.scores.add_(torch.randn(mask.scores.shape))
+    strategy.advance(Progress(END, STEPS, WARMUP))
+    after = [mask.kept.clone() for mask in strategy.all_masks]
+    snap = landing(strategy)
+    differences = [old ^ new for old, new in zip(before, after, strict=True)]
+    assert snap["changed"] == sum(int(grid.sum()) for grid in differences) > 0
+    weights = sum(mask.total_weights for mask in strategy.all_masks)
+    for when, grids in (("before", before), ("after", after), ("before", before), ("after", after)):
+        strategy.put_masks(before_snap=when == "before")
+        assert all(torch.equal(mask.kept, grid) for mask, grid in zip(strategy.all_masks, grids, strict=True))
+        kept = sum(
+            int(grid.sum()) * mask.weights_per_entry for mask, grid in zip(strategy.all_masks, grids, strict=True)
+        )
+        assert snap[when] == pytest.approx(kept / weights, rel=1e-6)
+    strategy.advance(Progress(END, STEPS, WARMUP))  # as when a run goes on from there
+    resumed = steered(target_density=0.3)
+    resumed.load_state_dict(strategy.state_dict())
+    assert landing(strategy) == landing(resumed) == snap
+
+
+def test_without_a_target_the_weight_follows_the_schedule() -> None:
+    strategy = steered(regularization=7.0)
+    strategy.advance(Progress(END, STEPS, WARMUP))
+    assert float(strategy.penalty_weight) == 7.0
+    assert "target_cut" not in strategy.metrics()
+
+
+def test_the_meeting_cut_leaves_the_target() -> None:
+    scores = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+
+    def fraction(cut: Tensor) -> Tensor:
+        return (scores > cut).float().mean()
+
+    steering = Steering(0.3, lambda: fraction, final_cut=logit(0.1), weight=1.0)
+    assert float(fraction(steering.meeting_cut())) == pytest.approx(0.3, abs=1e-4)
+
+
+def test_a_step_that_is_seen_twice_counts_once() -> None:
+    strategy = steered(target_density=0.3)
+    train(strategy, steps=200)
+    before = copy.deepcopy(strategy.state_dict())
+    strategy.advance(Progress(200, STEPS, WARMUP))  # as when a run is resumed
+    assert all(torch.equal(value, before[name]) for name, value in strategy.state_dict().items())
+    resumed = steered(target_density=0.3)
+    resumed.load_state_dict(before)
+    for each in (strategy, resumed):
+        each.advance(Progress(202, STEPS, WARMUP))
+    assert float(resumed.penalty_weight) == float(strategy.penalty_weight) != float(before["penalty_weight"])
+
+
+def test_a_step_with_a_target_never_waits_for_the_host() -> None:
+    for target in ({"target_density": 0.3}, {"target_flops_speedup": 2.0}):
+        strategy = steered(**target)
+        with NoHostSync():
+            for step in (0, WARMUP, WARMUP + 2, END - 2, END):
+                strategy.advance(Progress(step, STEPS, WARMUP))
+                strategy.penalty()
+                strategy.metrics()
+
+
+def test_the_cut_is_looked_for_so_often_as_it_turns() -> None:
+    strategy = steered(target_density=0.3)
+    looks = []
+    look = strategy.steering.look  # type: ignore[union-attr]
+    strategy.steering.look = lambda: looks.append(step) or look()  # type: ignore[union-attr, func-returns-value]
+    for step in range(END + 10):
+        strategy.advance(Progress(step, STEPS, WARMUP))
+    assert looks[:3] == [WARMUP, WARMUP + 2, WARMUP + 4]
+    assert looks[-1] == END
+    assert len(looks) <= (END - WARMUP) // 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_density": 0.0}, r"target_density is 0; .* must be in \(0, 1\)"),
+        ({"target_density": 1.0}, r"target_density is 1; .* must be in \(0, 1\)"),
+        ({"target_density": 0.5, "regularization": 0.0}, "no penalty can be steered: give one above 0"),
+    ],
+)
+def test_impossible_targets_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Hybrid(**options)  # type: ignore[arg-type]

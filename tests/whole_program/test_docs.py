@@ -1,0 +1,203 @@
+"""Every command and block of Python that README and the documentation show runs, on stand-ins for what it names."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import stand_ins
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering
+
+import bplightning
+from bplightning.cli.verbs import main
+from bplightning.measuring import measure
+from bplightning.plugins import STRATEGIES, TASKS, available, load
+from bplightning.tasks.embedded import qa as qa_generated
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EVALUATED = ["--trainer.limit_val_batches=1", "--trainer.accelerator=cpu"]
+TRAINED = [
+    *EVALUATED,
+    "--trainer.max_epochs=2",
+    "--trainer.limit_train_batches=3",
+    "--trainer.num_sanity_val_steps=0",
+    "--model.warmup=0",
+]
+QUICKLY = {
+    "fit": TRAINED,
+    "plan": TRAINED,
+    "prune": EVALUATED,
+    "benchmark": ["--seconds", "0.1"],
+    "latency-table": ["--seconds", "0.1"],
+}
+"""Behind what a command says."""
+SMALLER = {
+    "--seeds 0,1,2": "--seeds 0",
+    "--config my.yaml": f"--config my.yaml {' '.join(TRAINED)}",
+    "eager,compile,onnx,onnx-int8": "eager",  # not every machine has a compiler
+    "'[1.5,2,3,4]'": "'[1.1,1.2]'",  # of a small model not much can go
+    "'[2]'": "'[1.2]'",
+}
+"""Said otherwise within a command."""
+WRITES = {
+    "fit": "report.json",
+    "prune": "report.json",
+    "compact": "model.safetensors",
+    "export": "config.json",
+    "latency-table": "*.json",
+    "report": "report.html",
+}
+"""Verbs that leave files, and one that is then new; the others print, or write to ``--output``."""
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore:score_learning_rate is:UserWarning"),  # of recipes made for more than six steps
+]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Page and command, of each line with a command of ours in an indented block."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        for line in re.findall(r"^ {4}(\S.*)$", re.sub(r"(\\|(?<=\|))\n", " ", page.read_text()), flags=re.M):
+            if re.search(r"(?:^|\| *)(bplightning|python cli\.py) ", line):
+                found.setdefault(line, page.name)
+    return [(page, line) for line, page in found.items()]
+
+
+def benchmark_commands() -> list[tuple[str, str]]:
+    """Page and command of each benchmark, which are not run here: they take minutes to hours."""
+    lines = {
+        line: page.name
+        for page in PAGES
+        for line in re.findall(r"^ {4}(python benchmarks/.*)$", page.read_text(), flags=re.M)
+    }
+    return [(page, line) for line, page in lines.items()]
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Page and Python, of each block in no section that another file runs (test_examples.py)."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        text = re.sub(r"^## (From Python|Add a strategy)\n.*?(?=^## |\Z)", "", page.read_text(), flags=re.M | re.S)
+        for block in re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S):
+            found.setdefault(block, page.name)
+    return [(page, block) for block, page in found.items()]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with all that the commands name, and two runs; models are timed briefly, generated data is little."""
+    folder = tmp_path_factory.mktemp("shelf")
+    stand_ins.make(folder)
+    latency, brief = measure.latency, {"seconds": 0.0, "block_ms": 0.0, "min_rounds": 6}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "latency", lambda *args, **options: latency(*args, **options | brief))
+        patch.setitem(qa_generated.DEFAULT_SIZES, "train", 64)
+        patch.setitem(qa_generated.DEFAULT_SIZES, "validation", 16)
+        patch.chdir(folder)
+        for strategy in ("hybrid", "movement"):
+            main(["fit", "--config", "my.yaml", "--strategy", strategy, "--baseline", "train", *TRAINED])
+        for model in ("DENSE_FOLDER", "FINE_TUNED_FOLDER"):
+            main(["latency-table", model, f"{model}.json", *QUICKLY["latency-table"]])
+        (folder / "RUN").symlink_to(folder / "runs" / "qa-hybrid" / "version_0")
+        yield folder
+
+
+@pytest.fixture
+def here(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: all of the shelf, and room for what is made."""
+    for each in shelf.iterdir():
+        (tmp_path / each.name).symlink_to(each)
+    (tmp_path / "runs").unlink()
+    shutil.copytree(shelf / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(*folders: Path) -> set[tuple[Path, int]]:
+    """The files in folders, each with the time it was written."""
+    there = (path for folder in folders for path in folder.rglob("*"))
+    return {(path, path.stat().st_mtime_ns) for path in there if path.is_file() and not path.is_symlink()}
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_a_command_in_the_documentation_does_something(
+    page: str,
+    line: str,
+    here: Path,
+    shelf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for long, short in SMALLER.items():
+        line = line.replace(long, short)
+    said, _, command = line.rpartition("|")
+    words = shlex.split(command, comments=True)
+    verb, *options = words[2 if words[0] == "python" else 1 :]
+    if verb != "latency-table":
+        model = "FINE_TUNED_FOLDER" if "FINE_TUNED_FOLDER" in words else "DENSE_FOLDER"
+        (here / "table.json").symlink_to(f"{model}.json")
+    text = said.strip().removeprefix("echo ").strip("'")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    options += QUICKLY.get(verb, [])
+    before = files(here, shelf)  # what RUN stands for lies on the shelf
+    if "ddp" in options:  # Lightning starts the program anew, once a process
+        program = Path(sys.executable).with_name("bplightning")
+        subprocess.run([program, verb, *options, "--trainer.devices=2"], check=True)
+    else:
+        main([verb, *options])
+    new = [path for path, _ in files(here, shelf) - before]
+    if verb in WRITES:
+        assert any(path.match(WRITES[verb]) for path in new)
+    else:
+        assert capfd.readouterr().out.strip() or new
+
+
+@pytest.mark.parametrize(("page", "block"), blocks())
+def test_python_in_the_documentation_runs(page: str, block: str, here: Path) -> None:
+    ids = torch.arange(32).reshape(2, 16)
+    names = {
+        "bplightning": bplightning,
+        "model": AutoModelForCausalLM.from_pretrained("FOLDER")
+        if page == "moe.md"
+        else AutoModelForQuestionAnswering.from_pretrained("runs/qa-hybrid/version_0/compact"),
+        "batches": [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}],
+    }
+    exec(compile(block, page, "exec"), names)
+
+
+@pytest.mark.parametrize(("page", "line"), benchmark_commands())
+def test_a_benchmark_in_the_documentation_has_the_options_shown(page: str, line: str) -> None:
+    _, script, *options = shlex.split(line)
+    source = (ROOT / script).read_text()
+    assert all(f'"{option}"' in source for option in options if option.startswith("--"))
+
+
+def test_the_page_of_options_has_every_plugin() -> None:
+    text = (ROOT / "docs" / "options.md").read_text()
+    for group in (STRATEGIES, TASKS):
+        for name in available(group):
+            cls = load(group, name)
+            if cls.__module__.startswith("bplightning."):
+                assert f".. autoclass:: {cls.__module__}.{cls.__qualname__}\n" in text
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = set(re.findall(r"^([a-z-]+)$", (ROOT / "docs" / "index.md").read_text(), flags=re.M))
+    assert listed == {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+
+
+def test_every_recipe_is_on_the_page_that_lists_them() -> None:
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    recipes = {path.name for path in (ROOT / "configs" / "paper").glob("*.yaml")}
+    assert recipes == set(re.findall(r"`([\w-]+\.yaml)`", text))
