@@ -37,9 +37,9 @@ from transformers import (
 
 from bplightning.compaction.exact_compaction import compact
 from bplightning.distillation.experts import ExpertDistillation
+from bplightning.io.provenance import now
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring.measure import machine, parameters
-from bplightning.reporting.report import now
 from bplightning.stages.refill import HeldZeros
 from bplightning.strategies.moe_pruner.moe_pruner import MoEPruner
 

@@ -26,11 +26,11 @@ from transformers import AutoModelForSequenceClassification
 from benchmarks.quality.quality import fit
 from benchmarks.quality.sst2_minilm import HELD_OUT, ROOT, SETTINGS, right, split
 from bplightning.compaction.example_inputs import random_inputs
+from bplightning.io.provenance import now
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import measure
 from bplightning.measuring.latency_table import LatencyTable
 from bplightning.measuring.random_copies import compact_copy, kept_at_random
-from bplightning.reporting.report import now
 
 RESULTS = ROOT / "benchmarks" / "results" / "latency_target"
 SPEEDUPS = (1.5, 2.0, 3.0)

@@ -23,14 +23,14 @@ from bplightning.benchmarking.models import Candidate, find_candidates, fitted
 from bplightning.benchmarking.rows import Variant, by_work, rows, settled
 from bplightning.benchmarking.schema import SCHEMA_VERSION, Benchmark, BenchmarkedModel, Row, Settings, Work
 from bplightning.compaction.example_inputs import random_inputs
+from bplightning.compaction.loading import DTYPES
 from bplightning.errors import UserError
 from bplightning.io.invocation import program
 from bplightning.io.progress_bar import Watch, unwatched
+from bplightning.io.provenance import now, versions
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import measure
 from bplightning.measuring.timing import side_by_side
-from bplightning.reporting.report import now, versions
-from bplightning.runs.compact_run import DTYPES
 
 ROUNDS = 6
 """Fewest rounds of a shape, however slow: of fewer values the median has no confidence interval."""

@@ -16,8 +16,8 @@ from bplightning.compaction.equivalence import takes_images
 from bplightning.compaction.example_inputs import positions_of
 from bplightning.compaction.loading import load_saved
 from bplightning.errors import UserError
+from bplightning.io.run_folder import find_model
 from bplightning.measuring.measure import fitting, shape_name
-from bplightning.runs.saved_model import find_model
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def find_candidates(folder: str, against: str | None = None) -> list[Candidate]:
         raise UserError(f"{folder!r} has no compact model yet: write one with `compact`, and give its folder.")
     run = Path(folder)
     if against is None and path != run and (run / "config.yaml").is_file():
-        from bplightning.runs.reading import baseline_of  # it stands on the command line
+        from bplightning.io.run_folder import baseline_of
 
         baseline = baseline_of(run)
         against = None if baseline is None else str(baseline)

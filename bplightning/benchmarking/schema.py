@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from bplightning.reporting.schema import Machine, ParameterCount
+from bplightning.measuring.records import Machine, ParameterCount
 
 SCHEMA_VERSION = 1
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""

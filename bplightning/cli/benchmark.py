@@ -15,8 +15,8 @@ from bplightning.benchmarking.plot import check_plot, plot
 from bplightning.benchmarking.schema import Benchmark
 from bplightning.benchmarking.table import render
 from bplightning.errors import UserError
+from bplightning.io.files import writable, write_whole
 from bplightning.io.progress_bar import watching
-from bplightning.reporting.report import writable, write_whole
 
 
 def run_benchmark(

@@ -9,12 +9,12 @@ from rich.console import Console
 from bplightning.benchmarking.benchmark import cpu_threads, device_named
 from bplightning.benchmarking.models import dense_candidate
 from bplightning.cli.benchmark import quiet
+from bplightning.compaction.loading import DTYPES
 from bplightning.errors import UserError
+from bplightning.io.files import writable
 from bplightning.io.progress_bar import watching
 from bplightning.measuring.latency_measuring import measured_table
 from bplightning.measuring.latency_table import LatencyTable
-from bplightning.reporting.report import writable
-from bplightning.runs.compact_run import DTYPES
 
 
 def run_latency_table(
@@ -84,7 +84,7 @@ def _dense_of(model: str) -> str:
     run = Path(model)
     if (run / "config.json").is_file() or not (run / "config.yaml").is_file():
         return model
-    from bplightning.runs.reading import baseline_of  # it stands on the command line
+    from bplightning.io.run_folder import baseline_of
 
     baseline = baseline_of(run)
     if baseline is None:

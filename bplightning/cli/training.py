@@ -24,10 +24,10 @@ from bplightning.cli.verbs import TRAINING_VERBS
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.invocation import program
+from bplightning.io.run_folder import find_model
 from bplightning.plugins import name_of
 from bplightning.reporting.schema import Report
 from bplightning.runs.matching_runs import find_earlier, find_same
-from bplightning.runs.saved_model import find_model
 from bplightning.training.appending_csv_logger import GrowingCSVLogger
 from bplightning.training.checkpoint_files import find_checkpoint
 from bplightning.training.interrupts import StopGracefully, resume_command

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bplightning.compaction.blending import is_blended
 from bplightning.compaction.compact_config import QUANT_METHOD, record_widths
 from bplightning.compaction.narrow_stream import ordinary_norms, surviving
 from bplightning.errors import UserError
@@ -32,7 +33,6 @@ from bplightning.layout.resizing import (
 )
 from bplightning.layout.routing import is_dropped
 from bplightning.masks.masking import has_masks
-from bplightning.training.simplification import is_blended
 
 PLAN_VERSION = 2
 """Raised by one whenever a field of the plan is renamed, removed, added or changes its meaning. 1 had no ``stream``."""

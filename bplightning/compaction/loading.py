@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -37,6 +38,9 @@ from bplightning.compaction.untrusted_folder import (
 )
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Precisions a compact model can be saved in, by name."""
 
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError),

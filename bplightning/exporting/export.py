@@ -38,8 +38,8 @@ from bplightning.exporting.files import (
     torch_calls,
 )
 from bplightning.exporting.graphs import Parts, parts_of
-from bplightning.reporting.report import made_parent
-from bplightning.runs.saved_model import find_model
+from bplightning.io.files import made_parent
+from bplightning.io.run_folder import find_model
 
 FORMATS = ("onnx", "torch-export")
 

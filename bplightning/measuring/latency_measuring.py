@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from bplightning.compaction.example_inputs import random_inputs
 from bplightning.errors import UserError
 from bplightning.io.progress_bar import Watch, unwatched
+from bplightning.io.provenance import now
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import Group, can_shrink
 from bplightning.measuring import measure
 from bplightning.measuring.latency_shapes import ModelShape
 from bplightning.measuring.latency_table import LatencyTable, RoleTimes
 from bplightning.measuring.random_copies import compact_copy, kept_at_random
-from bplightning.reporting.report import now
 
 SECONDS = 60.0
 """Time spent on a table, in seconds."""

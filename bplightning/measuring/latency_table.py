@@ -17,11 +17,12 @@ from typing import Any, TypedDict
 import numpy as np
 
 from bplightning.errors import UserError
+from bplightning.io.files import write_whole
+from bplightning.io.schema import schema_problems
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring.latency_shapes import ModelShape, RoleShape
 from bplightning.measuring.measure import shape_name
-from bplightning.reporting.report import write_whole
-from bplightning.reporting.schema import Machine, schema_problems
+from bplightning.measuring.records import Machine
 
 TABLE_VERSION = 1
 """Raised by one whenever a key of the file is renamed, removed, added or changes its meaning or unit."""

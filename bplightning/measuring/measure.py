@@ -25,8 +25,8 @@ from bplightning.compaction.equivalence import image_sides, takes_images
 from bplightning.compaction.example_inputs import positions_of
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
+from bplightning.measuring.records import Machine, ParameterCount
 from bplightning.measuring.timing import side_by_side
-from bplightning.reporting.schema import Machine, ParameterCount
 
 DEFAULT_SHAPES = ((1, 128), (8, 128))
 """`B` and `L` of the shapes a report measures: one request, and a small batch."""

@@ -12,8 +12,8 @@ from torch import nn
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.resizing import Group
 from bplightning.measuring.measure import shape_name
+from bplightning.measuring.records import ParameterCount
 from bplightning.planning.schema import Estimate, Estimates
-from bplightning.reporting.schema import ParameterCount
 
 EXAMPLE_DENSITIES = (0.5, 0.25, 0.1)
 """Densities shown where training alone decides how much stays."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.compaction.example_inputs import random_inputs
+from bplightning.compaction.loading import DTYPES
 from bplightning.errors import UserError
 from bplightning.io.progress_bar import Watch, unwatched
 from bplightning.layout.groups import Member
@@ -27,7 +28,6 @@ from bplightning.measuring.measure import Latency
 from bplightning.measuring.random_copies import compact_copy, kept_at_random
 from bplightning.measuring.timing import Middle, middle
 from bplightning.planning.schema import Measured, MeasuredModel, Plan
-from bplightning.runs.compact_run import DTYPES
 
 DEFAULT_DENSITIES = (0.75, 0.5, 0.25, 0.1, 0.05)
 """Measured where the user names none, beside the one that the strategy's schedule ends at."""

@@ -8,11 +8,12 @@ from xml.etree.ElementTree import Element
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from bplightning.io.files import writable, write_whole
 from bplightning.reporting.charts import Pair, paired_bars
 from bplightning.reporting.markup import document, el, figure, folded, table
 from bplightning.reporting.page_curves import curves_of
 from bplightning.reporting.page_map import layer_map
-from bplightning.reporting.report import load_report, writable, write_whole
+from bplightning.reporting.report import load_report
 from bplightning.reporting.schema import Report
 from bplightning.reporting.table import is_faster, left_of_linear, notes, quantity, rows
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from bplightning.errors import UserError
+from bplightning.io.files import write_whole
+from bplightning.measuring.records import Machine, ParameterCount
 from bplightning.reporting.schema import (
     SCHEMA_VERSION,
     Aligned,
@@ -29,11 +27,9 @@ from bplightning.reporting.schema import (
     Heads,
     LatencyMs,
     LogitDifference,
-    Machine,
     Metrics,
     Monitor,
     Numbers,
-    ParameterCount,
     Parameters,
     Pattern,
     Quantized,
@@ -54,11 +50,9 @@ __all__ = [
     "Report",
     "build_report",
     "load_report",
-    "now",
     "render",
     "save_report",
     "validate_report",
-    "versions",
 ]
 
 LayerKept = tuple[str, Sequence[int], int]
@@ -225,47 +219,6 @@ def save_report(report: Report, path: str | Path) -> None:
     write_whole(Path(path), json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def writable(path: Path, overwrite: bool) -> Path:
-    """A file that may be written; its folder is made.
-
-    Raises:
-        UserError: It is there already and is not to be replaced, is a folder, or cannot be written.
-    """
-    if path.is_dir():
-        raise UserError(f"the output {str(path)!r} is a folder: name a file in it.")
-    if path.exists() and not overwrite:
-        raise UserError(f"the output {str(path)!r} is there already: name another file, or give --overwrite true.")
-    if not os.access(made_parent(path), os.W_OK):
-        raise UserError(f"the output {str(path)!r} cannot be written: name another folder, or change its permissions.")
-    return path
-
-
-def made_parent(path: Path) -> Path:
-    """The folder that a file or folder is to be written in, made where it is not there.
-
-    Raises:
-        UserError: There is a file where a folder must be.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        file = next(each for each in path.parents if each.exists() or each.is_symlink())
-        raise UserError(
-            f"the output {str(path)!r} cannot be written, as {str(file)!r} is a file: name another folder."
-        ) from None
-    return path.parent
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file; a reader finds the whole of it or the file that was there before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def load_report(path: str | Path) -> Report:
     """Read a report and check it.
 
@@ -284,22 +237,6 @@ def load_report(path: str | Path) -> Report:
     except (ValueError, RecursionError) as error:
         raise UserError(f"report {str(path)!r} is not JSON ({error}): build it again.") from error
     return validate_report(document, name=str(path))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what repeats a run: python, torch, transformers, lightning, bplightning."""
-    found = {"python": platform.python_version()}
-    for package in ("torch", "transformers", "lightning", "bplightning"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a checkout on the path that was never installed
-            found[package] = "not installed"
-    return found
-
-
-def now() -> str:
-    """The time in UTC to the second, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _number(value: SupportsFloat | None) -> float | None:

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Iterator
 from typing import Any, TypedDict, cast
 
 from bplightning.errors import UserError
+from bplightning.io.schema import PROBLEMS, schema_problems
+from bplightning.measuring.records import Machine, ParameterCount
 
 SCHEMA_VERSION = 7
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
@@ -30,8 +29,6 @@ ADDED: dict[int, dict[str, Any]] = {
 }
 """A version that is read, to the keys it lacks, or may lack, and what they are read as."""
 
-PROBLEMS = 8
-"""How many problems of a document are named."""
 
 Numbers = dict[str, float | None]
 """Name to number; `None` where the number was not finite, which JSON cannot hold."""
@@ -106,13 +103,6 @@ class Pattern(TypedDict):
     name: str
     tile: list[int]
     projections: dict[str, str]
-
-
-class ParameterCount(TypedDict):
-    """Numbers of parameters with the two named denominators."""
-
-    encoder_linear: int
-    all: int
 
 
 class Parameters(TypedDict):
@@ -241,15 +231,6 @@ class FamilyMember(TypedDict):
     speedup: dict[str, float]
 
 
-class Machine(TypedDict):
-    """Where latency was measured; no host name."""
-
-    cpu: str
-    threads: int
-    device: str
-    platform: str
-
-
 class Report(TypedDict):
     """The whole document, ``report.json``."""
 
@@ -324,47 +305,3 @@ def validate_report(document: object, *, name: str = "report") -> Report:
             "docs/report-schema.md lists every key."
         )
     return cast(Report, document)
-
-
-def schema_problems(value: object, hint: Any, path: str = "") -> Iterator[str]:
-    """What is wrong with a value read from JSON.
-
-    Args:
-        value: The value.
-        hint: The type it must have, made of `TypedDict`, dict, list, optional, str, int, float and any.
-        path: Where it stands in the document.
-
-    Yields:
-        A line for each key that is missing, unknown, or holds another type.
-    """
-    if hint is Any:
-        return
-    where = path or "the document"
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType or origin is typing.Union:
-        if value is not None:
-            (inner,) = (each for each in arguments if each is not types.NoneType)
-            yield from schema_problems(value, inner, path)
-    elif typing.is_typeddict(hint) or origin is dict:
-        if not isinstance(value, dict):
-            yield f"{where} is {_kind(value)}, not an object"
-            return
-        hints = dict.fromkeys(value, arguments[1]) if origin is dict else typing.get_type_hints(hint)
-        dotted = {key: f"{path}.{key}" if path else str(key) for key in [*hints, *value]}
-        yield from (f"missing key {dotted[key]}" for key in hints if key not in value)
-        yield from (f"unknown key {dotted[key]}" for key in value if key not in hints)
-        for key in hints:
-            if key in value:
-                yield from schema_problems(value[key], hints[key], dotted[key])
-    elif origin is list:
-        if not isinstance(value, list):
-            yield f"{where} is {_kind(value)}, not a list"
-            return
-        for index, each in enumerate(value):
-            yield from schema_problems(each, arguments[0], f"{path}[{index}]")
-    elif isinstance(value, bool) != (hint is bool) or not isinstance(value, (int, float) if hint is float else hint):
-        yield f"{where} is {_kind(value)}, not {hint.__name__}"
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__

@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bplightning.reporting.schema import HeadLayer, Heads, ParameterCount, Parameters, Report, UnitLayer, Units
+from bplightning.measuring.records import ParameterCount
+from bplightning.reporting.schema import HeadLayer, Heads, Parameters, Report, UnitLayer, Units
 
 NOT_MEASURED = "\N{EN DASH}"
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Trainer
 
+from bplightning.compaction.loading import DTYPES
 from bplightning.compaction.vocabulary import Corpus
 from bplightning.errors import UserError
-from bplightning.reporting.report import made_parent
+from bplightning.io.files import made_parent
+from bplightning.io.run_folder import baseline_of, settings_of
 from bplightning.reporting.schema import Report
-from bplightning.runs.reading import baseline_of, load_run, refill_of, settings_of, task_of_run
+from bplightning.runs.reading import load_run, refill_of, task_of_run
 from bplightning.stages.alignment import AUTO, Alignment, require_possible
 from bplightning.stages.compact_stage import Filling, Saving
 from bplightning.stages.finishing import UNFINISHED, finish
 from bplightning.stages.refill import refilled
 from bplightning.training.checkpoint_files import find_checkpoint
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Precisions a compact model can be saved in."""
 
 
 def compact_run(

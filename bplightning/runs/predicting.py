@@ -19,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from bplightning.errors import UserError
 from bplightning.io.json_lines import STANDARD, JsonLinesWriter, read_records
-from bplightning.runs.saved_model import find_model, read_model
+from bplightning.io.run_folder import find_model
+from bplightning.runs.saved_model import read_model
 from bplightning.training.module import frozen_module
 
 CHUNK = 1000

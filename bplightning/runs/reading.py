@@ -18,6 +18,7 @@ from bplightning.cli.training import PruningCLI
 from bplightning.cli.training_options import PRUNE_ONLY
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
+from bplightning.io.run_folder import baseline_of, settings_of, unreadable
 from bplightning.stages.refill import Refill
 from bplightning.training.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
 from bplightning.training.module import PruningModule
@@ -86,46 +87,6 @@ def task_of_run(run: Path, *, model: Path) -> Task:
     return _read(run, model).datamodule
 
 
-@contextmanager
-def settings_of(run: Path) -> Iterator[dict[str, Any]]:
-    """What a run's ``config.yaml`` says, to be read in a ``with``: what has no place in it there is the user's to mend.
-
-    Args:
-        run: The run's folder, with ``config.yaml``.
-
-    Raises:
-        UserError: The folder has no configuration, or it is damaged, or of another version.
-    """
-    config = run / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"{str(run)!r} has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0.")
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise _unreadable(config, error) from error
-    try:
-        yield content
-    except (AttributeError, LookupError, TypeError) as error:
-        raise _unreadable(config, error) from error
-
-
-def _unreadable(config: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{str(config)!r} cannot be read ({' '.join(str(error).split())}): it is damaged, or of a version that knows "
-        "other options; rename or remove those."
-    )
-
-
-def baseline_of(run: Path) -> Path | None:
-    """Folder of the dense model that a run compares with, where there is one."""
-    with settings_of(run) as settings:
-        named = Path(settings.get("baseline") or "none")
-    for folder in (run / "baseline" / "model", named):
-        if (folder / "config.json").is_file():
-            return folder
-    return None
-
-
 def refill_of(run: Path) -> Refill | None:
     """How a run refills its compact model; `None` where it does not."""
     with settings_of(run) as settings:
@@ -174,4 +135,4 @@ def _read(run: Path, model: Path | None = None) -> _RunReader:
     try:
         return _RunReader(["fit", f"--config={yaml.safe_dump(kept)}", "--seed_everything=false"])
     except ArgumentError as error:
-        raise _unreadable(run / "config.yaml", error) from error
+        raise unreadable(run / "config.yaml", error) from error

@@ -10,33 +10,7 @@ from bplightning.compaction.loading import load_saved
 from bplightning.contracts.task import Task
 from bplightning.contracts.task_file import load_task
 from bplightning.errors import UserError
-
-
-def find_model(model: str | Path) -> Path:
-    """The folder or the checkpoint file that `model` stands for.
-
-    Args:
-        model: A model's folder, dense or compact; a run's folder, which stands for its ``compact/``, or else for its
-            newest checkpoint; or a checkpoint file in a run's folder.
-
-    Returns:
-        A model's folder, a run's folder without a compact model, or a checkpoint file.
-
-    Raises:
-        UserError: It is none of these.
-    """
-    path = Path(model)
-    if (path / "config.json").is_file() or (path.is_file() and (_run_of(path) / "config.yaml").is_file()):
-        return path
-    if (path / "compact" / "config.json").is_file():
-        return path / "compact"
-    if (path / "config.yaml").is_file():
-        return path
-    found = "is there, but is none of these" if path.exists() else "is not there"
-    raise UserError(
-        f"the model {str(path)!r} {found}: give a model's folder (with config.json), a run's folder such as "
-        "runs/qa-hybrid/version_0, or a file in its checkpoints/."
-    )
+from bplightning.io.run_folder import find_model, run_of
 
 
 def read_model(model: str | Path, task: str | None = None) -> tuple[Task, nn.Module]:
@@ -60,12 +34,8 @@ def read_model(model: str | Path, task: str | None = None) -> tuple[Task, nn.Mod
             raise UserError(
                 f"task is {task!r}, but the task of {str(path)!r} stands in its run's config.yaml: leave it out."
             )
-        run, checkpoint = (_run_of(path), path) if path.is_file() else (path, None)
+        run, checkpoint = (run_of(path), path) if path.is_file() else (path, None)
         module = load_run(run, checkpoint)
         return module.task, module.harden().eval()
     found = load_task(path, task)
     return found, load_saved(found.load_model, path, what="the model").eval()
-
-
-def _run_of(checkpoint: Path) -> Path:
-    return checkpoint.absolute().parent.parent

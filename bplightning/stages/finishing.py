@@ -23,19 +23,20 @@ from bplightning.compaction.skipped_sublayers import is_skipped, skips_any, unsk
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.invocation import program
+from bplightning.io.provenance import now, versions
 from bplightning.measuring import measure
 from bplightning.plugins import name_of
 from bplightning.reporting.model_card import CARD_FILE, model_card
 from bplightning.reporting.page import PAGE_FILE, draw, write_drawn
 from bplightning.reporting.patterns import head_patterns
-from bplightning.reporting.report import build_report, now, render, save_report, versions
+from bplightning.reporting.report import build_report, render, save_report
 from bplightning.reporting.schema import Monitor, Numbers, Quantized, Report, Snap, Stream
 from bplightning.stages.alignment import Alignment, align
 from bplightning.stages.compact_stage import Compacted, Filling, Saving, make_compact
+from bplightning.stages.measured_family import measured_family
 from bplightning.stages.stage_cache import Notes
 from bplightning.training.module import PruningModule, frozen_module
 from bplightning.training.ranks import rank_hashes
-from bplightning.training.size_variants import measured_family
 
 GENERATED_TOKENS = 32
 """Tokens that a task which generates is timed with."""

@@ -21,7 +21,7 @@ from bplightning.stages.alignment import Alignment, require_possible
 from bplightning.stages.calibration_set import CalibrationSet, require_examples
 from bplightning.stages.finishing import AS_PRUNED, finish
 from bplightning.stages.pipeline import require_loads, require_writable, save_dense
-from bplightning.stages.refill import folder_of
+from bplightning.training.checkpoint_files import folder_of
 from bplightning.training.module import PruningModule
 from bplightning.training.ranks import require_supported
 from bplightning.training.restore_units import hardened_copy

@@ -27,9 +27,9 @@ from bplightning.reporting.report import Report, load_report
 from bplightning.stages.alignment import Alignment, require_possible
 from bplightning.stages.compact_stage import Filling
 from bplightning.stages.finishing import AS_PRUNED, finish
-from bplightning.stages.refill import Refill, folder_of
+from bplightning.stages.refill import Refill
 from bplightning.stages.refill import refill as fine_tune
-from bplightning.training.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
+from bplightning.training.checkpoint_files import find_checkpoint, folder_of, read_checkpoint, require_same_weights
 from bplightning.training.kept_checkpoints import LAST, LastCheckpoint
 from bplightning.training.module import PruningModule
 from bplightning.training.ranks import require_supported

@@ -20,7 +20,7 @@ from bplightning.distillation.distillation import Distillation, states_width
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.granularity import masks_of
-from bplightning.training.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
+from bplightning.training.checkpoint_files import find_checkpoint, folder_of, read_checkpoint, require_same_weights
 from bplightning.training.module import PruningModule, check_warmup
 
 
@@ -171,8 +171,3 @@ def remove_partial_heads(model: PreTrainedModel) -> list[tuple[str, int]]:
             value[head * size : (head + 1) * size] = 0
             lost.append((group.name, head))
     return lost
-
-
-def folder_of(trainer: Trainer) -> Path:
-    """Where a trainer writes: its logger's folder, or else its root."""
-    return Path(trainer.log_dir or trainer.default_root_dir)

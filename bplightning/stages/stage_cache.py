@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from bplightning.reporting.report import write_whole
+from bplightning.io.files import write_whole
 
 
 class Notes:

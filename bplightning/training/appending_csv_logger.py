@@ -10,7 +10,7 @@ from typing import Any
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 
-from bplightning.reporting.report import write_whole
+from bplightning.io.files import write_whole
 
 
 class GrowingCSVLogger(CSVLogger):

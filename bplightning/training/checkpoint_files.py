@@ -217,3 +217,8 @@ def _shape(value: torch.Tensor) -> str:
 
 def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def folder_of(trainer: Trainer) -> Path:
+    """Where a trainer writes: its logger's folder, or else its root."""
+    return Path(trainer.log_dir or trainer.default_root_dir)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bplightning.compaction.no_norm import NoNorm, affine, norms_of
+from bplightning.compaction.blending import BlendedActivation, BlendedNorm
+from bplightning.compaction.no_norm import NoNorm, norms_of
 from bplightning.contracts.schedule import pruning_window
 from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
@@ -204,55 +205,6 @@ class Simplifier(nn.Module):
         self.measured += times[:, 0, 0] > 0
         rate = torch.where(times > 0, (1 / self.measured).clamp(RATE, 1)[:, None, None], 0)
         self.statistics.lerp_((sums[:, :4] / times.clamp(min=1)).to(self.statistics), rate.to(self.statistics))
-
-
-class BlendedNorm(nn.LayerNorm):
-    """A LayerNorm on its way to NoNorm: its instance's `simplifier` says how far."""
-
-    simplifier: tuple[Simplifier, int]
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The same shape as `input`, ``(B, L, H)``."""
-        simplifier, index = self.simplifier
-        if simplifier.amount == 1:
-            return affine(input, *simplifier.folded(self, index))
-        # What `layer_norm` does, but for that it also says what it measured.
-        shape, weight, bias = list(self.normalized_shape), self.weight, self.bias
-        normed, mean_BL1, inverse_BL1 = torch.native_layer_norm(input, shape, weight, bias, self.eps)
-        if self.training:
-            simplifier.measure(index, input, mean_BL1, inverse_BL1)
-        if simplifier.amount == 0:
-            return normed
-        return normed.lerp(affine(input, *simplifier.folded(self, index)).to(normed.dtype), simplifier.amount)
-
-
-class BlendedActivation(nn.Module):
-    """An activation on its way to ReLU.
-
-    Args:
-        before: The activation that there was.
-        simplifier: Says how far it is.
-    """
-
-    simplifier: Simplifier
-
-    def __init__(self, before: nn.Module, simplifier: Simplifier) -> None:
-        super().__init__()
-        self.before = before
-        self.__dict__["simplifier"] = simplifier  # no attribute, which would make it a part of this
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The same shape as `input`."""
-        amount = self.simplifier.amount
-        if amount == 0:
-            return self.before(input)
-        simple = input.relu()
-        return simple if amount == 1 else self.before(input).lerp(simple, amount)
-
-
-def is_blended(model: nn.Module) -> bool:
-    """Whether `model` computes something between what it did and what is simple."""
-    return any(isinstance(module, BlendedNorm | BlendedActivation) for module in model.modules())
 
 
 class _Gelu(NamedTuple):

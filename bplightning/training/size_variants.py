@@ -7,30 +7,20 @@ with it at the end.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
 from transformers import PreTrainedModel
 
+from bplightning.compaction.blending import is_blended
 from bplightning.compaction.equivalence import made_inputs, require_equal
 from bplightning.compaction.exact_compaction import compact
-from bplightning.compaction.loading import load_saved, save_compact
-from bplightning.contracts.task import Task
+from bplightning.compaction.loading import save_compact
 from bplightning.contracts.task_file import save_task
-from bplightning.errors import UserError
-from bplightning.layout.prunable_layout import PrunableLayout
-from bplightning.measuring import measure
-from bplightning.reporting.schema import FamilyMember, Numbers
-from bplightning.stages.refill import folder_of
-from bplightning.stages.stage_cache import Notes
+from bplightning.training.checkpoint_files import folder_of
 from bplightning.training.module import PruningModule
 from bplightning.training.restore_units import hardened_copy
-from bplightning.training.simplification import is_blended
 
 FOLDER = "compact-"
 """What a folder's name begins with, before the model's own name."""
@@ -92,50 +82,3 @@ def _is_kept(folder: Path) -> bool:
     """Whether a run wrote it under the name that it has: a copy that a user made is theirs."""
     marker = folder / MARKER
     return marker.is_file() and marker.read_text(encoding="utf-8") == folder.name
-
-
-def measured_family(
-    kept: Sequence[Path],
-    task: Task,
-    *,
-    dense: nn.Module,
-    notes: Notes,
-    evaluate: Callable[[PreTrainedModel, str], dict[str, Any]],
-    measuring: bool,
-) -> list[FamilyMember]:
-    """What each of the models that can be loaded is worth, the largest first.
-
-    Args:
-        kept: Their folders.
-        task: The task.
-        dense: A model of the dense shapes, to be timed with.
-        notes: Keep what is found.
-        evaluate: From a model, and a name for the log, to ``metrics``; on all ranks together.
-        measuring: Whether to time them, on this rank.
-    """
-    family = []
-    for folder in kept:
-        name = folder.name.removeprefix(FOLDER)
-        try:
-            model: PreTrainedModel = load_saved(task.load_model, folder, what=f"the model {name!r}")
-        except UserError as error:  # the last model is whole, and its report is worth more than this one's
-            rank_zero_warn(f"{error} The report goes without it.")
-            continue
-        metrics: Numbers = notes.once(f"family {name}", partial(evaluate, model, name))["metrics"]
-        if not measuring:
-            continue
-        nn.Module.to(model, next(dense.parameters()).device)
-        rank_zero_info(f"Measuring the model {name!r} side by side with the dense one.")
-        shapes = measure.fitting(model, measure.DEFAULT_SHAPES)
-        times = measure.latency({"dense": dense, name: model}, task.example_inputs, shapes)
-        family.append(
-            FamilyMember(
-                name=name,
-                folder=folder.name,
-                metrics=metrics,
-                parameters=measure.parameters(model, PrunableLayout.of(model)),
-                bytes_on_disk=measure.bytes_on_disk(folder),
-                speedup=measure.speedup(times["dense"], times[name]),
-            )
-        )
-    return sorted(family, key=lambda member: -member["parameters"]["all"])

@@ -15,16 +15,8 @@ import torch
 from rich.console import Console
 
 from bplightning.errors import UserError
-from bplightning.reporting.report import (
-    Report,
-    build_report,
-    load_report,
-    now,
-    render,
-    save_report,
-    validate_report,
-    versions,
-)
+from bplightning.io.provenance import now, versions
+from bplightning.reporting.report import Report, build_report, load_report, render, save_report, validate_report
 
 DASH = "\N{EN DASH}"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "report-schema.md"

@@ -15,8 +15,9 @@ from pointing_task import PointingTask, make_run
 from transformers import PreTrainedModel
 
 from bplightning.errors import UserError
+from bplightning.io.run_folder import baseline_of
 from bplightning.runs.compact_run import _alignment_of, compact_run
-from bplightning.runs.reading import baseline_of, checkpoint_of, load_run, refill_of, task_of_run
+from bplightning.runs.reading import checkpoint_of, load_run, refill_of, task_of_run
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from tiny_task import TinyTask
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering, PreTrainedModel
 
+from bplightning.compaction.blending import BlendedActivation, BlendedNorm
 from bplightning.compaction.compact_config import CONFIG_FIELD
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
@@ -29,7 +30,7 @@ from bplightning.strategies.cofi.cofi import CoFi
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.testing.syncs import NoHostSync
 from bplightning.training.module import PruningModule
-from bplightning.training.simplification import UNMEASURED, BlendedActivation, BlendedNorm, Simplification, Simplifier
+from bplightning.training.simplification import UNMEASURED, Simplification, Simplifier
 
 BOTH = Simplification(no_norm=True, relu=True, final_warmup=1.0)
 SOME = ("bert", "distilbert", "bart", "gpt2", "albert", "modernbert")
