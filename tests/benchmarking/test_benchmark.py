@@ -22,9 +22,9 @@ from transformers import (
     RemBertForSequenceClassification,
 )
 
+from bplightning.benchmarking import benchmark as benchmarking
 from bplightning.benchmarking.backends import check_backends, compiling, generate, prepare, recorded
 from bplightning.benchmarking.benchmark import benchmark
-from bplightning.benchmarking.benchmark import benchmark as benchmarking
 from bplightning.benchmarking.models import find_candidates, fitted
 from bplightning.benchmarking.plot import draw, plot
 from bplightning.benchmarking.rows import by_work, rows, settled
@@ -33,7 +33,7 @@ from bplightning.cli.verbs import main
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
 from bplightning.errors import UserError
-from bplightning.exporting.export import files as exporting_files
+from bplightning.exporting import files as exporting_files
 from bplightning.measuring import measure
 from bplightning.measuring.timing import Times
 

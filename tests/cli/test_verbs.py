@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from bplightning.cli import plan as plan_cli
+from bplightning.cli import verbs as cli
 from bplightning.cli.verbs import main
-from bplightning.cli.verbs import plan as plan_cli
-from bplightning.cli.verbs import verbs as cli
-from bplightning.runs.reading import compact_run as compacting
-from bplightning.runs.reading import predicting
+from bplightning.runs import compact_run as compacting
+from bplightning.runs import predicting
 from bplightning.stages import pipeline
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from exactness import TOLERANCE, assert_exact
 from tiny_families import (
     DENSE,
     EAGER_IN_FLOAT32,
@@ -31,30 +32,12 @@ from transformers import PreTrainedModel
 from bplightning.compaction.equivalence import LogitDifference, made_inputs, require_equal
 from bplightning.compaction.exact_compaction import CompactionPlan, compact
 from bplightning.errors import UserError
-from bplightning.layout.families import FAMILIES
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import kind_of
 from bplightning.masks.masking import Cover, Mask, install_mask
 
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 D = HIDDEN // HEADS
-
-
-@torch.no_grad()
-def assert_exact(masked: nn.Module, smaller: nn.Module) -> None:
-    """Equal outputs for every query that sees at least one key: for an encoder that is padding too."""
-    tolerance = TOLERANCE[next(masked.parameters()).dtype]
-    for side in ("left", "right"):
-        inputs = inputs_for(masked, side)
-        outputs, others = tensors_of(masked, inputs), tensors_of(smaller, inputs)
-        assert outputs.keys() == others.keys()
-        causal = {stack.name for stack in FAMILIES[masked.config.model_type].stacks} == {"decoder"}
-        blind = causal or masked.config.model_type == "modernbert"  # padding may have no key in its window
-        seen = inputs["attention_mask"].bool() if blind else slice(None)
-        for name in outputs:
-            expected, got = outputs[name][seen], others[name][seen]
-            assert float((expected - got).abs().max() / expected.abs().max()) <= tolerance
 
 
 def kept(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from exactness import assert_exact
 from safetensors import safe_open
-from test_compaction import assert_exact
 from tiny_encoders import VARIANTS
 from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, inputs_for, tensors_of, tiny, zero_randomly
 from torch import Tensor, nn

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from test_masking import masked
+from masked_models import masked
 from tiny_families import padded_inputs, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode

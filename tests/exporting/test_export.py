@@ -32,9 +32,9 @@ from bplightning.benchmarking.backends import generate
 from bplightning.cli.verbs import main
 from bplightning.compaction.exact_compaction import compact
 from bplightning.errors import UserError
+from bplightning.exporting import export as exporting
 from bplightning.exporting.check import LIMITS, largest_difference, made_inputs, text_inputs
 from bplightning.exporting.export import Exported, export_model, export_onnx, exported_parts
-from bplightning.exporting.export import export as exporting
 from bplightning.exporting.files import onnx_calls
 from bplightning.exporting.graphs import Call, Parts, parts_of
 from bplightning.layout.prunable_layout import PrunableLayout

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from ranked_strategy import ROWS, WHOLE, Ranked
 from read_families import make
 from rich.console import Console
-from test_planning import ROWS, WHOLE, Ranked
 from tiny_families import HEADS, LAYERS, UNITS, inputs_for, tensors_of, tiny
 from torch import nn
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
+from ranked_strategy import ROWS, WHOLE, Ranked
 from read_families import make
 from rich.console import Console
-from tiny_families import HEADS, HIDDEN, LAYERS, ONE_OF_EACH_ROW, UNITS, tiny
+from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, tiny
 from torch import nn
 
 from bplightning.compaction.equivalence import made_images, takes_images
@@ -21,9 +21,8 @@ from bplightning.errors import UserError
 from bplightning.layout.families import FAMILIES
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
-from bplightning.masks.granularity import granularity_by_role, make_masks
+from bplightning.masks.granularity import make_masks
 from bplightning.masks.masking import has_masks
-from bplightning.masks.selection import keep_largest, keep_of_neighbours
 from bplightning.measuring import measure
 from bplightning.planning.inventory import obstacle
 from bplightning.planning.plan import plan
@@ -33,41 +32,7 @@ from bplightning.strategies.cofi.cofi import CoFi
 from bplightning.strategies.movement import Movement
 from bplightning.strategies.post_training.post_training import PostTraining
 
-WHOLE = {"attention": "head", "feed_forward": "unit"}
 SHAPES = ((1, 16), (3, 16))
-ROWS = [*ONE_OF_EACH_ROW, "mixtral"]
-
-
-class Ranked(PruningStrategy):
-    """Ranks the entries of the whole model; by itself it keeps all, or from the last step on a fraction."""
-
-    def __init__(self, granularity: Mapping[str, str], density: float = 1.0, refuses: str = "") -> None:
-        super().__init__()
-        self.granularity = granularity_by_role(dict(granularity), default={})
-        self.final = density
-        self.refuses = refuses
-
-    def attach(self, layout: PrunableLayout) -> None:
-        if self.refuses == "together" and len(layout.groups) > 1:
-            raise UserError("too many groups")
-        for name, mask in make_masks(layout, self.granularity):
-            self.add_mask(name, mask, layout)
-
-    @torch.no_grad()
-    def advance(self, progress: Progress) -> None:
-        if self.refuses == "schedule":
-            raise UserError(f"no step left of {progress.total_steps}")
-        if progress.step < progress.total_steps:
-            return
-        free = [mask for mask in self.all_masks if mask.pattern is None]
-        for mask in self.all_masks:
-            if mask.pattern is not None and mask.scores is not None:
-                mask.set_grid(keep_of_neighbours(values_RC=mask.scores, count=mask.pattern[0], of=mask.pattern[1]))
-        if free:
-            worth = torch.cat([mask.scores.flatten() for mask in free if mask.scores is not None])
-            kept = keep_largest(values_N=worth, density=self.final)
-            for mask, part in zip(free, kept.split([mask.kept.numel() for mask in free]), strict=True):
-                mask.set_grid(part.view(mask.kept.shape))
 
 
 def planned(model_type: str, strategy: PruningStrategy, **options: Any) -> Plan:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import built
-from test_report_page import Page
+from built_reports import built
+from parsed_page import Page
 
-from bplightning.cli.verbs import compare as compare_cli
+from bplightning.cli import compare as compare_cli
 from bplightning.cli.verbs import main
 from bplightning.errors import UserError
 from bplightning.reporting.comparison import Point, compare, dominated

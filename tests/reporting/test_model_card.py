@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from built_reports import built, without_baseline
 from huggingface_hub import ModelCard
-from test_report import built, without_baseline
 
 from bplightning.reporting.model_card import model_card
 from bplightning.reporting.report import Report

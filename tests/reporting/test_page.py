@@ -8,13 +8,12 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
-from test_report import built, without_baseline
+from built_reports import built, without_baseline
+from parsed_page import Page
 
 from bplightning.cli.verbs import main
 from bplightning.errors import UserError
@@ -44,35 +43,6 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "metrics.csv").write_text(METRICS)
     (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in SCORES) + '{"step": 40, "ro')
     return tmp_path
-
-
-class Page(HTMLParser):
-    """The page's elements, checked to be closed in order; its text; and its pictures as trees."""
-
-    VOID = ("meta",)
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-        self.text = " ".join(self.words)
-        self.pictures = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
 
 
 def test_every_picture_says_in_words_what_it_shows(run: Path) -> None:

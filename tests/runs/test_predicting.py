@@ -24,8 +24,8 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.task_file import save_task
 from bplightning.errors import UserError
+from bplightning.runs import predicting
 from bplightning.runs.predicting import Predictor, predict, predict_iter
-from bplightning.runs.reading import predicting
 
 ROOT = Path(__file__).parents[2]
 TASK = "pointing_task.PointingTask"

@@ -21,7 +21,7 @@ from bplightning.masks.masking import Mask
 from bplightning.measuring import measure
 from bplightning.measuring.measure import Latency
 from bplightning.reporting.report import load_report
-from bplightning.runs.reading import compact_run as compacting
+from bplightning.runs import compact_run as compacting
 from bplightning.stages import alignment, finishing, one_shot, pipeline
 from bplightning.stages.alignment import AUTO, Alignment, align, fastest, require_possible
 from bplightning.stages.refill import Refill

@@ -20,8 +20,9 @@ from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import measure
 from bplightning.strategies.one_shot_taylor import OneShotTaylor
+from bplightning.strategies.post_training import gate_tuning
 from bplightning.strategies.post_training.gate_tuning import layer_of, tuned_gates
-from bplightning.strategies.post_training.post_training import PostTraining, gate_tuning
+from bplightning.strategies.post_training.post_training import PostTraining
 from bplightning.strategies.shared.budgeted import Budgeted
 from bplightning.strategies.shared.head_gates import gated, gradients_by_example, writers_seen
 from bplightning.strategies.shared.size_targets import example_inputs

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from made_tables import made_table
-from test_size_targets import spread_scores
-from test_steering import END, SHAPE, STEPS, WARMUP, landing, train
+from spread_scores import spread_scores
+from steered_training import END, SHAPE, STEPS, WARMUP, landing, train
 from tiny_families import tiny
 from tiny_task import TinyTask, trainer
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from spread_scores import spread_scores
 from tiny_families import auto_of, tiny
 
 from bplightning import compact
@@ -20,16 +21,6 @@ from bplightning.strategies.soft_movement import SoftMovement
 
 POSITIONS = {"max_position_embeddings": 160, "n_positions": 160}
 TILES = [("4x4", "unit"), ("head", "unit"), ("row", "column"), ("8x32", "4x8"), ("element", "element")]
-
-
-def spread_scores(strategy: SoftMovement, *, seed: int) -> None:
-    """Scores by which whole heads and units go while others stay, whatever the granularity."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for mask in strategy.all_masks:
-            rows, columns = mask.scores.shape
-            of_rows, of_columns = (torch.randn(n, generator=generator) for n in (rows, columns))
-            mask.scores.copy_(torch.minimum(of_rows[:, None], of_columns))
 
 
 def pruned(model_type: str, tiles: tuple[str, str], *, seed: int, **config: Any) -> tuple[float, float, float]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from steered_training import END, SHAPE, STEPS, WARMUP, landing, train
 from tiny_families import tiny
 from torch import Tensor
-from transformers import get_linear_schedule_with_warmup
 
 from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
@@ -20,50 +20,11 @@ from bplightning.strategies.shared.steering import Steering
 from bplightning.strategies.soft_movement import SoftMovement, logit
 from bplightning.testing.syncs import NoHostSync
 
-SHAPE = {
-    "hidden_size": 64,
-    "num_attention_heads": 8,
-    "num_hidden_layers": 2,
-    "max_position_embeddings": 160,
-}
-STEPS, WARMUP, END = 1000, 50, 500
-
 
 def steered(*, units: int = 256, **options: Any) -> SoftMovement:
     strategy = SoftMovement(granularity={"attention": "8x8", "feed_forward": "unit"}, **options)
     strategy.attach(PrunableLayout.of(tiny("bert", **SHAPE, intermediate_size=units)))
     return strategy
-
-
-def train(strategy: SoftMovement, *, steps: int = END + 50, pull: float = 1.0) -> list[float]:
-    """Scores pulled up by what each entry is worth, with noise, and down by the penalty; density at each step."""
-    generator = torch.Generator().manual_seed(0)
-    worth = [
-        pull * torch.randn(mask.scores.shape, generator=generator).exp() / mask.scores.numel()
-        for mask in strategy.all_masks
-    ]
-    (group,) = strategy.parameter_groups(total_steps=STEPS)
-    optimizer = torch.optim.AdamW([group])
-    schedule = get_linear_schedule_with_warmup(optimizer, WARMUP, STEPS)
-    seen = []
-    strategy.advance(Progress(0, STEPS, WARMUP))
-    for step in range(1, steps + 1):
-        strategy.penalty().backward()  # type: ignore[union-attr]
-        for mask, value in zip(strategy.all_masks, worth, strict=True):
-            noise = 1 + 3 * torch.randn(value.shape, generator=generator)
-            mask.scores.grad -= value * noise
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        strategy.advance(Progress(step, STEPS, WARMUP))
-        seen.append(float(strategy.density()["total"]))
-    return seen
-
-
-def landing(strategy: SoftMovement) -> dict[str, Any]:
-    snap = strategy.snap()
-    assert snap is not None
-    return snap
 
 
 @pytest.mark.parametrize(("target", "pull"), [(0.5, 1.0), (0.25, 0.1), (0.25, 100.0), (0.12, 1.0)])

@@ -26,7 +26,8 @@ from bplightning.measuring import measure
 from bplightning.measuring.latency_table import LatencyTable
 from bplightning.planning.plan import plan
 from bplightning.stages import pipeline
-from bplightning.strategies.ziplm.ziplm import ZipLM, ziplm
+from bplightning.strategies.ziplm import ziplm
+from bplightning.strategies.ziplm.ziplm import ZipLM
 from bplightning.testing import StrategyContract
 from bplightning.testing.strategy_contract import example_loss
 from bplightning.testing.tiny_model import padded_inputs, tiny_bert
