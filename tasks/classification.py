@@ -184,7 +184,7 @@ class Classification(TextTask):
 
     def generate(self, split: Split) -> list[dict[str, Any]]:
         """Notes with a judgement, good or bad."""
-        from bplightning.tasks.embedded.classification import generate  # here, since who brings data of their own does not need it
+        from bplightning.tasks.embedded.classification import generate  # only without data of the user
 
         return generate(split)
 

@@ -205,7 +205,7 @@ class ImageClassification(Task):
         elif self.folders["validation"]:
             raise UserError("There is no training data, only validation_folder was given: give train_folder too.")
         else:
-            from bplightning.tasks.embedded.images import generate  # here, since who brings data of their own does not need it
+            from bplightning.tasks.embedded.images import generate  # only without data of the user
 
             rows, origin = generate(split), "embedded"
         return own_columns(rows, {"image": False, "label": False}, self.columns, origin=origin)

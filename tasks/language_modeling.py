@@ -81,7 +81,7 @@ class LanguageModeling(TextTask):
 
     def generate(self, split: Split) -> list[dict[str, Any]]:
         """Passages about persons, towns, companies and so on."""
-        from bplightning.tasks.embedded.qa import generate_passages  # here, since who brings data of their own does not need it
+        from bplightning.tasks.embedded.qa import generate_passages  # only without data of the user
 
         # Both of one pool of names: of another, the model could only learn that they are not to be expected.
         size, seed = {"train": (4000, 0), "validation": (400, 1)}[split]

@@ -296,6 +296,6 @@ class QuestionAnswering(Task):
             return read_hub(self.dataset, config=self.dataset_config, split=split, cache_dir=self.cache_dir)
         if file := self.files[split]:
             return read_file(file, cache_dir=self.cache_dir)
-        from bplightning.tasks.embedded.qa import generate  # here, since who brings data of their own does not need it
+        from bplightning.tasks.embedded.qa import generate  # only without data of the user
 
         return from_records(generate(split), origin=f"embedded {split} set")

@@ -225,7 +225,7 @@ class Summarization(TextTask):
 
     def generate(self, split: Split) -> list[dict[str, Any]]:
         """Weather reports."""
-        from bplightning.tasks.embedded.summarization import generate  # here, since who brings data of their own does not need it
+        from bplightning.tasks.embedded.summarization import generate  # only without data of the user
 
         return generate(split)
 

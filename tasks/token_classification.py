@@ -119,7 +119,7 @@ class TokenClassification(TextTask):
 
     def generate(self, split: Split) -> list[dict[str, Any]]:
         """Passages with names of persons, towns, companies and so on."""
-        from bplightning.tasks.embedded.token_classification import generate  # here, since who brings data does not need it
+        from bplightning.tasks.embedded.token_classification import generate  # only without data of the user
 
         return generate(split)
 
