@@ -100,5 +100,5 @@ def test_what_is_no_task_for_a_saved_model_is_refused(tmp_path: Path) -> None:
     assert issubclass(PointingTask, TinyTask)
     with pytest.raises(UserError, match=r"task 'tiny_task\.TinyTask' cannot be built .* no argument 'model'"):
         load_task(tmp_path, "tiny_task.TinyTask")
-    with pytest.raises(UserError, match=r"task 'pathlib\.Path' must derive from bplightning\.task\.Task"):
+    with pytest.raises(UserError, match=r"task 'pathlib\.Path' must derive from bplightning\.contracts\.task\.Task"):
         load_task(tmp_path, "pathlib.Path")
