@@ -13,10 +13,23 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+pytest.register_assert_rewrite("exactness", "parsed_page", "steered_training")  # so that a failure shows values
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that run whole programs come first: begun last, one of them would hold up the end."""
-    items.sort(key=lambda item: item.path.parent.name != "whole_program")
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--matrix", action="store_true", help="run the combinations that `make test` leaves out, alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files that run whole programs are slow and come first: begun last, one of them would hold up the end."""
+    for item in items:
+        if item.path.parent.name == "whole_program":
+            item.add_marker("slow")
+    of_the_matrix = [item for item in items if item.get_closest_marker("matrix") is not None]
+    others = [item for item in items if item.get_closest_marker("matrix") is None]
+    items[:], left_out = (of_the_matrix, others) if config.option.matrix else (others, of_the_matrix)
+    config.hook.pytest_deselected(items=left_out)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)

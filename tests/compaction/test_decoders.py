@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from thinned import pairs
 from tiny_decoders import CONFIGS
 from tiny_families import HIDDEN, LAYERS, UNITS, padded_inputs, tiny
 from torch import Tensor
@@ -87,16 +88,17 @@ def assert_close(got: Tensor, expected: Tensor) -> None:
 # -- generation --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
-@pytest.mark.parametrize("empty", EMPTY.values(), ids=EMPTY)
-@pytest.mark.parametrize(
-    "options", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=["greedy", "beam", "static"]
-)
-def test_generate_says_at_each_step_what_the_masked_model_says(
-    model_type: str, empty: tuple[int, ...], options: dict[str, Any]
-) -> None:
-    masked, smaller = pair(model_type, empty)
-    (tokens, steps), (expected_tokens, expected) = (generated(model, **options) for model in (smaller, masked))
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "beam": {"num_beams": 3},
+    "static": {"cache_implementation": "static"},
+}
+
+
+@pytest.mark.parametrize(("model_type", "empty", "way"), pairs(list(CONFIGS), list(EMPTY), list(WAYS)))
+def test_generate_says_at_each_step_what_the_masked_model_says(model_type: str, empty: str, way: str) -> None:
+    masked, smaller = pair(model_type, EMPTY[empty])
+    (tokens, steps), (expected_tokens, expected) = (generated(model, **WAYS[way]) for model in (smaller, masked))
     assert torch.equal(tokens, expected_tokens)
     assert len(steps) == len(expected) == 7
     for got, wanted in zip(steps, expected, strict=True):
@@ -149,18 +151,14 @@ CACHES: dict[str, Callable[[PreTrainedModel], Any]] = {
 }
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
-@pytest.mark.parametrize("empty", EMPTY.values(), ids=EMPTY)
-@pytest.mark.parametrize("cache", CACHES.values(), ids=CACHES)
-def test_tokens_given_a_few_at_a_time_give_what_they_give_at_once(
-    model_type: str, empty: tuple[int, ...], cache: Callable[[PreTrainedModel], Any]
-) -> None:
-    masked, smaller = pair(model_type, empty)
+@pytest.mark.parametrize(("model_type", "empty", "cache"), pairs(list(CONFIGS), list(EMPTY), list(CACHES)))
+def test_tokens_given_a_few_at_a_time_give_what_they_give_at_once(model_type: str, empty: str, cache: str) -> None:
+    masked, smaller = pair(model_type, EMPTY[empty])
     inputs = padded_inputs("left")
     seen = inputs["attention_mask"].bool()
     with torch.no_grad():
         expected = masked(**inputs, use_cache=False).logits
-    assert_close(stepped(smaller, inputs, cache(smaller), (4, 3, 1, 1, 2))[seen], expected[seen])
+    assert_close(stepped(smaller, inputs, CACHES[cache](smaller), (4, 3, 1, 1, 2))[seen], expected[seen])
 
 
 @pytest.mark.parametrize("model_type", SLIDING)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from programs import said_by
+from thinned import pairs
 from tiny_families import HEADS, HIDDEN, LAYERS, inputs_for, padded_inputs, tensors_of, tiny, zero_randomly
 from transformers import AutoModelForSeq2SeqLM, AutoModelForTextEncoding, PreTrainedModel
 from transformers.models.t5.modeling_t5 import T5Attention
@@ -238,9 +237,7 @@ def generated(model: PreTrainedModel, inputs: dict[str, torch.Tensor], **options
     return model.generate(**inputs, return_dict_in_generate=True, output_logits=True, **options)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("gone", GONE)
-@pytest.mark.parametrize("model_type", KINDS)
+@pytest.mark.parametrize(("model_type", "gone", "way"), pairs(list(KINDS), list(GONE), list(WAYS)))
 def test_generation_goes_step_by_step_as_the_masked_models_does(model_type: str, gone: str, way: str) -> None:
     attention = "eager" if gone == "first cross" else "sdpa"
     model = seq2seq(model_type, attention=attention)
@@ -285,10 +282,7 @@ def test_a_fresh_process_generates_the_same(tmp_path: Path) -> None:
         kept = {"inputs": inputs, "sequences": expected.sequences, "logits": expected.logits}
         torch.save(kept, tmp_path / model_type / "expected.pt")
     script = Path(__file__).parents[1] / "support" / "generate_in_fresh_process.py"
-    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    run = [sys.executable, str(script), str(tmp_path)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=100, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    said_by(script, str(tmp_path), cwd=tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results.keys() == {"bart", "mt5", "pegasus", "t5"}
     for result in results.values():

@@ -12,6 +12,8 @@ from dataclasses import replace
 import pytest
 import torch
 from exactness import TOLERANCE, assert_exact
+from thinned import thinned
+from tiny_encoders import VARIANTS
 from tiny_families import (
     DENSE,
     EAGER_IN_FLOAT32,
@@ -69,9 +71,27 @@ def agreements() -> Iterator[tuple[str, str, str, torch.dtype]]:
             alike = granularity == "heads" and tuple(precision) == usual
             if model_type == "bert" or (once if model_type in ONE_OF_EACH_ROW else alike):
                 yield model_type, granularity, *precision
+    for variant in VARIANTS:
+        yield from ((variant, "heads", "sdpa", torch.float64), (variant, "blocks", "sdpa", torch.float32))
 
 
-@pytest.mark.parametrize(("model_type", "granularity", "attention", "dtype"), list(agreements()))
+def agreements_of_a_day() -> Iterator[tuple[str, str, str, torch.dtype]]:
+    """All for BERT; of each other row blocks in float32 by the second attention, heads and units; else heads."""
+    for model_type in DENSE:
+        attentions = attentions_of(model_type)
+        if model_type == "bert":
+            yield from (each for each in agreements() if each[0] == "bert")
+            continue
+        yield model_type, "heads", attentions[0], torch.float64
+        if model_type in ONE_OF_EACH_ROW:
+            yield model_type, "blocks", attentions[-1], torch.float32
+            yield model_type, "units", attentions[0], torch.float64
+    yield from (each for each in agreements() if each[0] in VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "granularity", "attention", "dtype"), thinned(agreements(), agreements_of_a_day())
+)
 def test_masked_and_compact_agree(model_type: str, granularity: str, attention: str, dtype: torch.dtype) -> None:
     removed = 0
     for seed in (1, 2):
@@ -79,6 +99,8 @@ def test_masked_and_compact_agree(model_type: str, granularity: str, attention: 
         zero_randomly(model, granularity, seed=seed, density=DENSITIES[granularity])
         smaller = compact(model)
         assert_exact(model, smaller)
+        if model_type in VARIANTS:
+            assert_exact(smaller, compact(smaller))
         removed += sum(group.total - len(group.kept) for group in smaller.compaction_plan.groups)
     assert removed > 0
 
@@ -105,9 +127,22 @@ def nothing_left() -> Iterator[tuple[str, str, str, str]]:
             continue
         yield from itertools.product([model_type], [usual], ["heads", "units", "both"], LAYERS_GONE)
         yield from itertools.product([model_type], others, ["heads"], LAYERS_GONE)
+    yield from ((variant, "sdpa", "both", "all") for variant in VARIANTS)
 
 
-@pytest.mark.parametrize(("model_type", "attention", "kind", "where"), list(nothing_left()))
+def nothing_left_of_a_day() -> Iterator[tuple[str, str, str, str]]:
+    """Heads and units are removed apart from each other, and a layer without either apart from its neighbours."""
+    for model_type in DENSE:
+        usual, *others = attentions_of(model_type)
+        yield model_type, usual, "both", "all"
+        if model_type in ONE_OF_EACH_ROW:
+            yield model_type, usual, "heads", "first"
+            yield model_type, usual, "units", "middle"
+            yield from ((model_type, other, "heads", "all") for other in others)
+    yield from (each for each in nothing_left() if each[0] in VARIANTS)
+
+
+@pytest.mark.parametrize(("model_type", "attention", "kind", "where"), thinned(nothing_left(), nothing_left_of_a_day()))
 def test_all_heads_or_all_units_gone(model_type: str, attention: str, kind: str, where: str) -> None:
     layers = LAYERS_GONE[where]
     rounded = attention == "eager" and model_type in EAGER_IN_FLOAT32

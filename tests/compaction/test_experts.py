@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from programs import said_by
 from tiny_experts import CONFIGS, EXPERTS
 from tiny_families import LAYERS, padded_inputs, tiny
 from torch import Tensor
@@ -120,6 +119,7 @@ SCRIPT = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM
 folders, results = sys.argv[1:], {}
+assert "bplightning" not in sys.modules
 for when in ("without", "with"):
     for folder in folders:
         saved = torch.load(folder + "/saved.pt")
@@ -154,8 +154,6 @@ def test_a_fresh_process_loads_it(tmp_path: Path) -> None:
             with torch.no_grad():
                 torch.save({"inputs": inputs, "logits": smaller(**inputs).logits}, folder / "saved.pt")
     folders = sorted(map(str, tmp_path.iterdir()))
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *folders], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout.splitlines()[-1])
+    results = json.loads(said_by(SCRIPT, *folders, cwd=tmp_path).splitlines()[-1])
     assert len(results) == 2 * 7
     assert all(found == ("+heads" not in name or name.endswith(" with")) for name, found in results.items()), results

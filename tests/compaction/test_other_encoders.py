@@ -8,7 +8,6 @@ import pytest
 import torch
 from exactness import assert_exact
 from safetensors import safe_open
-from tiny_encoders import VARIANTS
 from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, inputs_for, tensors_of, tiny, zero_randomly
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, AutoModelForMaskedImageModeling
@@ -38,48 +37,6 @@ def with_last_heads_dead(model: nn.Module, count: int = 1) -> nn.Module:
 
 
 # -- every way to configure them ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize(("granularity", "density"), [("heads", 0.5), ("blocks", 0.15)])
-def test_masked_and_compact_agree(name: str, granularity: str, density: float) -> None:
-    for seed, dtype in ((1, torch.float64), (2, torch.float32)):
-        model = tiny(name, seed=seed, dtype=dtype)
-        zero_randomly(model, granularity, seed=seed, density=density)
-        smaller = compact(model)
-        assert smaller.num_parameters() < model.num_parameters()
-        assert_exact(model, smaller)
-        assert_exact(smaller, compact(smaller))
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_no_heads_and_no_units_at_all(name: str) -> None:
-    model = tiny(name, dtype=torch.float64)
-    with torch.no_grad():
-        for member in PrunableLayout.of(model).members:
-            member.weight(model).zero_()
-    smaller = compact(model)
-    assert PrunableLayout.of(smaller).weights() == 0
-    assert_exact(model, smaller)
-    smaller.train()
-    outputs = tensors_of(smaller, inputs_for(smaller, "right"))
-    sum(output.sum() for output in outputs.values()).backward()
-    unused = [name for name, each in smaller.named_parameters() if each.grad is None and "pooler" not in name]
-    assert unused == []
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_residual_dimension_is_every_axis_it_runs_along(name: str) -> None:
-    model = tiny(name, dtype=torch.float64)
-    inputs = inputs_for(model, "right", batch=2)
-    order = torch.randperm(HIDDEN, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected = tensors_of(model, inputs)
-        for axis in PrunableLayout.of(model).residual:
-            parameter = model.get_parameter(axis.parameter)
-            parameter.copy_(parameter.index_select(axis.axis, order))
-        for key, tensor in tensors_of(model, inputs).items():
-            torch.testing.assert_close(tensor, expected[key], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("model_type", [*TYPES, "albert-shared", "deberta-v2-shared-key", "modernbert-no-bias"])

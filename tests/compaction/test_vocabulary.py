@@ -3,8 +3,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import datasets
 import pytest
 import tiny_families
 import torch
+from programs import said_by
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import (
@@ -337,7 +336,7 @@ from pathlib import Path
 from transformers import AutoModel, AutoTokenizer
 folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
 results = {}
-for path in sorted(folder.iterdir()):
+for path in sorted(path.parent for path in folder.glob("*/config.json")):
     tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
     ids = torch.tensor([tokenizer(texts[0]).input_ids[:30]])
     inputs = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
@@ -347,9 +346,8 @@ for path in sorted(folder.iterdir()):
     results[path.name] = {"tokens": tokens, "hidden": hidden.double().sum().item()}
 print(json.dumps(results))
 """
-    command = [sys.executable, "-c", program, str(tmp_path), json.dumps(CORPUS)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert json.loads(output.splitlines()[-1]) == expected
+    said = said_by(program, str(tmp_path), json.dumps(CORPUS), cwd=tmp_path)
+    assert json.loads(said.splitlines()[-1]) == expected
 
 
 def test_real_tokenizer_on_text_of_its_own(tmp_path: Path) -> None:

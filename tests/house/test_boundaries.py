@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import Program
 
 import bplightning.errors
 
 CORE = Path(bplightning.errors.__file__).parent
 IMPORT_CORE_WITHOUT_PLUGINS = """
 import importlib, sys
+assert "bplightning" not in sys.modules
+sys.dont_write_bytecode = True
 from pathlib import Path
 
 class Refuse:
@@ -41,15 +41,10 @@ importlib.import_module("bplightning.testing")
 """
 
 
-def import_core(folder: Path) -> subprocess.CompletedProcess[str]:
+def import_core(folder: Path) -> tuple[int, str]:
     """Import every module of the core in `folder`/bplightning, in a process where plugins cannot be imported."""
-    return subprocess.run(
-        [sys.executable, "-c", IMPORT_CORE_WITHOUT_PLUGINS, str(folder)],
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = Program(IMPORT_CORE_WITHOUT_PLUGINS, str(folder), cwd=folder)
+    return program.end(), program.said
 
 
 @pytest.fixture
@@ -59,14 +54,14 @@ def core_copy(tmp_path: Path) -> Path:
 
 
 def test_core_imports_without_plugins(core_copy: Path) -> None:
-    done = import_core(core_copy)
-    assert done.returncode == 0, done.stderr
+    status, said = import_core(core_copy)
+    assert status == 0, said
     assert {
         "bplightning.training.module",
         "bplightning.contracts.strategy",
         "bplightning.contracts.task",
         "bplightning.cli.verbs",
-    } <= set(done.stdout.split())
+    } <= set(said.split())
 
 
 @pytest.mark.parametrize(
@@ -81,6 +76,6 @@ def test_core_imports_without_plugins(core_copy: Path) -> None:
 def test_the_guard_sees_a_core_module_import_what_it_must_not(core_copy: Path, line: str) -> None:
     with (core_copy / "bplightning" / "errors.py").open("a") as errors:
         errors.write(f"\n{line}\n")
-    done = import_core(core_copy)
-    assert done.returncode != 0
-    assert "is a plugin" in done.stderr or "is for tests" in done.stderr
+    status, said = import_core(core_copy)
+    assert status != 0
+    assert "is a plugin" in said or "is for tests" in said

@@ -1,10 +1,7 @@
 """Every task with every strategy on every family that has a head for it: from `fit` to the reloaded compact model.
 
-Not part of `make test`, since it takes half an hour:
-
-    make matrix
-
-or a part of it, for example `python -m pytest tests/matrix/matrix.py -k "bart and hybrid"`.
+Not part of `make test`, since it takes half an hour. `make matrix` runs it, and all other combinations that are marked
+so. To run a part of it: `python -m pytest --matrix tests/matrix/matrix.py -k "bart and hybrid"`.
 """
 
 from __future__ import annotations
@@ -30,6 +27,8 @@ from bplightning.measuring import measure
 from bplightning.plugins import STRATEGIES, TASKS, available, load
 from bplightning.stages import one_shot, pipeline
 from bplightning.training.module import PruningModule
+
+pytestmark = pytest.mark.matrix
 
 SETTINGS = {"max_length": 64, "stride": 8, "max_answer_length": 8, "max_summary_length": 12, "batch_size": 4}
 TILES = {"attention": "4x4", "feed_forward": "unit"}

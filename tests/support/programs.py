@@ -1,4 +1,4 @@
-"""Programs in processes of their own, forked from one that has imported what takes seconds to import."""
+"""Programs in processes of their own, forked from one that has imported the libraries, which takes seconds."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 
+PYTEST = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+"""The text of a program that runs tests."""
+
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["bplightning.cli.training", "transformers.models.bert.modeling_bert"])
+# Nothing of ours: what is forked knows no more of it than a fresh interpreter.
+_forks.set_forkserver_preload(
+    ["datasets", "lightning.pytorch.cli", "torch", "torchmetrics", "transformers.models.bert.modeling_bert"]
+)
 
 
 class Program:
-    """``python SCRIPT WORD ...``, begun with what takes long already imported.
+    """``python SCRIPT WORD ...``, begun with torch, transformers and Lightning already imported, and nothing of ours.
 
-    So it does not show that the script's imports are whole, and has the other programs' seed of string hashes. It is
-    not for ranks that others start, for Lightning asks for a process's rank as it is imported.
+    It has the other programs' seed of string hashes, which is another than that of the process that runs the tests. It
+    is not for ranks that others start, for Lightning asks for a process's rank as it is imported.
 
     Args:
-        script: The file, run as ``__main__``.
+        script: The file, run as ``__main__``, or its text, which is written to ``program.py`` in that folder.
         words: Its arguments.
         cwd: The folder it is run in.
         variables: Of the environment, besides the present ones; none that libraries read as they are imported.
     """
 
-    def __init__(self, script: Path, *words: str, cwd: Path, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, script: Path | str, *words: str, cwd: Path, variables: Mapping[str, str] | None = None) -> None:
+        if isinstance(script, str):
+            (cwd / "program.py").write_text(script)
+            script = cwd / "program.py"
         reader, writer = _forks.Pipe(duplex=False)
         environment = os.environ | (variables or {})
         self.process = _forks.Process(target=_main, args=(script, words, cwd, environment, writer))
@@ -72,6 +81,20 @@ class Program:
         return line
 
 
+def said_by(script: Path | str, *words: str, cwd: Path, variables: Mapping[str, str] | None = None) -> str:
+    """What a program says, on both streams, that ends well.
+
+    Args:
+        script: As `Program` takes it, like the others.
+        words: Its arguments.
+        cwd: The folder it is run in.
+        variables: Of the environment.
+    """
+    program = Program(script, *words, cwd=cwd, variables=variables)
+    assert program.end() == 0, program.said[-3000:]
+    return program.said
+
+
 def _main(script: Path, words: tuple[str, ...], cwd: Path, environment: dict[str, str], output: Connection) -> None:
     multiprocessing.set_start_method(None, force=True)  # the script's own processes start as they do elsewhere
     os.dup2(output.fileno(), 1)
@@ -84,6 +107,7 @@ def _main(script: Path, words: tuple[str, ...], cwd: Path, environment: dict[str
         str(script.parent),
         *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)),
         *(entry for entry in sys.path if Path(entry) not in (ROOT, Path()) and TESTS not in Path(entry, "_").parents),
+        str(ROOT),  # last, as an editable installation has it
     ]
     sys.argv = [str(script), *words]
     runpy.run_path(str(script), run_name="__main__")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def body(model: PreTrainedModel) -> dict[str, torch.Size]:
 
 def main(folder: Path) -> None:
     """Write to ``results.json`` what each compact folder under `folder` did."""
+    warnings.simplefilter("error")
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     in_full = [folder / name for name in (folder / "in full").read_text().split()]
     autos: dict[str, Any] = {path.name: getattr(transformers, (path / "auto").read_text()) for path in folders}

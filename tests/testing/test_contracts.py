@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import PYTEST, Program
 
 BROKEN = '''
 import torch
@@ -114,15 +112,11 @@ class TestDeaf(TaskContract):
 @pytest.mark.timeout(300)
 def test_each_broken_promise_fails_its_test(tmp_path: Path) -> None:
     (tmp_path / "test_broken.py").write_text(BROKEN)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", "-rf", "test_broken.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "examples" / "custom_task")},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    failed = set(re.findall(r"^FAILED test_broken\.py::Test(\w+)::test_(\w+)", done.stdout, flags=re.M))
+    words = ["-q", "-p", "no:cacheprovider", "--tb=line", "-rf", "test_broken.py"]
+    variables = {"PYTHONPATH": str(Path(__file__).parents[2] / "examples" / "custom_task")}
+    program = Program(PYTEST, *words, cwd=tmp_path, variables=variables)
+    assert program.end() == pytest.ExitCode.TESTS_FAILED
+    failed = set(re.findall(r"^FAILED test_broken\.py::Test(\w+)::test_(\w+)", program.said, flags=re.M))
     assert failed >= {
         ("Forgets", "resumed_equals_uninterrupted"),
         ("Waits", "a_step_never_waits_for_the_host"),
@@ -131,5 +125,5 @@ def test_each_broken_promise_fails_its_test(tmp_path: Path) -> None:
         ("Deaf", "a_model_is_the_best_teacher_of_itself"),
         ("Deaf", "what_is_measured_and_that_a_repeated_example_counts_once"),
         ("Deaf", "a_record_that_is_not_right_is_named"),
-    }, done.stdout
+    }, program.said
     assert "Blind" not in {name for name, _ in failed}

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
-from programs import Program
+from programs import PYTEST, said_by
 from tiny_squad import NILE, example, save_tokenizer
 from transformers import BertConfig, BertForQuestionAnswering
 
@@ -24,24 +21,8 @@ LOOPS = ("in_my_lightning_module", "in_the_transformers_trainer", "in_a_bare_loo
 pytestmark = pytest.mark.timeout(300)
 
 
-def run_script(path: Path, *words: str, cwd: Path) -> str:
-    program = Program(path, *words, cwd=cwd)
-    assert program.end() == 0, program.said[-3000:]
-    return program.said
-
-
-def run(*words: str, cwd: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests" / "support")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
+def bplightning(*words: str, cwd: Path) -> str:
+    return said_by(ROOT / "cli.py", *words, cwd=cwd, variables={"PYTHONPATH": str(ROOT / "tests" / "support")})
 
 
 def blocks(document: str, section: str) -> list[str]:
@@ -52,7 +33,7 @@ def blocks(document: str, section: str) -> list[str]:
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_of_ones_own_ends_with_a_compact_model(tmp_path: Path, name: str) -> None:
-    run_script(ROOT / "examples" / f"{name}.py", "compact", "--steps", "12", cwd=tmp_path)
+    said_by(ROOT / "examples" / f"{name}.py", "compact", "--steps", "12", cwd=tmp_path)
     reload = (
         f"import runpy; runpy.run_path({str(ROOT / 'examples' / name)!r} + '.py'); "  # nothing but what it imports
         "import bplightning; from transformers import AutoModelForSequenceClassification as Auto;"
@@ -60,7 +41,7 @@ def test_a_loop_of_ones_own_ends_with_a_compact_model(tmp_path: Path, name: str)
     )
     plan = json.loads((tmp_path / "compact" / "compaction_plan.json").read_text())
     assert any(len(group["kept"]) < group["total"] for group in plan["groups"])
-    assert int(run("-c", reload, cwd=tmp_path).splitlines()[-1]) < 963_330  # of the model it began with
+    assert int(said_by(reload, cwd=tmp_path).splitlines()[-1]) < 963_330  # of the model it began with
     assert (tmp_path / "compact" / "tokenizer.json").is_file()
 
 
@@ -80,12 +61,12 @@ def test_a_strategy_written_by_the_book_works_from_its_file(tmp_path: Path) -> N
     (tmp_path / "my_file.py").write_text(strategy)
     (tmp_path / "test_my_file.py").write_text(test)
     (tmp_path / "user_tiny.py").write_text(USER_FILE)
-    assert "9 passed" in run("-m", "pytest", "test_my_file.py", "-p", "no:cacheprovider", cwd=tmp_path)
+    assert re.search(r"\d passed in", said_by(PYTEST, "test_my_file.py", "-p", "no:cacheprovider", cwd=tmp_path))
     options = ["--strategy", "my_file.MyStrategy", "--strategy.density", "0.25", "--task", "user_tiny.Tiny"]
-    run("-m", "bplightning", "fit", *options, "--trainer.max_steps=40", "--trainer.accelerator=cpu", cwd=tmp_path)
+    bplightning("fit", *options, "--trainer.max_steps=40", "--trainer.accelerator=cpu", cwd=tmp_path)
     report = json.loads((tmp_path / "runs" / "tiny-my-strategy" / "version_0" / "report.json").read_text())
     assert report["density"]["by_role"]["feed_forward"] == 0.25
-    assert "density" in run("-m", "bplightning", "fit", "--strategy.help", "my_file.MyStrategy", cwd=tmp_path)
+    assert "density" in bplightning("fit", "--strategy.help", "my_file.MyStrategy", cwd=tmp_path)
 
 
 def test_python_is_as_short_as_the_command() -> None:
@@ -121,5 +102,5 @@ def test_readmes_python_runs(tmp_path: Path, block: int) -> None:
         assert stands in code
         code = code.replace(stands, str(stand_in))
     (tmp_path / "script.py").write_text(code + "\nprint(sorted(report['metrics']['compact']))\n")
-    assert run_script(tmp_path / "script.py", cwd=tmp_path).splitlines()[-1] == "['exact_match', 'f1']"
+    assert said_by(tmp_path / "script.py", cwd=tmp_path).splitlines()[-1] == "['exact_match', 'f1']"
     assert len(list(tmp_path.rglob("compact/model.safetensors"))) == 1

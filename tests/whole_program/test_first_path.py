@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from programs import Program
+from programs import said_by
 
 from bplightning.tasks.embedded.qa import generate
 
@@ -26,24 +25,16 @@ QUICK = [
 
 def bplightning(*words: str, cwd: Path) -> None:
     """The program, of which `folder` has shown that it starts."""
-    program = Program(ROOT / "cli.py", *words, cwd=cwd)
-    assert program.end() == 0, program.said[-3000:]
-
-
-def run(*words: str, cwd: Path) -> str:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=110
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    said_by(ROOT / "cli.py", *words, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where `fit --strategy hybrid` was run, with no other choice than to be quick."""
     where = tmp_path_factory.mktemp("user")
-    run(str(ROOT / "cli.py"), "fit", "--strategy", "hybrid", *QUICK, cwd=where)
+    command = [sys.executable, str(ROOT / "cli.py"), "fit", "--strategy", "hybrid", *QUICK]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr[-3000:]
     return where
 
 
@@ -79,7 +70,7 @@ assert torch.isfinite(model(**inputs).start_logits).all()
 print(json.dumps(sum(p.numel() for p in model.parameters())))
 """
     report = json.loads((folder / "runs" / "qa-hybrid" / "version_0" / "report.json").read_text())
-    assert json.loads(run("-c", code, cwd=folder)) == report["parameters"]["compact"]["all"]
+    assert json.loads(said_by(code, cwd=folder).splitlines()[-1]) == report["parameters"]["compact"]["all"]
 
 
 def test_compact_writes_the_same_model_from_the_checkpoint(folder: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -66,9 +64,7 @@ def variables(folder: Path) -> dict[str, str]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    # With another seed of hashes than the others, which are forks of one process.
-    command = [sys.executable, str(ROOT / "cli.py"), *COMMAND]
-    subprocess.run(command, cwd=folder, env=os.environ | variables(folder), check=True)
+    assert start(folder).end() == 0
     return folder / "runs" / "slow-hybrid"
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from programs import Program
 from torch import Tensor
 
 from bplightning.tasks.shared.example_metric import ExampleMetric
@@ -61,8 +60,8 @@ def test_it_begins_anew() -> None:
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
 def test_ranks_together_count_each_example_once(tmp_path: Path) -> None:
-    """As processes of their own: a fork of one whose threads have computed can wait for ever."""
+    """As programs of their own: a fork of this process, whose threads have computed, can wait for ever."""
     script = Path(__file__).parents[2] / "support" / "metric_on_a_rank.py"
-    ranks = [subprocess.Popen([sys.executable, script, str(rank), tmp_path]) for rank in range(2)]
-    assert [rank.wait() for rank in ranks] == [0, 0]
+    ranks = [Program(script, str(rank), str(tmp_path), cwd=tmp_path) for rank in range(2)]
+    assert [rank.end() for rank in ranks] == [0, 0], ranks[0].said
     assert torch.load(tmp_path / "0") == torch.load(tmp_path / "1") == {"sum": 11111.0, "count": 5.0}
