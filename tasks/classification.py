@@ -22,6 +22,7 @@ from torchmetrics.functional import (
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bplightning.errors import UserError
+from bplightning.tasks.embedded.classification import generate
 from bplightning.tasks.shared.class_labels import (
     MULTI,
     REGRESSION,
@@ -184,8 +185,6 @@ class Classification(TextTask):
 
     def generate(self, split: Split) -> list[dict[str, Any]]:
         """Notes with a judgement, good or bad."""
-        from bplightning.tasks.embedded.classification import generate  # only without data of the user
-
         return generate(split)
 
     def read(self, split: Split) -> tuple[Dataset, str]:

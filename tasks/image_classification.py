@@ -24,6 +24,7 @@ from bplightning.compaction.loading import load_saved
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.tasks.classification import scores_of
+from bplightning.tasks.embedded.images import generate
 from bplightning.tasks.shared.class_labels import SINGLE, Labels, labels_of, labels_of_model
 from bplightning.tasks.shared.data_settings import data_settings
 from bplightning.tasks.shared.example_metric import ExampleMetric
@@ -205,8 +206,6 @@ class ImageClassification(Task):
         elif self.folders["validation"]:
             raise UserError("There is no training data, only validation_folder was given: give train_folder too.")
         else:
-            from bplightning.tasks.embedded.images import generate  # only without data of the user
-
             rows, origin = generate(split), "embedded"
         return own_columns(rows, {"image": False, "label": False}, self.columns, origin=origin)
 

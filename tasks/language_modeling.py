@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from bplightning.errors import UserError
+from bplightning.tasks.embedded.qa import generate_passages
 from bplightning.tasks.shared.language_blocks import IGNORED, padded, surprise
 from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 
@@ -81,8 +82,6 @@ class LanguageModeling(TextTask):
 
     def generate(self, split: Split) -> list[dict[str, Any]]:
         """Passages about persons, towns, companies and so on."""
-        from bplightning.tasks.embedded.qa import generate_passages  # only without data of the user
-
         # Both of one pool of names: of another, the model could only learn that they are not to be expected.
         size, seed = {"train": (4000, 0), "validation": (400, 1)}[split]
         return [{"text": passage.text} for passage in generate_passages("train", size=size, seed=seed)]

@@ -21,6 +21,7 @@ from transformers import (
 
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
+from bplightning.tasks.embedded.qa import generate
 from bplightning.tasks.shared.batching import collate, length_grouped_sampler
 from bplightning.tasks.shared.data_settings import data_settings
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL, Pretrained
@@ -296,6 +297,4 @@ class QuestionAnswering(Task):
             return read_hub(self.dataset, config=self.dataset_config, split=split, cache_dir=self.cache_dir)
         if file := self.files[split]:
             return read_file(file, cache_dir=self.cache_dir)
-        from bplightning.tasks.embedded.qa import generate  # only without data of the user
-
         return from_records(generate(split), origin=f"embedded {split} set")

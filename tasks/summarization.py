@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, GenerationConfig, PreTrainedModel
 
 from bplightning.errors import UserError
+from bplightning.tasks.embedded.summarization import generate
 from bplightning.tasks.shared.generation import Generation, generation_config, recorded
 from bplightning.tasks.shared.rouge import NAMES, rouge
 from bplightning.tasks.shared.table import require_texts
@@ -225,8 +226,6 @@ class Summarization(TextTask):
 
     def generate(self, split: Split) -> list[dict[str, Any]]:
         """Weather reports."""
-        from bplightning.tasks.embedded.summarization import generate  # only without data of the user
-
         return generate(split)
 
     # -- measuring -----------------------------------------------------------------------------------------------------

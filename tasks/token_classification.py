@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedModel
 
 from bplightning.errors import UserError
+from bplightning.tasks.embedded.token_classification import generate
 from bplightning.tasks.shared.class_labels import MULTI, Labels, labels_of, labels_of_model
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 from bplightning.tasks.shared.tag_spans import count_right, entities_of, mark_spans, span_scores
@@ -119,8 +120,6 @@ class TokenClassification(TextTask):
 
     def generate(self, split: Split) -> list[dict[str, Any]]:
         """Passages with names of persons, towns, companies and so on."""
-        from bplightning.tasks.embedded.token_classification import generate  # only without data of the user
-
         return generate(split)
 
     def _warn_of_lost(self, features: Dataset, *, what: str) -> None:

@@ -1,10 +1,11 @@
-"""ROUGE against torchmetrics', by hand, and on what has no words."""
+"""ROUGE against the package's own words and torchmetrics', by hand, and in scripts other than Latin."""
 
 from __future__ import annotations
 
 import random
 
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 from torchmetrics.functional.text import rouge as theirs
 
 from bplightning.tasks.shared.rouge import NAMES, rouge, sentences, words
@@ -16,6 +17,15 @@ def texts(rng: random.Random) -> str:
     """A few sentences of few words, so that much recurs."""
     made = (" ".join(rng.choices(VOCABULARY, k=rng.randint(1, 9))) for _ in range(rng.randint(1, 4)))
     return "".join(f"{text.capitalize()}. " for text in made)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_english_scores_what_it_scores_with_the_words_of_the_package(seed: int) -> None:
+    rng = random.Random(seed)
+    prediction, references = texts(rng), [texts(rng) for _ in range(rng.randint(1, 3))]
+    lines = ["\n".join(sentences(text)) for text in (prediction, *references)]
+    expected = RougeScorer(NAMES, use_stemmer=True).score_multi(lines[1:], lines[0])
+    assert rouge(prediction, references) == tuple(expected[name].fmeasure for name in NAMES)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -55,7 +65,7 @@ def test_the_reference_that_fits_best_counts_and_for_each_score_its_own() -> Non
 
 
 @pytest.mark.parametrize(
-    ("prediction", "reference"), [("", "a dog"), ("a dog", ""), ("", ""), ("東京", "東京"), ("?", "!")]
+    ("prediction", "reference"), [("", "a dog"), ("a dog", ""), ("", ""), ("東京", "大阪"), ("?", "!"), ("?", "?")]
 )
 def test_without_words_there_is_no_score(prediction: str, reference: str) -> None:
     assert rouge(prediction, [reference]) == (0, 0, 0, 0)
@@ -63,8 +73,28 @@ def test_without_words_there_is_no_score(prediction: str, reference: str) -> Non
 
 def test_words_are_letters_and_digits_in_lower_case_and_longer_ones_are_stemmed() -> None:
     assert words("The CATS' naïve runs, 1,000 times: was flying_high") == (
-        ["the", "cat", "na", "ve", "run", "1", "000", "time", "was", "fli", "high"]
+        ["the", "cat", "naïv", "run", "1", "000", "time", "was", "fli", "high"]
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Совет принял закон о реке", ["совет", "принял", "закон", "о", "реке"]),
+        ("नदी पर नया पुल बना", ["नदी", "पर", "नया", "पुल", "बना"]),  # vowel signs are part of a word
+        ("Η πόλη έχει νέα γέφυρα", ["η", "πόλη", "έχει", "νέα", "γέφυρα"]),
+        ("市政府修建了新桥 3", [*"市政府修建了新桥", "3"]),  # no blanks, so each character is a word
+        ("über alles", ["über", "all"]),
+        ("Cafe\u0301", ["café"]),  # however the accent is written
+    ],
+)
+def test_words_of_other_scripts(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+    assert rouge(text, [text])[0] == 1
+
+
+def test_letters_with_accents_are_not_passed_over() -> None:
+    assert rouge("über alles", ["ber alles"])[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +107,9 @@ def test_words_are_letters_and_digits_in_lower_case_and_longer_ones_are_stemmed(
         ("It was I. Then we left.", ["It was I.", "Then we left."]),
         ("It cost 3.50 dollars... So?", ["It cost 3.50 dollars...", "So?"]),
         ("", []),
+        ("市政府修建了新桥。新桥很好！“对。”我说。", ["市政府修建了新桥。", "新桥很好！", "“对。”", "我说。"]),
+        ("नदी पर। नया पुल।", ["नदी पर।", "नया पुल।"]),
+        ("Совет принял. Закон о реке.", ["Совет принял.", "Закон о реке."]),
     ],
 )
 def test_sentences(text: str, expected: list[str]) -> None:
