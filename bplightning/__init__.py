@@ -14,8 +14,9 @@ from wrapt import when_imported
 
 if TYPE_CHECKING:
     from bplightning.cli.api import fit
-    from bplightning.compaction.exact_compaction import CompactionPlan, compact
+    from bplightning.compaction.exact_compaction import compact
     from bplightning.compaction.loading import register, save_compact
+    from bplightning.compaction.plan import CompactionPlan
     from bplightning.contracts.strategy import Progress, PruningStrategy
     from bplightning.contracts.task import Task
     from bplightning.errors import UserError
@@ -31,7 +32,7 @@ if not Path(__file__).with_name("strategies").exists():  # a clone: strategies/ 
     __path__.append(str(Path(__file__).parents[1]))
 
 _HOMES = {
-    "CompactionPlan": "compaction.exact_compaction",
+    "CompactionPlan": "compaction.plan",
     "Mask": "masks.masking",
     "Progress": "contracts.strategy",
     "PrunableLayout": "layout.prunable_layout",

@@ -36,9 +36,10 @@ from transformers.utils import logging
 
 import bplightning
 from benchmarks.reliability.fuzz_damage import HEADER, Damage, forge_document, forge_widths
-from bplightning.compaction.equivalence import logit_difference, made_inputs
-from bplightning.compaction.exact_compaction import CompactionPlan
+from bplightning.compaction.equivalence import logit_difference
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import PLAN_FILE, load_saved, save_compact
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.contracts.task_file import load_task, save_task
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -177,7 +178,7 @@ def read_plan(folder: Path, masked: BertForQuestionAnswering) -> str:
     small: Any = bplightning.compact(masked, plan)
     if plan == CompactionPlan.of(masked):
         return SAME
-    close = logit_difference(masked, small, made_inputs(masked)).relative < 1e-5
+    close = logit_difference(masked, small, comparison_inputs(masked)).relative < 1e-5
     return "a plan that keeps what is dead" if close else "another model without a word"
 
 

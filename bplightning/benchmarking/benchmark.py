@@ -30,10 +30,7 @@ from bplightning.io.progress_bar import Watch, unwatched
 from bplightning.io.provenance import now, versions
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import measure
-from bplightning.measuring.timing import side_by_side
-
-ROUNDS = 6
-"""Fewest rounds of a shape, however slow: of fewer values the median has no confidence interval."""
+from bplightning.measuring.timing import INTERVAL_ROUNDS, side_by_side
 
 
 def benchmark(
@@ -91,7 +88,7 @@ def benchmark(
     found: list[Row] = []
     with cpu_threads(threads), tempfile.TemporaryDirectory() as scratch:
         watch(0, "counting FLOPs")  # which runs each model at each shape: what there is no room for is said now
-        inputs = {shape: _inputs(models[reference], shape, vocabulary) for shape in used}
+        inputs = {shape: random_inputs(models[reference], *shape, vocabulary=vocabulary) for shape in used}
         flops = {
             shape: {name: _flops(model, inputs[shape], shape, new_tokens) for name, model in models.items()}
             for shape in used
@@ -118,7 +115,7 @@ def benchmark(
                 times = side_by_side(
                     calls,
                     seconds=seconds,
-                    min_rounds=ROUNDS,
+                    min_rounds=INTERVAL_ROUNDS,
                     between=part,
                     enough=lambda so_far: settled(
                         by_work(so_far, new_tokens=new_tokens), reference=reference, tolerance=tolerance
@@ -179,14 +176,6 @@ def device_named(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("device is 'cuda', and torch finds no GPU here: give --device cpu.")
     return device
-
-
-def _inputs(model: PreTrainedModel, shape: tuple[int, int], vocabulary: int | None) -> dict[str, Tensor]:
-    made = random_inputs(model, *shape, vocabulary=vocabulary)
-    return {
-        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
-        for name, tensor in made.items()
-    }
 
 
 def _works(model: PreTrainedModel, new_tokens: int) -> dict[Work, int | None]:

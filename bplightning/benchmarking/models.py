@@ -12,8 +12,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from bplightning.compaction.compact_config import CONFIG_FIELD
-from bplightning.compaction.equivalence import takes_images
-from bplightning.compaction.example_inputs import positions_of
+from bplightning.compaction.example_inputs import positions_of, takes_images
 from bplightning.compaction.loading import load_saved
 from bplightning.errors import UserError
 from bplightning.io.run_folder import find_model

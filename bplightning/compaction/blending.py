@@ -1,53 +1,69 @@
-"""Layers between what they were and what simplification makes of them: a share of each, until the share is 1."""
+"""Blends of a layer and the simpler one that replaces it: the share of the simpler one rises from 0 to 1."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from bplightning.compaction.no_norm import affine
+from bplightning.layout.instance_mixin import Mixin
 
 
 class Blend(Protocol):
-    """What says how far the layers of a model are blended."""
+    """Controls the blended layers of a model.
+
+    Attributes:
+        amount: Share of the simpler layer in the output, from 0 to 1.
+    """
 
     amount: float
 
     def measure(self, index: int, input_BLH: Tensor, mean_BL1: Tensor, inverse_BL1: Tensor) -> None:
-        """Take note of what the norm of this index met in training."""
+        """Record the input, mean and inverse deviation of the norm with this index in a training step."""
 
     def folded(self, norm: nn.LayerNorm, index: int) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the NoNorm that the norm of this index becomes."""
+        """Weight and bias of the NoNorm that replaces the norm with this index."""
 
 
-class BlendedNorm(nn.LayerNorm):
-    """A LayerNorm on its way to NoNorm: its instance's `simplifier` says how far."""
+class BlendedNorm(Mixin):
+    """Mixed into a LayerNorm that becomes a NoNorm step by step.
 
+    Attributes:
+        simplifier: What controls the blend, and the index of this norm in it.
+    """
+
+    innermost = True
     simplifier: tuple[Blend, int]
+    weight: Tensor
+    bias: Tensor | None
+    normalized_shape: tuple[int, ...]
+    eps: float
+    training: bool
 
     def forward(self, input: Tensor) -> Tensor:
         """The same shape as `input`, ``(B, L, H)``."""
         simplifier, index = self.simplifier
+        norm = cast(nn.LayerNorm, self)
         if simplifier.amount == 1:
-            return affine(input, *simplifier.folded(self, index))
-        # What `layer_norm` does, but for that it also says what it measured.
+            return affine(input, *simplifier.folded(norm, index))
+        # As `layer_norm`, which does not return the mean and deviation.
         shape, weight, bias = list(self.normalized_shape), self.weight, self.bias
         normed, mean_BL1, inverse_BL1 = torch.native_layer_norm(input, shape, weight, bias, self.eps)
         if self.training:
             simplifier.measure(index, input, mean_BL1, inverse_BL1)
         if simplifier.amount == 0:
             return normed
-        return normed.lerp(affine(input, *simplifier.folded(self, index)).to(normed.dtype), simplifier.amount)
+        return normed.lerp(affine(input, *simplifier.folded(norm, index)).to(normed.dtype), simplifier.amount)
 
 
 class BlendedActivation(nn.Module):
-    """An activation on its way to ReLU.
+    """An activation that becomes ReLU step by step.
 
     Args:
-        before: The activation that there was.
-        simplifier: Says how far it is.
+        before: The original activation.
+        simplifier: What controls the blend.
     """
 
     simplifier: Blend
@@ -55,7 +71,7 @@ class BlendedActivation(nn.Module):
     def __init__(self, before: nn.Module, simplifier: Blend) -> None:
         super().__init__()
         self.before = before
-        self.__dict__["simplifier"] = simplifier  # no attribute, which would make it a part of this
+        self.__dict__["simplifier"] = simplifier  # not as an attribute, which would register it as a sub-module
 
     def forward(self, input: Tensor) -> Tensor:
         """The same shape as `input`."""
@@ -67,5 +83,5 @@ class BlendedActivation(nn.Module):
 
 
 def is_blended(model: nn.Module) -> bool:
-    """Whether `model` computes something between what it did and what is simple."""
+    """Whether any layer of `model` is still a blend."""
     return any(isinstance(module, BlendedNorm | BlendedActivation) for module in model.modules())

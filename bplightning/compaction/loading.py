@@ -28,7 +28,8 @@ from transformers.utils import PushToHubMixin
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bplightning.compaction.compact_config import QUANT_METHOD, apply_widths
-from bplightning.compaction.equivalence import LogitDifference, made_inputs, require_equal
+from bplightning.compaction.equivalence import LogitDifference, require_equal
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.untrusted_folder import (
     numbers_in,
     own_parameters,
@@ -91,7 +92,7 @@ def save_compact(
             (unproved / PLAN_FILE).write_text(plan.to_json())
         reloaded: nn.Module = type(model).from_pretrained(unproved)
         reloaded.to(model.device)
-        inputs = made_inputs(model) if inputs is None else inputs
+        inputs = comparison_inputs(model) if inputs is None else inputs
         difference = require_equal(model, reloaded, inputs, what="the reloaded model")
         if complete is not None:
             complete(unproved)

@@ -1,8 +1,8 @@
-"""The residual stream made narrower: what of its dimensions is dead, and norms that look at the others only.
+"""Narrowing the residual stream: finding its dead dimensions, and norms that ignore them.
 
-A dimension of a post-norm encoder is dead when every norm that the stream passes gives 0 there, whatever goes in, and
-takes no account of what goes in: so norms that narrow count only the dimensions of which their weight and bias leave
-anything (Xia et al. 2022, arXiv 2204.00408, section 3.1). The compact model has ordinary norms, of fewer dimensions.
+A dimension of a post-norm encoder is dead when every norm of the stream outputs 0 there for any input, and ignores its
+input there. So norms that narrow compute mean and variance only over dimensions where their weight or bias is not zero
+(Xia et al. 2022, arXiv 2204.00408, section 3.1). The compact model has ordinary norms with fewer dimensions.
 
 Legend: `B` batch, `L` tokens, `H` dimensions of the stream.
 """
@@ -11,28 +11,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bplightning.errors import UserError
 from bplightning.layout.groups import Member
+from bplightning.layout.instance_mixin import Mixin, mix_in, take_out
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import resize, size_of, stream_width
 from bplightning.masks.masking import Cover
 
 
-class SurvivingNorm(nn.LayerNorm):
-    """A LayerNorm of those dimensions of which its weight and bias leave anything; the others are 0.
+class SurvivingNorm(Mixin):
+    """Mixed into a LayerNorm that normalizes only over dimensions where its weight or bias is not zero.
 
     Attributes:
-        narrows: Whether it is that already; before, it is an ordinary one.
+        narrows: Whether it does so already; until then it computes an ordinary LayerNorm.
     """
 
+    innermost = True
     narrows = True
+    weight: Tensor
+    bias: Tensor | None
+    normalized_shape: tuple[int, ...]
+    eps: float
 
     def forward(self, input: Tensor) -> Tensor:
-        """The same shape as `input`, ``(B, L, H)``; in 32 bits at least, as an ordinary one under autocast."""
+        """The same shape as `input`, ``(B, L, H)``; computed in at least 32 bits, as LayerNorm is under autocast."""
         weight_H, bias_H = self.weight, self.bias
         if not self.narrows:
             return nn.functional.layer_norm(input, self.normalized_shape, weight_H, bias_H, self.eps)
@@ -49,29 +56,29 @@ class SurvivingNorm(nn.LayerNorm):
 
 
 def narrowing_covers(layout: PrunableLayout) -> tuple[Cover, ...]:
-    """What gates of the stream's dimensions multiply: all that it passes last, a norm or what it starts from.
+    """The members that gates of the stream's dimensions multiply: its norms, and what the stream starts from.
 
-    Its norms become `SurvivingNorm`, which are ordinary ones until `set_narrowing`.
+    The norms become `SurvivingNorm`, and compute ordinary LayerNorm until `set_narrowing`.
 
     Args:
-        layout: A model that `require_narrowable` has nothing against.
+        layout: Layout of a model that `require_narrowable` accepts.
     """
     for name in _stream_modules(layout):
         module = layout.model.get_submodule(name)
         if isinstance(module, nn.LayerNorm):
-            module.__class__ = SurvivingNorm
+            mix_in(module, SurvivingNorm)
     set_narrowing(layout.model, narrows=False)
     return tuple(Cover(member) for member in _last_passed(layout))
 
 
 def set_narrowing(model: nn.Module, *, narrows: bool) -> None:
-    """Whether norms that can narrow do."""
+    """Switch the norms of a model that can narrow on or off."""
     for norm in _narrowing(model):
         norm.narrows = narrows
 
 
 def surviving(layout: PrunableLayout) -> Tensor | None:
-    """Indices of the stream's dimensions that live; `None` where its norms are not made to narrow.
+    """Indices of the stream's dimensions that are not dead; `None` where its norms do not narrow.
 
     Args:
         layout: A model whose weights hold zeros, without masks.
@@ -84,10 +91,10 @@ def surviving(layout: PrunableLayout) -> Tensor | None:
 
 @torch.no_grad()
 def clear_dimensions(layout: PrunableLayout, kept_H: Tensor) -> None:
-    """Write zeros wherever the stream's dimensions that are not kept are written, read or embedded.
+    """Write zeros wherever a dimension of the stream that is not kept is written, read or embedded.
 
     Args:
-        layout: The model's, without masks.
+        layout: Layout of the model, which has no masks.
         kept_H: Which dimensions stay.
     """
     for axis in layout.residual:
@@ -97,26 +104,26 @@ def clear_dimensions(layout: PrunableLayout, kept_H: Tensor) -> None:
 
 
 def ordinary_norms(model: nn.Module) -> None:
-    """Make norms that narrow ordinary ones, once only what lives is left of them."""
+    """Turn narrowing norms back into ordinary ones, once their dead dimensions are removed."""
     for norm in _narrowing(model):
         norm.__dict__.pop("narrows", None)
-        norm.__class__ = nn.LayerNorm  # type: ignore[assignment]
+        take_out(norm, SurvivingNorm)
 
 
 def require_narrowable(layout: PrunableLayout) -> None:
-    """Refuse a model whose stream cannot be made narrower, before hours are spent: a narrower one, of no numbers, runs.
+    """Refuse a model whose stream cannot be made narrower, before training: a narrower copy is run on the meta device.
 
     Args:
-        layout: The model's.
+        layout: Layout of the model.
 
     Raises:
-        UserError: Its norms are others than LayerNorm, or more hangs on the stream's width than is known.
+        UserError: It has norms other than LayerNorm, or parts that depend on the stream's width in an unknown way.
     """
     model, width = layout.model, stream_width(layout)
     odd = sorted(
         {type(model.get_submodule(name)).__name__ for name in _stream_modules(layout)} - {"LayerNorm", "Linear"}
     )
-    reason = f"its stream passes {', '.join(odd)}, and not LayerNorm" if odd else None
+    reason = f"its norms are {', '.join(odd)} instead of LayerNorm" if odd else None
     if reason is None:
         outputs = []
         for size in (width, width - 1):
@@ -127,25 +134,25 @@ def require_narrowable(layout: PrunableLayout) -> None:
             try:
                 given = there(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"))
             except (RuntimeError, ValueError) as error:
-                reason = f"a narrower one does not run ({' '.join(str(error).split())[:120]})"
+                reason = f"a narrower copy does not run ({' '.join(str(error).split())[:120]})"
                 break
             outputs.append({name: value.shape for name, value in given.items() if isinstance(value, Tensor)})
         if reason is None and outputs[0] != outputs[1]:
-            reason = "it gives out the stream itself"
+            reason = "it outputs the stream itself"
     if reason is not None:
         raise UserError(
-            f"the residual stream of this {type(model).__name__} cannot be made narrower: {reason}. Leave its width as "
-            "it is, or take a model with a head for classification, tagging or questions."
+            f"the residual stream of this {type(model).__name__} cannot be made narrower: {reason}. Do not prune its "
+            "width, or use a model with a head for classification, tagging or question answering."
         )
 
 
 def narrows_any(model: nn.Module) -> bool:
-    """Whether any norm is made to narrow."""
+    """Whether any norm of a model can narrow."""
     return bool(_narrowing(model))
 
 
 def _last_passed(layout: PrunableLayout) -> Iterator[Member]:
-    """Weights and biases, outside of sub-layers, whose outputs are the stream."""
+    """Weights and biases outside of sub-layers whose outputs are the stream."""
     inside = {member.module for group in layout.groups for member in group.members}
     for axis in layout.residual:
         module, _, name = axis.parameter.rpartition(".")
@@ -157,5 +164,5 @@ def _stream_modules(layout: PrunableLayout) -> list[str]:
     return list(dict.fromkeys(member.module for member in _last_passed(layout)))
 
 
-def _narrowing(model: nn.Module) -> list[SurvivingNorm]:
+def _narrowing(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, SurvivingNorm)]

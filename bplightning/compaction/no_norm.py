@@ -1,4 +1,4 @@
-"""NoNorm: what a LayerNorm becomes in a simplified network (Sun et al. 2020, arXiv 2004.02984), and where it may.
+"""NoNorm, which replaces LayerNorm in a simplified network (Sun et al. 2020, arXiv 2004.02984).
 
 Legend: `B` batch, `L` tokens, `H` hidden size.
 """
@@ -13,14 +13,19 @@ from torch import Tensor, nn
 
 from bplightning.compaction.narrow_stream import narrows_any
 from bplightning.errors import UserError
+from bplightning.layout.instance_mixin import Mixin, mix_in
 from bplightning.layout.prunable_layout import PrunableLayout
 
 
-class NoNorm(nn.LayerNorm):
-    """``weight * x + bias``: nothing of `x` is measured.
+class NoNorm(Mixin):
+    """Mixed into a LayerNorm that computes ``weight * x + bias``, without mean and variance of `x`.
 
-    A kind of LayerNorm for whoever asks, since its parameters are to be treated (and not to be decayed) as those.
+    It stays an instance of LayerNorm, so that optimizers treat its parameters as those of one (no weight decay).
     """
+
+    innermost = True
+    weight: Tensor
+    bias: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
         """The same shape as `input`, ``(B, L, H)``."""
@@ -28,32 +33,32 @@ class NoNorm(nn.LayerNorm):
 
 
 def has_no_norm(model: nn.Module) -> bool:
-    """Whether the layers of `model` have NoNorm."""
+    """Whether any norm of `model` is a NoNorm."""
     return any(isinstance(module, NoNorm) for module in model.modules())
 
 
 def use_no_norm(layout: PrunableLayout) -> None:
-    """Give the layers of a model NoNorm at once, whose weights are yet to be read."""
+    """Turn the norms of a model's layers into NoNorm, before its weights are loaded."""
     for norm in _norms(layout):
-        norm.__class__ = NoNorm
+        mix_in(norm, NoNorm)
 
 
 def affine(input_BLH: Tensor, weight_H: Tensor, bias_H: Tensor | None) -> Tensor:
-    """``weight * x + bias``, in one pass over memory."""
+    """``weight * x + bias`` in one pass over memory."""
     return input_BLH * weight_H if bias_H is None else torch.addcmul(bias_H, input_BLH, weight_H)
 
 
 def norms_of(layout: PrunableLayout) -> list[nn.LayerNorm]:
-    """The norms to simplify; none where that was done before.
+    """The norms to simplify; none where all are simplified already.
 
     Raises:
-        UserError: The layers have other norms, or such as are made to narrow.
+        UserError: The layers have other norms than LayerNorm, or norms that can narrow.
     """
     norms = _norms(layout)
     if narrows_any(layout.model):
         raise UserError(
-            "simplification.no_norm is true, but the strategy narrows the model's norms, which NoNorm cannot: leave "
-            "no_norm out, or let the strategy leave the stream as wide as it is, where it has a setting for that."
+            "simplification.no_norm is true, but the strategy narrows the model's norms, which NoNorm cannot: "
+            "leave no_norm out, or set the strategy to keep the width of the stream, where it has such a setting."
         )
     if not norms and not has_no_norm(layout.model):
         config: Any = layout.model.config
@@ -61,7 +66,7 @@ def norms_of(layout: PrunableLayout) -> list[nn.LayerNorm]:
         there = ", ".join(sorted(name for name in names if "norm" in name.lower())) or "none"
         raise UserError(
             f"simplification.no_norm is true, but the layers of this {config.model_type!r} model have no LayerNorm to "
-            f"simplify (their norms: {there}): leave it out, or take a model with LayerNorm, such as BERT or BART."
+            f"simplify (their norms: {there}): leave it out, or use a model with LayerNorm, such as BERT or BART."
         )
     return norms
 
@@ -72,7 +77,7 @@ def _norms(layout: PrunableLayout) -> list[nn.LayerNorm]:
 
 
 def _modules_of_layers(layout: PrunableLayout) -> list[nn.Module]:
-    # A layer is the first part of a module's name that has a number.
+    # A layer's name is the module's name up to its first number.
     found = (re.match(r".*?\.\d+\.", group.members[-1].module) for group in layout.groups)
     layers = tuple({match.group() for match in found if match is not None})
     return [module for name, module in layout.model.named_modules() if name.startswith(layers)]

@@ -1,10 +1,10 @@
-"""Sub-layers that are wholly pruned, and skipped with their norm: the residual stream passes them as it is.
+"""Skipping sub-layers that are wholly pruned, together with their norm: the residual stream passes unchanged.
 
-In a post-norm encoder the stream after a sub-layer is ``norm(stream + output)``. Where pruning takes all of it, exact
-compaction leaves the norm of the stream and a constant; a strategy may say that the norm goes as well (Xia et al. 2022,
-arXiv 2204.00408, section 3.1), while it trains and for good.
+In a post-norm encoder the stream after a sub-layer is ``norm(stream + output)``. Where a sub-layer is wholly pruned,
+exact compaction leaves the norm of the stream plus a constant. A strategy may skip the norm as well (Xia et al. 2022,
+arXiv 2204.00408, section 3.1), during training and in the compact model.
 
-Legend: `B` batch, `L` tokens, `H` hidden size, `W` what the output projection reads.
+Legend: `B` batch, `L` tokens, `H` hidden size, `W` input width of the output projection.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from bplightning.masks.masking import Mask
 
 
 class MaySkip(Mixin):
-    """Mixed into what adds a sub-layer's output to the stream: it is skipped whenever its mask lets nothing through."""
+    """Mixed into the module that adds a sub-layer's output to the stream: skips it while its mask is shut."""
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        """The stream after the sub-layer; the host does not wait for the device to say which.
+        """The stream after the sub-layer; the host does not wait for the device's decision.
 
         Args:
-            hidden_states: What the output projection reads, ``(B, L, W)``.
+            hidden_states: Input of the output projection, ``(B, L, W)``.
             input_tensor: The stream before the sub-layer, ``(B, L, H)``.
         """
         output: Tensor = super().forward(hidden_states, input_tensor)  # type: ignore[misc]
@@ -36,26 +36,26 @@ class MaySkip(Mixin):
 
 
 class Skipped(Mixin):
-    """Mixed into what added a sub-layer's output to the stream: the stream passes."""
+    """Mixed into the module that added a sub-layer's output to the stream: passes the stream."""
 
     innermost = True
     training: bool
     parameters: Callable[[], Iterator[nn.Parameter]]
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        """The stream, as it is.
+        """The stream, unchanged.
 
         Args:
-            hidden_states: What nothing reads any more.
+            hidden_states: Unused.
             input_tensor: The stream, ``(B, L, H)``.
         """
-        if self.training:  # Nothing must be unused, which distributed training refuses: all takes part by no number.
+        if self.training:  # Distributed training refuses unused parameters, so an empty sum uses all of them.
             return input_tensor + sum(unread.flatten()[:0].sum() for unread in (hidden_states, *self.parameters()))
         return input_tensor
 
 
 def skip_when_shut(model: nn.Module, group: Group, mask: Mask) -> None:
-    """Skip a sub-layer, in this moment's network, whenever its mask lets nothing through.
+    """Skip a sub-layer during training whenever its mask is shut.
 
     Args:
         model: The model.
@@ -68,7 +68,7 @@ def skip_when_shut(model: nn.Module, group: Group, mask: Mask) -> None:
 
 
 def settle_skips(layout: PrunableLayout) -> None:
-    """Skip for good what is skipped at this moment, and nothing else; call it while the masks are there."""
+    """Make the sub-layers that are skipped now skipped permanently; call it before the masks are removed."""
     for group in layout.groups:
         module = None if group.adds is None else _adding(layout.model, group)
         if module is not None and isinstance(module, MaySkip):
@@ -79,22 +79,22 @@ def settle_skips(layout: PrunableLayout) -> None:
 
 
 def skip(model: nn.Module, group: Group) -> None:
-    """Skip a sub-layer for good."""
+    """Skip a sub-layer permanently."""
     mix_in(_adding(model, group), Skipped)
 
 
 def is_skipped(model: nn.Module, group: Group) -> bool:
-    """Whether a sub-layer is skipped for good."""
+    """Whether a sub-layer is skipped permanently."""
     return group.adds is not None and isinstance(_adding(model, group), Skipped)
 
 
 def skips_any(model: nn.Module) -> bool:
-    """Whether any sub-layer is skipped for good."""
+    """Whether any sub-layer is skipped permanently."""
     return any(isinstance(module, Skipped) for module in model.modules())
 
 
 def unskip(model: nn.Module) -> None:
-    """Skip nothing any more."""
+    """Stop skipping sub-layers."""
     for module in model.modules():
         take_out(module, Skipped)
 

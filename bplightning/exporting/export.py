@@ -23,9 +23,10 @@ import transformers
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from transformers import AutoConfig, PreTrainedModel
 
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import load_saved
 from bplightning.errors import UserError
-from bplightning.exporting.check import LIMITS, largest_difference, made_inputs, text_inputs
+from bplightning.exporting.check import LIMITS, largest_difference, text_inputs
 from bplightning.exporting.files import (
     OPSET,
     check_opset,
@@ -116,7 +117,7 @@ def export_model(
         require_onnx()
     place = made_parent(out)
     model = _load(path)
-    checks = [made_inputs(model, rows=1, length=5), made_inputs(model, rows=3, length=160)]
+    checks = [comparison_inputs(model, rows=1, length=5), comparison_inputs(model, rows=3, length=160)]
     text = text_inputs(model, path)
     checks += [] if text is None else [text]
     unproved = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=place))
@@ -195,7 +196,7 @@ def export_onnx(
     reference = parts.model if precision == torch.float32 else model  # the more precise of the two
     with exporting(parts, "onnx"):
         files = save_onnx(parts, out, opset=opset)
-        inputs = made_inputs(model, rows=3, length=9)
+        inputs = comparison_inputs(model, rows=3, length=9)
         difference = largest_difference(reference, parts, onnx_calls(files), inputs)
     what = f"a {type(model).__name__}"
     _require_near(difference, precision, what=what)
@@ -272,7 +273,7 @@ def exported_parts(model: PreTrainedModel, dtype: torch.dtype | None = None, *, 
         # A loop over the experts that have tokens cannot be traced; all experts at once can.
         typed = copy.deepcopy(typed) if typed is model else typed
         typed.set_experts_implementation("grouped_mm")
-    return parts_of(typed, made_inputs(typed, rows=3, length=9), with_past=with_past)
+    return parts_of(typed, comparison_inputs(typed, rows=3, length=9), with_past=with_past)
 
 
 def _summary(exported: Exported, *, kind: str, real: bool) -> str:

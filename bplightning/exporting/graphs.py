@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from bplightning.compaction.equivalence import takes_images
+from bplightning.compaction.example_inputs import takes_images
 from bplightning.exporting.caches import CROSS, SELF, emptied, from_cache, widened
 from bplightning.exporting.modules import Encode, Forward, Start, Step, StepBeside
 

@@ -1,1 +1,1 @@
-"""What can be pruned of a model: attention and feed-forward groups, found from one table row a family."""
+"""The prunable layout of a model: its attention and feed-forward groups, read from one table row per family."""

@@ -1,10 +1,10 @@
-"""What is tied together in a model: named slices of parameters, and the groups of them that must shrink as one.
+"""Members, which are named slices of parameters, and groups of members that must shrink together.
 
 Legend: `O` out features, `I` in features, `H` heads, `K` key/value heads, `D` head size, `F` feed-forward units.
 
-A member is a named slice of a parameter, always seen as a matrix ``weight_OI`` whose rows are outputs, whatever way the
-model stores it: a `Linear`, a part of a fused qkv `Linear` or `Conv1D`, one expert of a stacked expert tensor, a vector
-(of a norm, a bias) as one column. Groups tie the members that must shrink together.
+A member is always seen as a matrix ``weight_OI`` whose rows are outputs, however the model stores it: a `Linear`, a
+part of a fused qkv `Linear` or `Conv1D`, one expert of a stacked expert tensor, or a vector (of a norm, a bias) as one
+column.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Member:
     Attributes:
         module: Dotted name of the module that owns the parameter.
         parameter: The parameter's name in that module.
-        bias: Name of the bias that goes with the rows, or `None`.
+        bias: Name of the bias that belongs to the rows, or `None`.
         transposed: Whether the parameter is stored as ``(I, O)``, as `Conv1D` does.
         expert: Index into the first axis of a stacked expert tensor, or `None`.
         rows: First and last + 1 output row this member covers, or `None` for all of them.
@@ -80,7 +80,7 @@ class AttentionGroup:
 
     Attributes:
         name: Stable name by stack, layer and kind, for example ``encoder.3.self``; never a module path.
-        role: What penalty, granularity and density are chosen by.
+        role: The key by which penalty, granularity and density are set.
         layer: Index of the layer in its stack.
         module: Dotted name of the module that mixes the values (it holds query, key and value).
         query: Its weight is ``(H * D, I)``.
@@ -90,8 +90,8 @@ class AttentionGroup:
         heads: Query heads, ``H``.
         kv_heads: Key/value heads, ``K``; equal to `heads` unless queries are grouped.
         head_size: Rows of one head, ``D``.
-        position_key: Makes the keys of relative positions, ``(H * D, I)``; `None` where no projection of its own does.
-        position_query: Makes the queries of relative positions, likewise.
+        position_key: Projects relative positions to keys, ``(H * D, I)``; `None` where they have no own projection.
+        position_query: Projects relative positions to queries, ``(H * D, I)``, or `None`.
         position_bias: A table of relative position biases ``(buckets, columns)`` these heads look up, possibly another
             layer's (T5).
         position_columns: The column of `position_bias` that each head looks up; empty where there is none.
@@ -118,7 +118,7 @@ class AttentionGroup:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """Query and key, of positions too where these are projected apart, value, output."""
+        """Query and key, those of relative positions where they exist, value, output."""
         readers = self.query, self.key, self.position_query, self.position_key, self.value
         return *(member for member in readers if member is not None), self.output
 
@@ -129,13 +129,13 @@ class FeedForwardGroup:
 
     Attributes:
         name: Stable name by stack and layer, for example ``encoder.3.feed_forward``, with ``.expert.5`` for an expert.
-        role: What penalty, granularity and density are chosen by.
+        role: The key by which penalty, granularity and density are set.
         layer: Index of the layer in its stack.
         up: One projection ``(F, I)``, or two for a gated layer: the one that goes through the activation first.
         down: Its weight is ``(O, F)``.
         width: Units, ``F``.
         activation: Dotted name of the activation, a module or a function held by a module.
-        router: Of an expert, dotted name of the module that sends tokens to it and to others; else `None`.
+        router: For an expert, the dotted name of the module that sends tokens to it; else `None`.
         adds: Dotted name of the module that adds the output to the residual stream and normalizes the sum, called with
             both; `None` where there is no such module.
     """
@@ -162,8 +162,8 @@ class ParameterAxis:
 
     Attributes:
         parameter: Full dotted name of the parameter.
-        axis: The axis meant.
-        expert: Index into the first axis of a stacked expert tensor; `axis` then counts what is left.
+        axis: Index of the axis.
+        expert: Index into the first axis of a stacked expert tensor; `axis` then counts the remaining axes.
     """
 
     parameter: str

@@ -1,7 +1,8 @@
 """Classes mixed into the class of one module, so that this one instance computes what its original cannot.
 
-A compact model keeps transformers' modules; where slicing their projections is not enough, an instance changes its
-class to a subclass of the original, made here. The subclass has no name in any module, so it pickles by its parts.
+A model keeps transformers' modules. Where a module must compute something else, its instance changes its class to a
+subclass of the original, made here. That subclass has no name in any module, so an instance is pickled by the mixins
+and the original class. Nothing else in the core changes the class of a module.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ class Mixin:
     """Base of what is mixed into a module's class.
 
     Attributes:
-        innermost: Whether it stands right above the original class, which it replaces; others wrap what is there.
+        innermost: Whether it comes right before the original class and replaces its `forward`; other mixins wrap that.
     """
 
     innermost = False
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Pickle by what the class was made of."""
+        """Pickle the mixins, the original class and the state."""
         return _new, _parts(type(self)), self.__dict__
 
 
 def mix_in(module: nn.Module, mixin: type[Mixin]) -> None:
-    """Give `module` a class that is `mixin` and what it was before; once is enough."""
+    """Add `mixin` to the class of `module`; a second call changes nothing."""
     if isinstance(module, mixin):
         return
     mixins, original = _parts(type(module))
@@ -36,7 +37,7 @@ def mix_in(module: nn.Module, mixin: type[Mixin]) -> None:
 
 
 def take_out(module: nn.Module, mixin: type[Mixin]) -> None:
-    """Give `module` the class that it has without `mixin`."""
+    """Remove `mixin` from the class of `module`."""
     if not isinstance(module, mixin):
         return
     mixins, original = _parts(type(module))
@@ -52,7 +53,7 @@ def _mixed(mixins: tuple[type, ...], original: type) -> Any:
 
 
 def _parts(cls: type) -> tuple[tuple[type, ...], type]:
-    """What `_mixed` made `cls` of; nothing and `cls` itself where it did not."""
+    """The mixins and the original class of a class that `_mixed` made; of any other class, no mixin and itself."""
     parts: tuple[tuple[type, ...], type] = getattr(cls, "mixed_of", ((), cls))
     return parts
 

@@ -1,4 +1,4 @@
-"""What can be pruned of a model, read from its family's row of the table.
+"""The prunable layout of a model, read from its family's row of the table.
 
 Legend: `O` out features, `I` in features, `H` heads, `K` key/value heads, `D` head size, `F` feed-forward units.
 """
@@ -25,14 +25,14 @@ FEED_FORWARD_ROLES = {"encoder": "feed_forward", "decoder": "decoder_feed_forwar
 
 @dataclass(frozen=True)
 class PrunableLayout:
-    """What of a model can be pruned.
+    """The parts of a model that can be pruned.
 
     Attributes:
         model: The model it describes.
-        family: The row of the table it was read by.
+        family: The row of the family table that it was read with.
         attention: Attention sub-layers, in order of stacks and layers.
-        feed_forward: Feed-forward sub-layers, likewise.
-        residual: Every parameter axis that the residual stream runs along: they shrink, or are permuted, all together.
+        feed_forward: Feed-forward sub-layers, in the same order.
+        residual: Every parameter axis that the residual stream runs along; these must be sliced or permuted together.
     """
 
     model: nn.Module
@@ -47,7 +47,7 @@ class PrunableLayout:
 
         Args:
             model: A transformers model, with or without a head; dense or compact.
-            family: The table's row to read it by; by default the row of ``model.config.model_type``.
+            family: The row to read it with; by default the row of ``model.config.model_type``.
 
         Raises:
             UserError: The architecture is not in the table.
@@ -57,14 +57,14 @@ class PrunableLayout:
         prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
         attention: list[AttentionGroup] = []
         feed_forward: list[FeedForwardGroup] = []
-        # A model may be one stack of a family that has two: a T5 encoder, a BART decoder.
+        # The model may be only one stack of a family that has two: a T5 encoder, a BART decoder.
         here = [stack for stack in family.stacks if _has(model, prefix + stack.layers.partition(".*")[0])]
         for stack in here or family.stacks:
             for index, name in enumerate(_layers(model, prefix + stack.layers)):
                 where = f"{name}."
                 for names in stack.attention:
                     attention.append(_attention_group(model, family, stack, names, index, where, prefix))
-                for sub_layer in (stack.feed_forward, *stack.beside):
+                for sub_layer in (stack.feed_forward, *stack.also):
                     feed_forward.extend(_feed_forward_groups(model, stack, sub_layer, index, where))
         residual = tuple(_residual_axes(model, family, prefix, attention, feed_forward))
         return cls(model, family, tuple(attention), tuple(feed_forward), residual)
@@ -80,7 +80,7 @@ class PrunableLayout:
         return (member for group in self.groups for member in group.members)
 
     def weights(self) -> int:
-        """Number of weights in all members together, biases left out: the papers' "linear weights"."""
+        """Number of weights in all members together, without biases: the papers' "linear weights"."""
         return sum(member.weight(self.model).numel() for member in self.members)
 
 
@@ -93,15 +93,15 @@ def family_of(model: nn.Module) -> Family:
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in FAMILIES:
         raise UserError(
-            f"model architecture {model_type or type(model).__name__!r} is not known to bplightning, which prunes: "
-            f"{', '.join(sorted(FAMILIES))}. To add one, write its row in bplightning/families/ (where its layers "
-            "are and what they call their projections; CONTRIBUTING.md, 'Add a model family')."
+            f"model architecture {model_type or type(model).__name__!r} is not supported; bplightning prunes: "
+            f"{', '.join(sorted(FAMILIES))}. To add one, write its row in bplightning/layout/families/ "
+            "(where its layers are and what they call their projections; CONTRIBUTING.md, 'Add a model family')."
         )
     return FAMILIES[model_type]
 
 
 def _layers(model: nn.Module, name: str) -> Iterator[str]:
-    """The names of the layers in the list `name`, or in the lists it stands for."""
+    """The names of the layers in the list `name`, or in each list that its ``*`` matches."""
     outer, star, inner = name.partition(".*")
     layers = model.get_submodule(outer)
     assert isinstance(layers, nn.ModuleList)
@@ -129,7 +129,7 @@ def _attention_group(
 
     if names.fused:
         (fused,) = {names.query, names.key, names.value}
-        # Not by the configuration's count: heads may be gone.
+        # Not the configuration's count: heads may have been removed.
         kv_heads = member(fused).weight(model).shape[0] // ((heads_config // kv_config + 2) * size)
         width, kv_width = heads_config // kv_config * kv_heads * size, kv_heads * size
         query = member(fused, (0, width))
@@ -144,9 +144,9 @@ def _attention_group(
     if names.position_bias is not None:
         position_bias = Member(prefix + names.position_bias.format(layer=layer), bias=None)
     columns: tuple[int, ...] = ()
-    if position_bias is not None:  # a module that lost heads says which columns the others look up
-        said: Any = getattr(model.get_submodule(module), "position_columns", None)
-        columns = tuple(range(heads)) if said is None else tuple(said.tolist())
+    if position_bias is not None:  # a module that lost heads holds the columns of those that are left
+        recorded: Any = getattr(model.get_submodule(module), "position_columns", None)
+        columns = tuple(range(heads)) if recorded is None else tuple(recorded.tolist())
     return AttentionGroup(
         name=f"{stack.name}.{layer}.{names.kind}",
         role=role,
@@ -209,7 +209,7 @@ def _residual_axes(
     attention: list[AttentionGroup],
     feed_forward: list[FeedForwardGroup],
 ) -> Iterator[ParameterAxis]:
-    """Readers along their inputs, writers along their outputs and biases, and what the family's row lists."""
+    """The input axes of readers, the output axes and biases of writers, and the axes listed in the family's row."""
     seen: set[ParameterAxis] = set()
     groups: list[AttentionGroup | FeedForwardGroup] = [*attention, *feed_forward]
     hidden_size = groups[0].members[0].weight(model).shape[1]
@@ -252,7 +252,7 @@ def _has(model: nn.Module, name: str) -> bool:
 
 
 def _first(config: object, names: tuple[str, ...]) -> int:
-    """The first of `names` that the configuration has."""
+    """The value of the first of `names` that the configuration has."""
     for name in names:
         value = getattr(config, name, None)
         if value is not None:

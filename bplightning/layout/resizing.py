@@ -1,7 +1,7 @@
-"""Changing the sizes of a model's groups: parameters sliced, the modules' own counts kept true.
+"""Resizing the groups of a model: slicing their parameters and updating the counts that their modules keep.
 
-Used to compact a model (real weights) and to load a compact one (shapes only, on the meta device), so that both build
-the same modules.
+Compacting a model (real weights) and loading a compact one (shapes only, on the meta device) both use it, so that they
+build the same modules.
 
 Legend: `B` batch, `L` tokens, `H` heads, `K` key/value heads, `D` head size, `F` units of a feed-forward layer.
 """
@@ -31,12 +31,12 @@ Selection = dict[tuple[str, str], dict[int, Tensor]]
 
 
 def size_of(group: Group) -> int:
-    """What can be removed of `group` one by one: its key/value heads or its units, counted."""
+    """How many key/value heads, or units, `group` has: the parts that can be removed one by one."""
     return group.kv_heads if isinstance(group, AttentionGroup) else group.width
 
 
 def can_shrink(layout: PrunableLayout) -> list[Group]:
-    """The groups that can lose heads or units: none of those that cannot be sliced, or that are gone already."""
+    """The groups that can lose heads or units: not those that cannot be sliced, nor those that have none left."""
     return [group for group in layout.groups if size_of(group) and all(each.expert is None for each in group.members)]
 
 
@@ -46,7 +46,7 @@ def kind_of(group: Group) -> str:
 
 
 def writer_columns(group: Group, kept: Tensor) -> Tensor:
-    """The columns of the output or down projection that belong to `kept` heads or units."""
+    """The columns of the output or down projection that belong to the heads or units `kept`."""
     if isinstance(group, FeedForwardGroup):
         return kept
     return _spread(kept, group.head_size * _queries_per_kv_head(group))
@@ -58,25 +58,25 @@ def stream_width(layout: PrunableLayout) -> int:
 
 
 def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor], stream: Tensor | None = None) -> Selection:
-    """Which indices of which parameter stay.
+    """The indices of each parameter that stay.
 
     Args:
         layout: The layout of the model to resize.
         kept: Group name to the indices of its heads (key/value heads where queries are grouped) or units that stay; an
-            expert of which none does goes as a whole.
+            expert without any is removed as a whole.
         stream: Indices of the residual stream's dimensions that stay; `None` for all of them.
 
     Returns:
-        Every parameter of every member, every bias that goes with its rows, every table of position biases, and with
-        `stream` all that it runs along, each with its axes.
+        Every parameter of every member, every bias of its rows, every table of position biases, and with `stream` every
+        parameter that the stream runs along, each with its axes.
 
     Raises:
-        UserError: An expert loses some of its units, layers keep different numbers of experts, or one too few.
+        UserError: An expert loses only some of its units, or layers keep different numbers of experts, or too few.
     """
     parts: dict[tuple[str, str], dict[int, list[tuple[int, Tensor]]]] = {}
 
     def keep(member: Member, axis: int, indices: Tensor) -> None:
-        """`axis` 0 is along the member's rows, 1 along its columns, however the parameter is stored."""
+        """Keep `indices` of the member's rows (`axis` 0) or columns (1), however the parameter is stored."""
         stored = 1 - axis if member.transposed else axis
         start = member.rows[0] if member.rows is not None and axis == 0 else 0
         parts.setdefault((member.module, member.parameter), {}).setdefault(stored, []).append((start, indices + start))
@@ -89,8 +89,10 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor], stream
         if writer.expert is not None:
             if len(indices) in (0, size_of(group)):  # the whole expert, below
                 continue
-            what = "an expert of a stacked tensor"
-            raise UserError(f"{group.name} cannot lose {kind_of(group)}: {what} cannot be sliced for one layer yet.")
+            raise UserError(
+                f"{group.name} cannot lose some of its {kind_of(group)}: one expert of a stacked tensor cannot be "
+                "narrower than the others. Keep or remove the expert as a whole."
+            )
         for member in readers:
             if isinstance(group, AttentionGroup):
                 rows = group.head_size * (_queries_per_kv_head(group) if member is group.query else 1)
@@ -119,15 +121,15 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor], stream
 
 
 def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor], stream: Tensor | None = None) -> None:
-    """Replace the parameters of `model` in place by what stays of them; on the meta device only shapes change.
+    """Replace the parameters of `model` in place by the parts that stay; on the meta device only shapes change.
 
-    Every parameter of every member is replaced by a new tensor, also where all of it stays.
+    Every parameter of every member becomes a new tensor, even where all of it stays.
 
     Args:
         model: The model to resize.
         layout: Its layout, or that of a model with the same shapes.
         kept: Group name to the indices of its heads (key/value heads where queries are grouped) or units that stay.
-        stream: Indices of the residual stream's dimensions that stay, of a family without stacked experts; `None` for
+        stream: Indices of the residual stream's dimensions that stay, in a family without stacked experts; `None` for
             all of them.
     """
     for (module_name, name), axes in member_selections(layout, kept, stream).items():
@@ -135,7 +137,7 @@ def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor],
         old = module._parameters[name]
         assert old is not None
         new = old.detach()
-        if old.is_meta:  # nothing is there to be selected from
+        if old.is_meta:  # there are no numbers to select
             shape = [len(axes[axis]) if axis in axes else size for axis, size in enumerate(old.shape)]
             new = torch.empty(shape, dtype=old.dtype, device="meta")
         else:
@@ -158,14 +160,14 @@ def resize(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor],
 
 
 def make_bias(model: nn.Module, member: Member) -> None:
-    """Give `member`'s projection the bias it lacks, all zero."""
+    """Give the projection of `member`, which has no bias, one of zeros."""
     weight = member.weight(model)
     bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=weight.requires_grad)
     model.get_submodule(member.module).register_parameter(member.bias or "bias", bias)
 
 
 def _looked_up(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> dict[Member, Tensor]:
-    """Each table of position biases with its columns, ascending, that a head which stays looks up."""
+    """Each table of position biases with the columns, ascending, that the remaining heads look up."""
     used: dict[Member, set[int]] = {}
     for group in layout.attention:
         if group.position_bias is not None:
@@ -175,11 +177,11 @@ def _looked_up(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> dict[Membe
 
 
 def _set_position_columns(model: nn.Module, group: AttentionGroup, kept: Tensor, looked_up: Tensor) -> None:
-    """Tell a module that lost heads which columns the others look up, in a table that only `looked_up` stay of."""
+    """Tell a module that lost heads which columns the others look up, in a table that keeps only `looked_up`."""
     module = model.get_submodule(group.module)
     if len(kept) < group.heads or hasattr(module, "position_columns"):
         before = torch.tensor(group.position_columns, dtype=torch.long, device="cpu")
-        # No buffer: transformers would fill that anew when it loads.
+        # Not a buffer: transformers would initialize it again when it loads the model.
         module.position_columns = torch.searchsorted(looked_up, before[kept.to(before.device)])
 
 
@@ -188,7 +190,7 @@ def _queries_per_kv_head(group: AttentionGroup) -> int:
 
 
 def _spread(indices: Tensor, size: int) -> Tensor:
-    """The indices of all rows of blocks of `size` rows, given the blocks' indices."""
+    """The rows of the blocks with these indices, where a block has `size` rows."""
     return (indices[:, None] * size + torch.arange(size, device=indices.device)).flatten()
 
 
@@ -207,7 +209,7 @@ def _set_features(module: nn.Module) -> None:
 
 
 def _set_heads(model: nn.Module, group: AttentionGroup, kv_heads: int) -> None:
-    """Tell the module that mixes the values how many heads are left, under whatever name it keeps the number."""
+    """Tell the attention module how many heads are left, under whatever name it keeps the number."""
     module = model.get_submodule(group.module)
     heads = kv_heads * _queries_per_kv_head(group)
     counts = {_HEAD_COUNTS: heads, _KV_HEAD_COUNTS: kv_heads, _HEADS_TIMES_SIZE: heads * group.head_size}

@@ -1,7 +1,7 @@
-"""Routing around experts: a router that sends no token to some of its experts, as if they were not there.
+"""Routers that send no token to some of their experts, as if those did not exist.
 
-A router's logits of dropped experts are minus infinity, so that their probability is zero and the others' sum to one:
-what a router computes that never had them. `bplightning.layout.resizing` then takes their rows and weights away.
+A router's logits of dropped experts are minus infinity, so their probability is zero and the others' sum to one, as in
+a router that never had them. `bplightning.layout.resizing` later removes their rows and weights.
 
 Legend: `T` tokens, `E` experts of the router, `K` experts a token goes to.
 """
@@ -22,10 +22,10 @@ from bplightning.layout.prunable_layout import PrunableLayout
 
 
 class RouterMask(nn.Module):
-    """Which of its experts a router may send tokens to; a strategy holds it, and so its `state_dict`.
+    """The experts that a router may send tokens to; it belongs to a strategy, and so to its `state_dict`.
 
     Args:
-        experts: Experts there are.
+        experts: Number of experts.
 
     Attributes:
         kept: Binary ``(E,)``; all of them at first.
@@ -48,46 +48,46 @@ class RouterMask(nn.Module):
 
 
 class RoutesAround(Mixin):
-    """Mixed into the class of a router some of whose experts no token may go to."""
+    """Mixed into the class of a router that must not send tokens to some of its experts."""
 
     weight: Tensor
     top_k: int
     router_mask: RouterMask
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What Mixtral's, Qwen-MoE's and OLMoE's routers compute, with minus infinity for experts that are dropped.
+        """Route as Mixtral, Qwen-MoE and OLMoE do, with logits of minus infinity for dropped experts.
 
         Args:
             hidden_states: Inputs of the layer, ``(..., hidden size)``.
 
         Returns:
-            Logits ``(T, E)``, weights and indices of the experts that each token goes to, ``(T, K)``.
+            Logits ``(T, E)``, and the weights and indices of each token's experts, ``(T, K)``.
         """
         logits = functional.linear(hidden_states.reshape(-1, hidden_states.shape[-1]), self.weight)
         kept_E = self.router_mask.kept.to(logits.device)
         logits = logits.masked_fill(~kept_E, -torch.inf)
         weights, indices = logits.softmax(-1, dtype=torch.float).topk(self.top_k, dim=-1)
-        normalized = getattr(self, "norm_topk_prob", None)  # Mixtral's has no such setting, normalizes and stays wide
+        normalized = getattr(self, "norm_topk_prob", None)  # Mixtral, which has none, normalizes and stays in 32 bits
         if normalized is not False:
             weights = weights / weights.sum(-1, keepdim=True)
         return logits, weights if normalized is None else weights.to(logits.dtype), indices
 
 
 def mask_router(model: nn.Module, router: str, mask: RouterMask) -> None:
-    """Make a router of `model` obey a mask, for good: it stays when weights are hardened, until the model is compacted.
+    """Make a router of `model` obey a mask: also after weights are hardened, until the model is compacted.
 
     Args:
         model: The model.
         router: Dotted name of the router.
-        mask: Its mask; on whatever device.
+        mask: Its mask, on any device.
     """
     module = model.get_submodule(router)
     mix_in(module, RoutesAround)
-    module.__dict__["router_mask"] = mask  # no attribute, which would make it a part of the model
+    module.__dict__["router_mask"] = mask  # not as an attribute, which would register it as a sub-module
 
 
 def routers_of(layout: PrunableLayout) -> dict[str, list[FeedForwardGroup]]:
-    """Name of each router to the experts it chooses among, in the order of its rows."""
+    """Name of each router to its experts, in the order of its rows."""
     routers: dict[str, list[FeedForwardGroup]] = {}
     for group in layout.feed_forward:
         if group.router is not None:
@@ -96,13 +96,13 @@ def routers_of(layout: PrunableLayout) -> dict[str, list[FeedForwardGroup]]:
 
 
 def experts_per_token(model: nn.Module, router: str) -> int:
-    """Experts that each token goes to."""
+    """Number of experts that each token is sent to."""
     module: Any = model.get_submodule(router)
     return int(module.top_k)
 
 
 def is_dropped(model: nn.Module, expert: FeedForwardGroup) -> bool:
-    """Whether no token may go to an expert any more.
+    """Whether an expert is dropped: no token is sent to it any more.
 
     Args:
         model: The model it belongs to.
@@ -116,7 +116,7 @@ def is_dropped(model: nn.Module, expert: FeedForwardGroup) -> bool:
 
 
 def kept_experts(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Which experts each router keeps: one goes when no unit of it stays.
+    """The experts that each router keeps: one is removed when none of its units stays.
 
     Args:
         layout: The layout of the model to resize.
@@ -126,7 +126,7 @@ def kept_experts(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> dict[str
         Router to the indices of its experts that stay, ascending.
 
     Raises:
-        UserError: Routers keep different numbers, or fewer than a token goes to.
+        UserError: Routers keep different numbers of experts, or fewer than each token is sent to.
     """
     found = {}
     for router, experts in routers_of(layout).items():
@@ -134,27 +134,25 @@ def kept_experts(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> dict[str
         found[router] = torch.tensor(stay, dtype=torch.long, device="cpu")
         each = experts_per_token(layout.model, router)
         if len(stay) < each:
-            raise UserError(
-                f"{router} keeps {len(stay)} experts and sends each token to {each}: keep so many, or more."
-            )
+            raise UserError(f"{router} keeps {len(stay)} experts and sends each token to {each}: keep {each} or more.")
     counts = sorted({len(indices) for indices in found.values()})
     if len(counts) > 1:
         raise UserError(
-            f"layers keep different numbers of experts, from {counts[0]} to {counts[-1]}, and transformers' "
-            "configuration holds one number for all of them: keep as many in each layer."
+            f"layers keep different numbers of experts, from {counts[0]} to {counts[-1]}, but transformers' "
+            "configuration holds one number for all layers: keep the same number in each."
         )
     return found
 
 
 def set_experts(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Tensor]) -> None:
-    """Tell a model whose routers and experts were sliced how many experts are left, and take the routers' masks away.
+    """Tell a model whose routers and experts were sliced how many are left, and remove the routers' masks.
 
-    All layers keep as many, so the model is an ordinary one of that number, which loads anywhere.
+    All layers keep the same number, so the model is an ordinary one with fewer experts, which loads anywhere.
 
     Args:
         model: The model.
-        layout: Its layout before that.
-        kept: Router to the indices of its experts that stay.
+        layout: Its layout before slicing.
+        kept: Router name to the indices of its experts that stay.
     """
     experts = routers_of(layout)
     for router, indices in kept.items():
@@ -168,5 +166,5 @@ def set_experts(model: nn.Module, layout: PrunableLayout, kept: Mapping[str, Ten
         gate.__dict__.pop("router_mask", None)
         whole: Any = model
         whole.config.num_experts = count
-        if hasattr(whole, "num_experts"):  # a causal model's loss counts them too
+        if hasattr(whole, "num_experts"):  # the loss of a causal model uses it too
             whole.num_experts = count

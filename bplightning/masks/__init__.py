@@ -1,1 +1,1 @@
-"""Masks: binary grids over weights, from a granularity to exact gradients."""
+"""Masks: binary grids over weights, built from a granularity, with exact gradients."""

@@ -1,4 +1,4 @@
-"""From a group and a granularity to the masks that prune it.
+"""Building the masks that prune a group at a granularity.
 
 Legend: `O` out features, `I` in features, `R`, `C` grid rows and columns, `H` heads, `F` units.
 """
@@ -25,18 +25,18 @@ FALLBACKS = {
     "cross_attention": "attention",
     "decoder_feed_forward": "feed_forward",
 }
-"""Role of a decoder to the role whose setting it has when it has none of its own."""
+"""A role of a decoder to the role whose setting it uses when it has none of its own."""
 
 ROLES = ("attention", "feed_forward", *FALLBACKS)
-"""All roles there are."""
+"""All roles."""
 
 
 def check_roles(name: str, by_role: Mapping[str, object]) -> None:
-    """Refuse a setting by role that names something else.
+    """Refuse a setting by role with a key that is no role.
 
     Args:
-        name: What the setting is called, for the message.
-        by_role: Role to setting.
+        name: Name of the setting, for the message.
+        by_role: Role to value.
 
     Raises:
         UserError: A key is no role.
@@ -47,7 +47,7 @@ def check_roles(name: str, by_role: Mapping[str, object]) -> None:
 
 
 def check_role_weights(role_weights: Mapping[str, float]) -> None:
-    """Refuse factors of roles' shares of a penalty that name something else, or would turn it round.
+    """Refuse weights of roles in a penalty that have a key which is no role, or are negative.
 
     Args:
         role_weights: Role to factor.
@@ -58,18 +58,18 @@ def check_role_weights(role_weights: Mapping[str, float]) -> None:
     check_roles("role_weights", role_weights)
     for role, value in role_weights.items():
         if not value >= 0:
-            raise UserError(f"role_weights has {value:g} for {role}; it must be 0, for no penalty, or more.")
+            raise UserError(f"role_weights has {value:g} for {role}; it must be 0 (no penalty) or more.")
 
 
 def granularity_by_role(chosen: Mapping[str, str] | None, *, default: Mapping[str, str]) -> dict[str, str]:
-    """The granularity of every role: the chosen one, else that of the encoder's like role, else the default.
+    """The granularity of every role: the chosen one, else that of the matching encoder role, else the default.
 
     Args:
-        chosen: Role to granularity, as a user gives it.
-        default: The same for ``attention`` and ``feed_forward``, where the user says nothing.
+        chosen: Role to granularity, as the user gives it.
+        default: The granularities of ``attention`` and ``feed_forward`` that the user does not give.
 
     Raises:
-        UserError: A key is no role, or a value no granularity.
+        UserError: A key is no role, or a value is no granularity.
 
     >>> found = granularity_by_role({"attention": "head"}, default={"attention": "32x32", "feed_forward": "unit"})
     >>> found["cross_attention"], found["decoder_feed_forward"]
@@ -93,7 +93,7 @@ def make_masks(
         patterns: Whether the strategy can keep N of M neighbours.
 
     Raises:
-        UserError: Granularities do not suit their groups: one message for all of them.
+        UserError: Granularities do not suit their groups; one message lists all of them.
     """
     masks: list[tuple[str, Mask]] = []
     refused = []
@@ -105,7 +105,9 @@ def make_masks(
     if len(refused) == 1:
         raise UserError(refused[0])
     if refused:
-        raise UserError(f"{len(refused)} of {len(layout.groups)} groups cannot be masked so. " + " ".join(refused))
+        raise UserError(
+            f"{len(refused)} of {len(layout.groups)} groups cannot be masked at this granularity. " + " ".join(refused)
+        )
     yield from masks
 
 
@@ -153,8 +155,8 @@ def masks_of(
         pattern = _pattern(granularity)
         if pattern and not patterns:
             raise UserError(
-                f"granularity {granularity!r} keeps so many of each {pattern[1]} neighbours, and a strategy that cuts "
-                "scores at a threshold cannot promise that: take magnitude or movement, or another granularity."
+                f"granularity {granularity!r} keeps {pattern[0]} of each {pattern[1]} neighbours, which a strategy "
+                "with a score threshold cannot guarantee: use magnitude or movement, or another granularity."
             )
         undivided = []
         found = []
@@ -168,7 +170,7 @@ def masks_of(
             if not pattern:
                 grid = out_features // tile_rows, in_features // tile_columns
             total = out_features * in_features
-            if total == 0:  # a compact model's sub-layer that lost all it had
+            if total == 0:  # a sub-layer of a compact model with nothing left
                 continue
             mask = Mask(group.role, (Cover(member),), grid, total, scores, pattern)
             found.append((f"{group.name}.{label}", mask))
@@ -186,10 +188,10 @@ def masks_of(
 
 
 def check_granularity(granularity: str) -> str:
-    """Return `granularity` when it is one, whatever the group.
+    """Return `granularity` if it is a known one, for any group.
 
     Raises:
-        UserError: It is not.
+        UserError: It is not known.
     """
     if granularity not in ("head", "unit") and _pattern(granularity) is None:
         _tile(granularity, 1, 1)
@@ -197,7 +199,7 @@ def check_granularity(granularity: str) -> str:
 
 
 def _pattern(granularity: str) -> tuple[int, int] | None:
-    """N and M of an N:M granularity, else `None`."""
+    """`N` and `M` of an N:M granularity, else `None`."""
     found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", granularity)
     if found is None:
         return None

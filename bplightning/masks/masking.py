@@ -1,25 +1,25 @@
-"""Masks: a binary grid -> broadcast over a weight, with exact gradients; the strategy says what the grid keeps.
+"""Masks: binary grids that are broadcast over weights, with exact gradients. A strategy decides what a grid keeps.
 
-Real-valued gates go the same way: what a gate is of the scores, a strategy says too.
+Real-valued gates use the same masks; a strategy also defines the gate as a function of the scores.
 
 Legend: `O` out features, `I` in features, `R`, `C` grid rows and columns, ``r = O / R`` and ``c = I / C`` the tile.
 
-One class covers element, block, row, column, unit and head: the shape of the grid says which. A mask leaves the module
-tree, the parameter names and the `state_dict` of the model as they are: it swaps the class of the module that owns the
-weight for a subclass in which the weight, when read, is the masked weight.
+One class covers element, block, row, column, unit and head: the shape of the grid decides which. A mask leaves the
+module tree, the parameter names and the `state_dict` of the model as they are: `Masked` is mixed into the class of the
+module that owns the weight, so that reading the weight gives the masked weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bplightning.layout.groups import Member
+from bplightning.layout.instance_mixin import Mixin, mix_in, take_out
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Cover:
     Attributes:
         member: The slice of a parameter.
         transposed: Whether the grid's rows run along the member's columns, as for the down projection of a unit mask.
-        idle: Whether the member is read as it is, for what another one of the mask lets through of it is enough: where
-            the grid is 0 it then does nothing, and it becomes zero there with the end of the mask (`clear_idle`).
+        idle: Whether the member is read unmasked, because another member of the mask already blocks it: where the grid
+            is 0 it has no effect, and `clear_idle` writes zeros there when the mask is removed.
     """
 
     member: Member
@@ -41,23 +41,24 @@ class Cover:
 class Mask(nn.Module):
     """A grid over one weight, or over several that share it.
 
-    What it keeps is a buffer that a strategy writes (`set_grid`), so it stands in the strategy's ``state_dict`` and
-    moves when the strategy says so, not with every forward pass.
+    What it keeps is a buffer that a strategy writes (`set_grid`). So it is part of the strategy's ``state_dict``, and
+    changes only when the strategy changes it, not with every forward pass.
 
     Args:
-        role: Role of the group it belongs to, for penalty and density.
-        covers: The members it covers; more than one share every entry of the grid.
+        role: Role of the group it belongs to, by which penalty and density are set.
+        covers: The members it covers; if there are several, they share every entry of the grid.
         grid: Rows and columns ``(R, C)`` of the grid.
-        total_weights: Weights of all covered members together.
+        total_weights: Number of weights in all covered members together.
         scores: Whether the grid has learned scores; they start at 0.
-        pattern: ``(N, M)`` where of each `M` neighbours in a row of the grid `N` may stay (N:M sparsity), else `None`.
+        pattern: ``(N, M)`` where at most `N` of each `M` neighbours in a row of the grid stay (N:M), else `None`.
 
     Attributes:
-        kept: The binary grid ``(R, C)`` of this moment; all of it at first.
+        kept: The current binary grid ``(R, C)``; everything is kept at first.
         scores: ``(R, C)``, or `None`.
-        gate: What weights are multiplied by in place of `kept`, where that is not binary: from the scores, and uniform
-            random numbers in [0, 1) or `None`, to the gate, each ``(R, C)``. Gradients reach the scores through it.
-        noise: The random numbers of the batch that is trained on (`draw`), ``(R, C)``; `None` at other times.
+        gate: A function whose result multiplies the weights instead of `kept`, for gates that are not binary. It takes
+            the scores, and uniform random numbers in [0, 1) or `None`, and returns the gate, each ``(R, C)``.
+            Gradients reach the scores through it.
+        noise: The random numbers of the current training batch (`draw`), ``(R, C)``; `None` outside of training.
 
     Example:
         A 2 x 2 grid over a 4 x 4 weight keeps or drops tiles of 2 x 2:
@@ -93,7 +94,7 @@ class Mask(nn.Module):
 
     @property
     def weights_per_entry(self) -> int:
-        """Weights that one entry of the grid keeps or drops."""
+        """Number of weights that one entry of the grid keeps or drops."""
         return self.total_weights // self.kept.numel()
 
     @torch.no_grad()
@@ -106,28 +107,28 @@ class Mask(nn.Module):
         self.kept.copy_(kept_RC)
 
     def draw(self, generator: torch.Generator) -> None:
-        """Gates are random from now on: until the next draw, or `settle`, all that is read is of the same one.
+        """Draw random gates, which stay the same until the next draw or `settle`.
 
         Args:
-            generator: What random numbers come from, on the device of the scores.
+            generator: Source of the random numbers, on the device of the scores.
         """
         scores = cast(Tensor, self.scores)
         self.noise = torch.rand(scores.shape, generator=generator, dtype=scores.dtype, device=scores.device)
 
     def settle(self) -> None:
-        """Gates are those of evaluation from now on."""
+        """Use the gates of evaluation from now on."""
         self.noise = None
 
     def kept_weights(self) -> Tensor:
-        """Weights kept in all covered members, a 0-d tensor on the device."""
+        """Number of weights kept in all covered members, a 0-d tensor on the device."""
         return self.kept.float().mean() * self.total_weights
 
     @torch.no_grad()
     def pooled(self, of: Callable[[Member], Tensor]) -> Tensor:
-        """The mean of a number for each weight over each entry's tile, all covered members together.
+        """The mean of a value per weight over each entry's tile, taken over all covered members.
 
         Args:
-            of: From a member to values of its shape ``(O, I)``, for example the absolute values of its weights.
+            of: Returns the values ``(O, I)`` of a member, for example the absolute values of its weights.
 
         Returns:
             ``(R, C)``, on the device.
@@ -142,12 +143,12 @@ class Mask(nn.Module):
 
     @torch.no_grad()
     def any_open(self) -> Tensor:
-        """Whether anything is let through at this moment, a 0-d tensor on the device."""
+        """Whether any entry is open at present, a 0-d tensor on the device."""
         return self.kept.any() if self.gate is None else (self.gate(cast(Tensor, self.scores), self.noise) > 0).any()
 
     @torch.no_grad()
     def clear_idle(self, model: nn.Module) -> None:
-        """Write zeros into the covered members of `model` that are read as they are, where nothing is kept."""
+        """Write zeros into the idle members of `model` wherever nothing is kept."""
         for cover in self.covers:
             if cover.idle:
                 weight_OI = cover.member.weight(model)
@@ -166,13 +167,13 @@ def masked_weight(weight_OI: Tensor, grid_RC: Tensor, scores_RC: Tensor | None, 
     """The weight with every tile multiplied by its entry of the grid.
 
     The gradient of a weight is gated by the grid; the gradient of a score is the sum over its tile of ``dL/dW' * W``,
-    whether the tile is kept or not, so that what was pruned can return (Sanh et al. 2020, arXiv
-    2005.07683, equation 2).
+    whether the tile is kept or not, so that pruned weights can return (Sanh et al. 2020, arXiv 2005.07683, equation
+    2).
 
     Args:
         weight_OI: The unmasked weight.
         grid_RC: Binary grid, or a gate; `R` divides `O` and `C` divides `I` (the other way round with `transposed`).
-        scores_RC: Scores that receive the gradient, or `None`; for a gate the gate itself.
+        scores_RC: Scores that receive the gradient, or `None`; for a gate, the gate itself.
         transposed: Whether the grid's rows run along the weight's columns.
 
     Returns:
@@ -182,7 +183,7 @@ def masked_weight(weight_OI: Tensor, grid_RC: Tensor, scores_RC: Tensor | None, 
 
 
 def _widened(grid_RC: Tensor, weight_OI: Tensor, *, transposed: bool) -> Tensor:
-    """The grid in the weight's dtype, one number for each column of the weight: ``(R, I)``, or ``(R, 1)``."""
+    """The grid in the weight's dtype, with one number for each column of the weight: ``(R, I)``, or ``(R, 1)``."""
     keep_RC = (grid_RC.T if transposed else grid_RC).to(weight_OI.dtype)
     columns, in_features = keep_RC.shape[1], weight_OI.shape[1]
     return keep_RC if columns in (1, in_features) else keep_RC.repeat_interleave(in_features // columns, dim=1)
@@ -193,7 +194,7 @@ class _MaskedWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight_OI: Tensor, scores_RC: Tensor | None, grid_RC: Tensor, transposed: bool) -> Tensor:
-        # The grid as it is, and not widened: of single weights that would be one more copy of the weight.
+        # The grid is saved before it is widened: for single weights, a widened one would be another copy of the weight.
         ctx.save_for_backward(weight_OI, grid_RC)
         ctx.transposed = transposed
         ctx.score_dtype = None if scores_RC is None else scores_RC.dtype
@@ -211,12 +212,12 @@ class _MaskedWeight(torch.autograd.Function):
         grad_weight = grad_scores = scratch = None
         if ctx.needs_input_grad[1]:
             scratch = grad_RrI * weight_OI.reshape(rows, -1, in_features)
-            # Where a tile is one row, that is no sum but a copy of the weight.
+            # Where a tile is one row, a sum would only copy the weight.
             sums_RI = scratch[:, 0] if scratch.shape[1] == 1 else scratch.sum(1, dtype=ctx.score_dtype)
             grad_scores = sums_RI.view(rows, columns, -1).sum(2, dtype=ctx.score_dtype)
             if ctx.transposed:
                 grad_scores = grad_scores.T
-        if ctx.needs_input_grad[0]:  # into the same memory: a second copy of every weight would cost more than its sums
+        if ctx.needs_input_grad[0]:  # reuses the memory: a second copy of each weight costs more than its sums
             grad_weight = torch.mul(grad_RrI, keep_RI[:, None], out=scratch).view(weight_OI.shape)
         return grad_weight, grad_scores, None, None
 
@@ -224,8 +225,33 @@ class _MaskedWeight(torch.autograd.Function):
 # -- carrying masks on a model -----------------------------------------------------------------------------------------
 
 
+class Masked(Mixin):
+    """Mixed into the class of a module whose weights are read through masks; writing and saving are as before."""
+
+    def __getattr__(self, name: str) -> Any:
+        """A parameter is only found here, since `nn.Module` keeps it in a dictionary, so it can be masked here."""
+        covers = self.__dict__.get("_carried_masks", {}).get(name)
+        if covers is None:
+            return super().__getattr__(name)  # type: ignore[misc]
+        frozen = self.__dict__.get("_frozen_weights")
+        if frozen is not None and not torch.is_grad_enabled():
+            return frozen[name]
+        return _read_through(self.__dict__["_parameters"][name], covers)
+
+
+def _read_through(weight: Tensor, covers: Sequence[tuple[Cover, Mask]]) -> Tensor:
+    """A whole parameter with the masks of its members applied."""
+    cover, mask = covers[0]
+    if len(covers) == 1 and cover.member.view(weight).shape == weight.shape and not cover.member.transposed:
+        return mask.apply_to(weight, cover)
+    masked = weight.clone()  # members are slices of a fused or stacked parameter: each is written over its part
+    for cover, mask in covers:
+        cover.member.view(masked).copy_(mask.apply_to(cover.member.view(weight), cover))
+    return masked
+
+
 def install_mask(model: nn.Module, mask: Mask) -> None:
-    """Make `model` read every weight that `mask` covers through it.
+    """Make `model` read every weight that `mask` covers through the mask.
 
     Raises:
         ValueError: A covered member carries a mask already.
@@ -237,11 +263,10 @@ def install_mask(model: nn.Module, mask: Mask) -> None:
         carried: dict[str, list[tuple[Cover, Mask]]] = module.__dict__.setdefault("_carried_masks", {})
         masks = carried.setdefault(cover.member.parameter, [])
         if any(other.member == cover.member for other, _ in masks):
-            raise ValueError(f"{cover.member.name} carries a mask already; harden it before another is installed.")
-        if not masks:
-            module.__class__ = _masked_class(type(module), cover.member.parameter)  # type: ignore[arg-type]
-        # A plain list, so that scores belong to the strategy's state_dict alone.
+            raise ValueError(f"{cover.member.name} already has a mask; harden the model before another is installed.")
+        # A plain list, so that scores belong only to the strategy's state_dict.
         masks.append((cover, mask))
+        mix_in(module, Masked)
 
 
 def has_masks(model: nn.Module) -> bool:
@@ -251,20 +276,19 @@ def has_masks(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def remove_masks(model: nn.Module) -> None:
-    """Write every mask of `model` into its weight, as zeros or as evaluation's gates, and take the masks away."""
+    """Write every mask of `model` into its weight, as zeros or as the gates of evaluation, and remove the masks."""
     unfreeze_masks(model)
     _settle(model)
     for module in _carriers(model):
         for parameter in module.__dict__["_carried_masks"]:
             module._parameters[parameter].copy_(getattr(module, parameter))  # type: ignore[union-attr]
-        while unmasked := getattr(type(module), "unmasked_class", None):
-            module.__class__ = unmasked
+        take_out(module, Masked)
         del module.__dict__["_carried_masks"]
 
 
 @torch.no_grad()
 def freeze_masks(model: nn.Module) -> None:
-    """Compute masked weights once, of this moment, not per forward; for evaluation: with gradients they stay live."""
+    """Compute masked weights once instead of per forward pass, for evaluation; with gradients they are not used."""
     unfreeze_masks(model)
     _settle(model)
     for module in _carriers(model):
@@ -273,7 +297,7 @@ def freeze_masks(model: nn.Module) -> None:
 
 
 def unfreeze_masks(model: nn.Module) -> None:
-    """Compute masked weights per forward again."""
+    """Compute masked weights per forward pass again."""
     for module in model.modules():
         module.__dict__.pop("_frozen_weights", None)
 
@@ -287,24 +311,3 @@ def _settle(model: nn.Module) -> None:
 
 def _carriers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if "_carried_masks" in module.__dict__]
-
-
-@cache
-def _masked_class(cls: type[nn.Module], parameter: str) -> type[nn.Module]:
-    """A subclass of `cls` in which reading `parameter` gives the masked weight; writing and saving are as before."""
-
-    def read(module: nn.Module) -> Tensor:
-        frozen = module.__dict__.get("_frozen_weights")
-        if frozen is not None and not torch.is_grad_enabled():
-            return frozen[parameter]
-        weight = cast(Tensor, module._parameters[parameter])
-        covers = module.__dict__["_carried_masks"][parameter]
-        cover, mask = covers[0]
-        if len(covers) == 1 and cover.member.view(weight).shape == weight.shape and not cover.member.transposed:
-            return mask.apply_to(weight, cover)
-        masked = weight.clone()  # slices of a fused or stacked parameter: each is written over its part
-        for cover, mask in covers:
-            cover.member.view(masked).copy_(mask.apply_to(cover.member.view(weight), cover))
-        return masked
-
-    return type(f"Masked{cls.__name__}", (cls,), {parameter: property(read), "unmasked_class": cls})

@@ -1,4 +1,4 @@
-"""Which entries of a grid to keep, given how much each is worth: exactly as many as asked for, whatever the ties.
+"""Selecting the entries of a grid with the highest values: exactly as many as asked for, also with ties.
 
 Legend: `N` entries, `R`, `C` grid rows and columns.
 """
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def keep_largest(*, values_N: Tensor, density: float) -> Tensor:
-    """Keep the entries worth most, as many as come nearest to a density, a half upwards.
+    """Keep the entries with the highest values, as many as are nearest to a density (halves are rounded up).
 
-    Of equal entries the earlier ones are kept. Nothing waits for the host.
+    Of equal entries the earlier ones are kept. The host does not wait for the device.
 
     Args:
-        values_N: Worth of each entry.
+        values_N: Value of each entry.
         density: Fraction to keep, in [0, 1].
 
     Returns:
@@ -38,17 +38,17 @@ def keep_largest(*, values_N: Tensor, density: float) -> Tensor:
 
 
 def keep_within(*, values_N: Tensor, weights_N: Tensor, budget: int) -> Tensor:
-    """Keep the entries worth most, as many as come nearest to a budget, where they stand for unlike numbers of weights.
+    """Keep the entries with the highest values within a budget, where entries hold different numbers of weights.
 
-    Of equal entries the earlier ones are kept. Nothing waits for the host.
+    Of equal entries the earlier ones are kept. The host does not wait for the device.
 
     Args:
-        values_N: Worth of each entry.
-        weights_N: Weights that each entry stands for, integers.
-        budget: Weights to keep.
+        values_N: Value of each entry.
+        weights_N: Number of weights of each entry, integers.
+        budget: Number of weights to keep.
 
     Returns:
-        Binary ``(N,)``. What is kept misses the budget by half an entry at most.
+        Binary ``(N,)``. The weights kept differ from the budget by half an entry at most.
 
     >>> values, weights = torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1, 3, 4])
     >>> keep_within(values_N=values, weights_N=weights, budget=4).tolist()
@@ -61,12 +61,12 @@ def keep_within(*, values_N: Tensor, weights_N: Tensor, budget: int) -> Tensor:
 
 
 def keep_of_neighbours(*, values_RC: Tensor, count: int, of: int) -> Tensor:
-    """Keep the `count` entries worth most of each `of` neighbours in a row (N:M sparsity).
+    """Keep the `count` highest of each `of` neighbours in a row (N:M sparsity).
 
     Args:
-        values_RC: Worth of each entry; `of` divides `C`.
-        count: Entries kept of each group, from 0 to `of`.
-        of: Neighbours in a group.
+        values_RC: Value of each entry; `of` divides `C`.
+        count: Entries kept in each group of neighbours, from 0 to `of`.
+        of: Size of a group.
 
     Returns:
         Binary ``(R, C)``.

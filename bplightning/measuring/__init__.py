@@ -1,1 +1,1 @@
-"""What a model weighs and how fast it is: latency, FLOPs, parameters, bytes, latency tables."""
+"""Measuring models: latency, FLOPs, parameters, bytes on disk, and latency tables."""

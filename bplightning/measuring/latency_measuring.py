@@ -1,13 +1,13 @@
-"""Measuring a latency table: compact copies of a model, timed side by side with it.
+"""Measuring a latency table: compact copies of a model are timed side by side with it.
 
-Layers are not timed alone, where their weights and activations would be in the cache. In each copy every layer of one
-role keeps as many heads or units; what one layer takes is the difference from the copy that keeps none, over the number
-of layers. Copies are timed in turns with the dense model, as reports time a compact model, and only the ratio counts,
-so that a machine that becomes slower does not bend the table. The layers of a copy have weights of their own: those
-shared with other copies would be in the cache.
+Single layers are not timed, because their weights and activations would be in the cache. Instead, in each copy every
+layer of one role keeps the same number of heads or units. The time of one layer is the difference to the copy that
+keeps none, divided by the number of layers. Copies are timed in turns with the dense model, as reports time a compact
+model, and only the ratio is used, so a machine that becomes slower does not distort the table. Each copy has its own
+weights for the layers, since shared ones would be in the cache.
 
-Pruning takes from all roles together, and unlike numbers from layer to layer, and what that takes is not quite the sum:
-by further copies, which lost heads and units at random, sums are put right.
+Pruning removes from all roles at once, and different numbers in each layer, and such a model does not take exactly the
+sum of the times. Further copies, without some heads and units chosen at random, correct the sums.
 """
 
 from __future__ import annotations
@@ -31,36 +31,34 @@ from bplightning.measuring import measure
 from bplightning.measuring.latency_shapes import ModelShape
 from bplightning.measuring.latency_table import LatencyTable, RoleTimes
 from bplightning.measuring.random_copies import compact_copy, kept_at_random
+from bplightning.measuring.timing import INTERVAL_ROUNDS, paired_ratio
 
 SECONDS = 60.0
 """Time spent on a table, in seconds."""
 
 AT_ONCE = 8
-"""Copies that are in memory at a time."""
+"""Number of copies in memory at a time."""
 
 MOST_HEADS = 16
-"""Every number of heads is measured up to so many; of more than that, a geometric grid."""
+"""Up to this number of heads, every count is measured; above, a geometric grid of counts."""
 
 STEP = math.sqrt(0.5)
-"""Of a geometric grid: each count over the next greater one."""
+"""Ratio of each count in a geometric grid to the next larger one."""
 
 SMALLEST = 1 / 100
-"""Part of all units that a geometric grid goes down to, above none."""
-
-ROUNDS = 6
-"""Fewest rounds of a copy, however slow."""
+"""Smallest count above 0 in a geometric grid, as a fraction of all units."""
 
 TOGETHER = tuple((part, seed) for part in (0.05, 0.1, 0.25, 0.5, 0.75) for seed in (1001, 1002))
-"""Parts of all heads and all units that are kept, at random by a seed, in the copies by which sums are put right."""
+"""Fractions of all heads and units, and seeds of their random choice, in the copies that correct the sums."""
 
 RANDOM = ""
-"""In place of a role's name: a copy that lost heads and units at random."""
+"""Stands for a role in the key of a copy whose heads and units were chosen at random."""
 
 Kept = Mapping[str, Tensor]
 """Name of each group that shrinks to the indices that stay."""
 
 _Copy = tuple[str, int]
-"""A role and how many each of its layers keeps, or `RANDOM` and a number."""
+"""A role and the count that each of its layers keeps, or `RANDOM` and a number."""
 
 
 def measured_table(
@@ -75,21 +73,21 @@ def measured_table(
     """Measure the latency table of a dense model.
 
     Args:
-        model: The model, without masks, on the device and in the precision to measure in; it is left as it is.
-        shape: Rows and tokens, as far as the model can take so many.
-        device: Where the model is.
+        model: The model, without masks, on the device and in the precision to measure in; it stays unchanged.
+        shape: Rows and tokens; fewer tokens where the model has no room for so many.
+        device: The device of the model.
         dtype: Its precision, for the table.
-        seconds: Time spent, in seconds; slow models take longer, for six rounds of every copy.
+        seconds: Time spent, in seconds; slow models take longer, because every copy runs six rounds.
         watch: Is told of progress, never while anything is timed.
 
     Raises:
-        UserError: Layers of one role differ, nothing can be removed, or the model takes no longer with what can.
+        UserError: Layers of one role differ, nothing can be removed, or removing everything saves no time.
     """
     layout = PrunableLayout.of(model)
     described = ModelShape.of(layout)
     if not described.roles:
         raise UserError(
-            "the model has no head or unit that can be removed: there is nothing to make a latency table of."
+            "the model has no head or unit that can be removed: a latency table needs a model that has some."
         )
     (shape,) = measure.fitting(model, [shape])
     groups = can_shrink(layout)
@@ -99,8 +97,8 @@ def measured_table(
     ratios: dict[_Copy, float] = {}
     names, parts = list(copies), math.ceil(len(copies) / AT_ONCE)
     for done in range(parts):
-        watch(done / parts, f"{len(copies)} compact copies beside the dense model, {measure.shape_name(*shape)}")
-        own = names[done::parts]  # of every kind, so that what bends one part bends no curve
+        watch(done / parts, f"{len(copies)} compact copies and the dense model, {measure.shape_name(*shape)}")
+        own = names[done::parts]  # copies of every kind, so that a slow period does not distort one curve
         took_ms, found = _beside(model, [_copy_of(layout, copies[name]) for name in own], shape, seconds / parts)
         dense.append(took_ms)
         ratios |= {name: min(ratio, 1.0) for name, ratio in zip(own, found, strict=True)}
@@ -119,8 +117,8 @@ def measured_table(
     full = sum(of.shape.layers * of.ms[-1] for of in roles.values())
     if full == 0:
         raise UserError(
-            f"without any head or unit the model takes as long at {measure.shape_name(*shape)}: take more seconds, a "
-            "larger shape, or a machine that does nothing else."
+            f"without any head or unit the model is not faster at {measure.shape_name(*shape)}: give more seconds, a "
+            "larger shape, or an idle machine."
         )
     sums, took = together_line(together, last=(full, dense_ms))
     return LatencyTable(
@@ -140,12 +138,12 @@ def measured_table(
 
 
 def grid(size: int, *, heads: bool) -> list[int]:
-    """How many heads or units to keep in the copies of a role: from none to less than all, ascending.
+    """Numbers of heads or units to keep in the copies of a role: from none to less than all, ascending.
 
-    Units are odd in number: pruning leaves widths that no kernel was made for, and those are what is to be foreseen.
+    Numbers of units are odd: pruning leaves widths that kernels are not optimized for, so those are measured.
 
     Args:
-        size: How many there are.
+        size: Number of heads or units in a dense layer.
         heads: Whether they are heads.
 
     >>> grid(4, heads=True), grid(100, heads=False)
@@ -159,10 +157,10 @@ def grid(size: int, *, heads: bool) -> list[int]:
 
 
 def not_falling(values: Sequence[float]) -> list[float]:
-    """The closest values that do not fall (least squares): neighbours that do are pooled.
+    """The closest values that do not fall (least squares): neighbours that fall are pooled.
 
-    More heads or units never take less time; where it was measured so, it was chance. A running maximum would keep the
-    highest of several chances, and so make everything that follows too slow.
+    More heads or units never take less time; where a measurement says so, it is noise. A running maximum would keep the
+    highest noise, and make everything after it too slow.
 
     Args:
         values: At least one.
@@ -183,15 +181,15 @@ def not_falling(values: Sequence[float]) -> list[float]:
 def together_line(
     points: Sequence[tuple[float, float]], *, last: tuple[float, float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The line by which sums are put right.
+    """The curve that corrects sums of layer times.
 
     Args:
-        points: Of copies, one without any head or unit among them, what their layers take in sum, and what they take;
-            milliseconds.
-        last: The same of the dense model.
+        points: For each copy, the sum of its layers' times and its measured time, in milliseconds; one copy has no head
+            or unit.
+        last: The same for the dense model.
 
     Returns:
-        The sums, strictly rising, and what is taken, which does not fall.
+        The sums, strictly rising, and the measured times, which do not fall.
 
     >>> together_line([(2.0, 5.0), (0.0, 1.0), (2.0, 4.0), (3.0, 4.0), (9.0, 8.0)], last=(8.0, 9.0))
     ((0.0, 2.0, 3.0, 8.0), (1.0, 4.25, 4.25, 9.0))
@@ -205,7 +203,7 @@ def together_line(
 
 
 def _copies(groups: Sequence[Group], alike: Mapping[str, Sequence[int]]) -> dict[_Copy, Kept]:
-    """What the copies keep: of each role every count but all, then of all roles parts at random, and nothing."""
+    """The heads and units that each copy keeps: counts by role, then random fractions of all roles, then none."""
     copies: dict[_Copy, Kept] = {}
     for role, counts in alike.items():
         for count in counts[:-1]:
@@ -225,15 +223,10 @@ def _copy_of(layout: PrunableLayout, kept: Kept) -> nn.Module:
 def _beside(
     model: nn.Module, others: Sequence[nn.Module], shape: tuple[int, int], seconds: float
 ) -> tuple[float, list[float]]:
-    """Median milliseconds of a model, and of others as parts of that."""
+    """Median milliseconds of a model, and those of others as fractions of it."""
     together = dict(zip(map(str, range(1 + len(others))), (model, *others), strict=True))
-    found = measure.latency(together, partial(_inputs, model), [shape], seconds=seconds, min_rounds=ROUNDS)
+    found = measure.latency(
+        together, partial(random_inputs, model), [shape], seconds=seconds, min_rounds=INTERVAL_ROUNDS
+    )
     dense, *copied = (found[name][measure.shape_name(*shape)] for name in together)
-    ratios = [median(b / a for a, b in zip(dense.rounds_ms, each.rounds_ms, strict=True)) for each in copied]
-    return dense.median_ms, ratios
-
-
-def _inputs(model: nn.Module, rows: int, tokens: int) -> dict[str, Tensor]:
-    dtype = next(model.parameters()).dtype
-    made = random_inputs(model, rows, tokens)
-    return {name: each.to(dtype) if each.is_floating_point() else each for name, each in made.items()}
+    return dense.median_ms, [paired_ratio(each, dense).value for each in copied]

@@ -1,4 +1,4 @@
-"""What of a model a latency table depends on, beside the machine: how many layers it has, and how large they are."""
+"""The parts of a model that a latency table depends on: the number of its layers, and their sizes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bplightning.layout.resizing import Group, can_shrink, kind_of, size_of
 
 @dataclass(frozen=True)
 class RoleShape:
-    """What the layers of one role have, all alike.
+    """The sizes of the layers of one role, which are all equal.
 
     Attributes:
         kind: ``"heads"`` (key/value heads where queries are grouped) or ``"units"``.
-        layers: How many layers have the role.
-        size: Heads or units of each.
-        weights: Weights that one head or unit has, in all projections: by these head sizes and gates are compared.
+        layers: Number of layers with the role.
+        size: Heads or units of each layer.
+        weights: Number of weights of one head or unit, in all projections; it differs with head sizes and gates.
     """
 
     kind: str
@@ -33,13 +33,13 @@ class RoleShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a table must agree on with a model.
+    """The shape that a model and a table must have in common.
 
     Attributes:
         model_type: The architecture.
         model_class: The model's class.
-        hidden_size: Width of what goes from layer to layer.
-        roles: Role to what its layers have.
+        hidden_size: Width of the residual stream.
+        roles: Role to the sizes of its layers.
     """
 
     model_type: str
@@ -52,13 +52,13 @@ class ModelShape:
         """Describe a model.
 
         Args:
-            layout: Its layout, or a part of that.
+            layout: Its layout, or a part of it.
 
         Raises:
-            UserError: Layers of one role differ, so that there is no time of one of them.
+            UserError: Layers of one role differ, so no single time holds for all of them.
         """
         model: Any = layout.model
-        whole = PrunableLayout.of(model, layout.family)  # the layout may be a part of it
+        whole = PrunableLayout.of(model, layout.family)  # the layout may be only a part
         groups_of: dict[str, list[Group]] = {}
         for group in can_shrink(whole):
             groups_of.setdefault(group.role, []).append(group)
@@ -68,9 +68,9 @@ class ModelShape:
             if len(sizes) > 1:
                 (one, first), (other, second), *_ = sizes.items()
                 raise UserError(
-                    f"layers of {role} differ ({first} has {one} {kind_of(groups[0])}, {second} has {other}), and a "
-                    "latency table says what one layer takes: give a dense model whose layers are alike, or a target "
-                    "that needs no table, such as target_flops_speedup."
+                    f"layers of {role} differ ({first} has {one} {kind_of(groups[0])}, {second} has {other}), but a "
+                    "latency table holds one time per layer: give a dense model whose layers are equal, or use a "
+                    "target that needs no table, such as --strategy.target.flops."
                 )
             weights = sum(member.weight(model).numel() for member in groups[0].members)
             size = size_of(groups[0])
@@ -79,7 +79,7 @@ class ModelShape:
         return cls(model.config.model_type, type(model).__name__, hidden_size, roles)
 
     def differences(self, other: ModelShape) -> Iterator[str]:
-        """In words, what another model has otherwise."""
+        """The differences to another model, in words."""
         for what in ("model_type", "model_class", "hidden_size"):
             if getattr(self, what) != getattr(other, what):
                 yield f"its {what} is {getattr(self, what)!r}, the model's {getattr(other, what)!r}"

@@ -1,7 +1,8 @@
-"""What the heads and units of a model cost on one machine, in time: a table by which a latency can be steered.
+"""Latency tables: how much time the heads and units of a model take on one machine.
 
-The idea is ZipLM's (Kurtic, Frantar, Alistarh 2023, arXiv 2302.04089): a network takes as long as what every layer
-needs with as many heads or units as it has, and the rest. It is measured once for some counts, and looked up.
+The idea is ZipLM's (Kurtic, Frantar, Alistarh 2023, arXiv 2302.04089): the time of a network is the sum of the times of
+its layers, each with the heads or units that it keeps, plus the rest. Times are measured once for some counts and then
+looked up, so that pruning can be steered to a latency.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ class _Document(TypedDict):
 
 @dataclass(frozen=True)
 class RoleTimes:
-    """What one layer of a role takes.
+    """The time that one layer of a role takes.
 
     Attributes:
-        shape: What the dense layers have.
-        kept: Heads or units kept, ascending, from 0 to all.
-        ms: Milliseconds of one layer that keeps so many, more than with none; they do not fall.
+        shape: Sizes of the dense layers.
+        kept: Numbers of heads or units kept, ascending, from 0 to all.
+        ms: Milliseconds that one layer takes with each number, beyond its time with none; they do not fall.
     """
 
     shape: RoleShape
@@ -76,28 +77,28 @@ class RoleTimes:
         return [self.of_count(count) for count in range(self.shape.size + 1)]
 
     def of_count(self, count: int) -> float:
-        """Milliseconds for a count, a straight line between those measured."""
+        """Milliseconds for a count, interpolated between those measured."""
         return float(np.interp(count, self.kept, self.ms))
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """What the parts of a model take in one forward pass on one machine.
+    """The time that the parts of a model take in one forward pass on one machine.
 
     Attributes:
         model_type: The architecture, as in the model's configuration.
-        model_class: The model's class, which says what head it has.
-        hidden_size: Width of what goes from layer to layer.
+        model_class: The model's class, which determines its head.
+        hidden_size: Width of the residual stream.
         batch_size: Rows of the batch.
         length: Tokens of each row.
-        dtype: What the models computed in, for example ``float32``.
-        machine: Where it was measured, and with how many CPU threads.
-        date: When, ISO 8601 in UTC.
+        dtype: Precision of the models, for example ``float32``.
+        machine: Where it was measured, with the number of CPU threads.
+        date: When it was measured, ISO 8601 in UTC.
         dense_ms: Milliseconds of the dense model.
-        roles: Role to what one of its layers takes.
-        sums_ms: What the layers take by role, summed over all, from 0 to all of it; milliseconds.
-        together_ms: What the model takes with layers of such a sum; not quite that, and sums are put right by it. The
-            first is what no head or unit belongs to, the last the dense model.
+        roles: Role to the time that one of its layers takes.
+        sums_ms: Sums of the times of all layers, ascending from 0 to that of the dense model; milliseconds.
+        together_ms: Measured times of whole models whose layers have these sums, which corrects the sums. The first is
+            the time of a model without any head or unit, the last that of the dense model.
     """
 
     model_type: str
@@ -120,31 +121,31 @@ class LatencyTable:
 
     @property
     def rest_ms(self) -> float:
-        """Milliseconds of what no head or unit belongs to."""
+        """Milliseconds of a model without any head or unit."""
         return self.together_ms[0]
 
     @property
     def largest_speedup(self) -> float:
-        """How many times faster than the dense model one without any head or unit is."""
+        """How many times faster a model without any head or unit is than the dense model."""
         return self.dense_ms / self.rest_ms
 
     def milliseconds(self, kept: Iterable[tuple[str, int]]) -> float:
-        """What a forward pass takes.
+        """Milliseconds of a forward pass.
 
         Args:
-            kept: Of each layer its role, and how many heads or units it keeps.
+            kept: For each layer, its role and the number of heads or units that it keeps.
         """
         total = sum(self.roles[role].of_count(count) for role, count in kept)
         return float(np.interp(total, self.sums_ms, self.together_ms))
 
     def sum_within(self, ms: float) -> float:
-        """What layers may take in sum, so that a forward pass takes no longer than so many milliseconds.
+        """The largest sum of layer times with which a forward pass stays within a limit.
 
         Args:
-            ms: Milliseconds of a forward pass.
+            ms: The limit, in milliseconds of a forward pass.
 
         Returns:
-            The greatest such sum, in milliseconds; below 0 where even a model without any head or unit takes longer.
+            The sum, in milliseconds; below 0 where even a model without any head or unit takes longer.
         """
         after = bisect_right(self.together_ms, ms)
         if after == 0:
@@ -159,17 +160,17 @@ class LatencyTable:
 
         Args:
             layout: The model's layout.
-            name: What to call the table.
+            name: Name of the table, for the message.
 
         Raises:
-            UserError: It is another architecture, has another head, or its layers have other sizes.
+            UserError: The model has another architecture, another head, or layers of other sizes.
         """
         shapes = {role: times.shape for role, times in self.roles.items()}
         own = ModelShape(self.model_type, self.model_class, self.hidden_size, shapes)
         for difference in own.differences(ModelShape.of(layout)):
             raise UserError(
                 f"{name} is of another model: {difference}. Make one of this model with `latency-table`, from the "
-                "folder of a dense model of this task."
+                "folder of a dense model for this task."
             )
 
     # -- as a file -----------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ class LatencyTable:
             path: The file.
 
         Raises:
-            UserError: It is missing, no JSON, of another version, or its keys or numbers are not those of a table.
+            UserError: It is missing, not JSON, of another version, or its keys or numbers are not those of a table.
         """
         name = f"latency table {str(path)!r}"
         try:
@@ -208,23 +209,25 @@ class LatencyTable:
 
     @classmethod
     def of_document(cls, document: Any, *, name: str) -> LatencyTable:
-        """The table that `document` gave.
+        """The table of a document that `document` returned.
 
         Args:
             document: Plain values.
-            name: What to call them in messages.
+            name: Name of the table, for messages.
 
         Raises:
-            UserError: They are of another version, or no table.
+            UserError: The document is of another version, or is no table.
         """
         version = document.get("version") if isinstance(document, dict) else None
         if version is not None and version != TABLE_VERSION:
             raise UserError(
-                f"{name} has version {version!r}, and this bplightning reads {TABLE_VERSION}: make it again with "
+                f"{name} has version {version!r}, but this bplightning reads {TABLE_VERSION}: make it again with "
                 "`latency-table`."
             )
         if problems := [*schema_problems(document, _Document)] or [*_wrong_numbers(document)]:
-            raise UserError(f"{name} is not one: {'; '.join(problems)}. Make it again with `latency-table`.")
+            raise UserError(
+                f"{name} is not a latency table: {'; '.join(problems)}. Make it again with `latency-table`."
+            )
         values: dict[str, Any] = {key: value for key, value in document.items() if key not in ("version", "roles")}
         shapes = ("kind", "layers", "size", "weights")
         roles = {
@@ -236,20 +239,20 @@ class LatencyTable:
 
 
 def _wrong_numbers(document: _Document) -> Iterator[str]:
-    """What is wrong with the values of a document that has the right keys and types."""
+    """Invalid values in a document that has the right keys and types."""
     values: Any = document
     for what in ("hidden_size", "batch_size", "length", "dense_ms"):
         if not (math.isfinite(values[what]) and values[what] > 0):
-            yield f"{what} is {values[what]}, and must be above 0"
+            yield f"{what} is {values[what]}, but must be above 0"
     if not document["roles"]:
         yield "roles is empty"
     roles: Any = document["roles"]
     for role, of in roles.items():
         if of["kind"] not in ("heads", "units"):
-            yield f"roles.{role}.kind is {of['kind']!r}, and must be 'heads' or 'units'"
+            yield f"roles.{role}.kind is {of['kind']!r}, but must be 'heads' or 'units'"
         for what in ("layers", "size", "weights"):
             if of[what] < 1:
-                yield f"roles.{role}.{what} is {of[what]}, and must be 1 or more"
+                yield f"roles.{role}.{what} is {of[what]}, but must be 1 or more"
         yield from _wrong_curve(of, "kept", "ms", of["size"], where=f"roles.{role}.")
         if of["ms"][:1] != [0]:
             yield f"roles.{role}.ms must begin with 0"
@@ -261,7 +264,7 @@ def _wrong_numbers(document: _Document) -> Iterator[str]:
 
 
 def _wrong_curve(values: Mapping[str, Any], x: str, y: str, last: float, *, where: str = "") -> Iterator[str]:
-    """What is wrong with milliseconds `y` that are taken with `x` kept."""
+    """Invalid values of a curve with milliseconds `y` over `x`."""
     kept, ms = values[x], values[y]
     if len(kept) < 2 or kept != sorted(set(kept)) or kept[0] != 0 or not math.isclose(kept[-1], last):
         yield f"{where}{x} must ascend from 0 to {last:g}"

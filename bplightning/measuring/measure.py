@@ -1,6 +1,6 @@
-"""What a model weighs and how fast it is: latency, FLOPs, parameters, bytes on disk.
+"""Measuring models: latency, FLOPs, parameters, bytes on disk.
 
-How models that are compared are timed together, and why, stands in `bplightning.measuring.timing`.
+`bplightning.measuring.timing` explains how models that are compared are timed together.
 
 Legend: `B` rows of a batch, `L` tokens of each row; a shape is written ``"BxL"``.
 """
@@ -10,10 +10,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -21,25 +19,24 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bplightning.compaction.equivalence import image_sides, takes_images
-from bplightning.compaction.example_inputs import positions_of
+from bplightning.compaction.example_inputs import image_sides, positions_of, takes_images
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring.records import Machine, ParameterCount
-from bplightning.measuring.timing import side_by_side
+from bplightning.measuring.timing import Times, paired_ratio, side_by_side
 
 DEFAULT_SHAPES = ((1, 128), (8, 128))
 """`B` and `L` of the shapes a report measures: one request, and a small batch."""
 
 FLOPS_SHAPE = (8, 128)
-"""Rows and tokens at which the report counts floating-point operations, where the model can take so many."""
+"""Rows and tokens at which the report counts floating-point operations, if the model has room for so many."""
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-"""Patterns of the files that hold weights; the first that matches counts."""
+"""Patterns of the files that hold weights; the first pattern with a match is used."""
 
 
 Call = Callable[[Any, Mapping[str, Tensor]], object]
-"""Does something with a model and its inputs."""
+"""Runs a model on its inputs."""
 
 
 def forward(model: nn.Module, inputs: Mapping[str, Tensor]) -> object:
@@ -52,26 +49,6 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor]) -> object:
     return model(**inputs)
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Time of one forward pass of one model at one shape.
-
-    Attributes:
-        rounds_ms: Milliseconds of a pass, one entry a round; the entries of models timed together are pairs.
-        threads: CPU threads torch computed with.
-        device: Where the model ran, for example ``"cpu"``.
-    """
-
-    rounds_ms: tuple[float, ...]
-    threads: int
-    device: str
-
-    @property
-    def median_ms(self) -> float:
-        """Median over the rounds, milliseconds."""
-        return median(self.rounds_ms)
-
-
 def shape_name(batch_size: int, length: int) -> str:
     """The name of a shape in reports.
 
@@ -82,7 +59,7 @@ def shape_name(batch_size: int, length: int) -> str:
 
 
 def fitting(model: nn.Module, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The shapes as a model can take them: no more tokens than it has positions, of an image just so many as it has.
+    """The shapes that a model can take: no more tokens than it has positions; for images, as many as it makes of one.
 
     Args:
         model: A transformers model.
@@ -91,7 +68,7 @@ def fitting(model: nn.Module, shapes: Sequence[tuple[int, int]]) -> list[tuple[i
     config: Any = model.config
     if takes_images(model):
         (height, width), (patch_height, patch_width) = image_sides(config.image_size), image_sides(config.patch_size)
-        tokens = (height // patch_height) * (width // patch_width) + 1  # one stands for the whole image
+        tokens = (height // patch_height) * (width // patch_width) + 1  # one token is for the whole image
         return [(rows, tokens) for rows, _ in shapes]
     positions = positions_of(model)
     return [(rows, min(tokens, positions or tokens)) for rows, tokens in shapes]
@@ -106,23 +83,23 @@ def latency(
     seconds: float = 2.5,
     block_ms: float = 20.0,
     min_rounds: int = 5,
-) -> dict[str, dict[str, Latency]]:
-    """Time the forward passes of models, or what else `call` does with them, side by side, in evaluation mode.
+) -> dict[str, dict[str, Times]]:
+    """Time the forward passes of models, or another `call`, side by side, in evaluation mode.
 
     Args:
         models: Name to model; each runs where its parameters are.
-        make_inputs: From `B` and `L` to a model's keyword arguments.
+        make_inputs: Returns a model's keyword arguments for `B` and `L`.
         shapes: `B` and `L` of each shape.
-        call: What is timed: does something with a model and its inputs.
-        seconds: Time spent on each shape, all models and their warm-up together, in seconds. Slow models take longer,
-            because at least `min_rounds` rounds are run.
-        block_ms: Shortest block that is timed at once, milliseconds: fast models pass several times in a block.
-        min_rounds: Fewest rounds, each of one block of every model.
+        call: The function to time, called with a model and its inputs.
+        seconds: Time spent on each shape, for all models and their warm-up together, in seconds. Slow models take
+            longer, because at least `min_rounds` rounds are run.
+        block_ms: Shortest block that is timed at once, in milliseconds: fast models run several times in a block.
+        min_rounds: Fewest rounds; in each round every model runs one block.
 
     Returns:
-        Name to shape (``"BxL"``) to latency; of all models for a shape, the same number of rounds.
+        Name to shape (``"BxL"``) to times; all models have the same number of rounds at a shape.
     """
-    times: dict[str, dict[str, Latency]] = {name: {} for name in models}
+    times: dict[str, dict[str, Times]] = {name: {} for name in models}
     devices = {name: _device(model) for name, model in models.items()}
     with _evaluating(models.values()), torch.inference_mode():
         for batch_size, length in shapes:
@@ -130,35 +107,30 @@ def latency(
             calls = {name: partial(call, model, _move(inputs, devices[name])) for name, model in models.items()}
             taken = side_by_side(calls, seconds=seconds, block_ms=block_ms, min_rounds=min_rounds)
             for name in models:
-                times[name][shape_name(batch_size, length)] = Latency(
-                    taken[name].rounds_ms, torch.get_num_threads(), str(devices[name])
-                )
+                times[name][shape_name(batch_size, length)] = taken[name]
     return times
 
 
-def median_ms(times: Mapping[str, Latency]) -> dict[str, float]:
-    """Shape to median milliseconds, of one model."""
+def median_ms(times: Mapping[str, Times]) -> dict[str, float]:
+    """Median milliseconds of one model, by shape."""
     return {shape: time.median_ms for shape, time in times.items()}
 
 
-def speedup(dense: Mapping[str, Latency], compact: Mapping[str, Latency]) -> dict[str, float]:
+def speedup(dense: Mapping[str, Times], compact: Mapping[str, Times]) -> dict[str, float]:
     """How many times faster one model is than another that it was timed together with.
 
     Args:
-        dense: Shape to latency of the reference.
-        compact: Shape to latency of the other model, from the same call of `latency`.
+        dense: Shape to times of the reference.
+        compact: Shape to times of the other model, from the same call of `latency`.
 
     Returns:
         Shape to the median over the rounds of reference time / time.
 
-    >>> slow, fast = (Latency(rounds, threads=1, device="cpu") for rounds in ((4.0, 9.0, 4.0), (2.0, 3.0, 2.0)))
+    >>> slow, fast = (Times(rounds, rounds) for rounds in ((4.0, 9.0, 4.0), (2.0, 3.0, 2.0)))
     >>> speedup({"8x128": slow}, {"8x128": fast})
     {'8x128': 2.0}
     """
-    return {
-        shape: median(a / b for a, b in zip(dense[shape].rounds_ms, compact[shape].rounds_ms, strict=True))
-        for shape in compact
-    }
+    return {shape: paired_ratio(dense[shape], compact[shape]).value for shape in compact}
 
 
 def flops(model: nn.Module, inputs: Mapping[str, Tensor], *, call: Call = forward) -> int:
@@ -167,27 +139,28 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor], *, call: Call = forwar
     Args:
         model: The model; it is put in evaluation mode for the pass.
         inputs: Its keyword arguments.
-        call: What else to count: does something with a model and its inputs.
+        call: The function to count, called with a model and its inputs.
 
     Returns:
-        The count. Attention computed by a kernel outside torch (flash-attn's own) is not seen.
+        The count. It does not include attention computed by a kernel outside torch, such as flash-attn's.
     """
     return flops_by_module(model, inputs, call=call)[""]
 
 
 def flops_by_module(model: nn.Module, inputs: Mapping[str, Tensor], *, call: Call = forward) -> dict[str, int]:
-    """What `flops` counts, by where it is computed.
+    """The floating-point operations that `flops` counts, by module.
 
     Args:
         model: The model; it is put in evaluation mode for the pass.
         inputs: Its keyword arguments.
-        call: As `flops` has it.
+        call: The function to count, as in `flops`.
 
     Returns:
-        A module's name to the count of it and all modules within, over all its calls; the model's own name is empty.
+        Name of each module to its count, with all modules inside it and over all its calls; the name of the whole model
+        is empty.
     """
-    # torch's counter knows no CPU kernel of fused attention and would leave attention out in silence; the plain
-    # products of the math backend are counted everywhere, so a model counts the same on every device.
+    # torch's counter does not know the CPU kernel of fused attention, and would silently leave attention out. It counts
+    # the plain products of the math backend everywhere, so a model has the same count on every device.
     counter = FlopCounterMode(display=False)
     with _evaluating([model]), _without_gradients(model), sdpa_kernel(SDPBackend.MATH), counter:
         call(model, _move(inputs, _device(model)))
@@ -198,13 +171,13 @@ def flops_by_module(model: nn.Module, inputs: Mapping[str, Tensor], *, call: Cal
 
 
 def parameters(model: nn.Module, layout: PrunableLayout, *, nonzero: bool = False) -> ParameterCount:
-    """Count parameters with the two denominators reports use; a shared parameter counts once.
+    """Count parameters with the two denominators of reports; a shared parameter counts once.
 
     Args:
         model: The model to count, dense, masked (its masks hardened to zeros) or compact.
-        layout: The layout of this model, or of the dense model it came from: a sub-layer that compaction took away has
-            no weights left.
-        nonzero: Whether to count only what is not zero.
+        layout: The layout of this model, or of the dense model it came from: a sub-layer that compaction removed has no
+            weights left.
+        nonzero: Whether to count only numbers that are not zero.
 
     Returns:
         ``encoder_linear``, the weights (no biases) of all prunable linear layers of encoder and decoder, and ``all``.
@@ -214,13 +187,13 @@ def parameters(model: nn.Module, layout: PrunableLayout, *, nonzero: bool = Fals
         return sum(int(torch.count_nonzero(tensor)) if nonzero else tensor.numel() for tensor in tensors)
 
     by_name = dict(model.named_parameters(remove_duplicate=False))
-    # By whole parameters: the members of a fused projection, or of stacked experts, cover it between them.
+    # Whole parameters: the members of a fused projection, or of stacked experts, cover it together.
     linear = {id(by_name[member.name]): by_name[member.name] for member in layout.members if member.name in by_name}
     return ParameterCount(encoder_linear=count(linear.values()), all=count(model.parameters()))
 
 
 def bytes_on_disk(folder: str | Path) -> int:
-    """Size of the weights in a saved model's folder, all shards together.
+    """Size of the weights in the folder of a saved model, all shards together.
 
     Args:
         folder: A folder as `save_pretrained` writes it.
@@ -237,15 +210,15 @@ def bytes_on_disk(folder: str | Path) -> int:
             return sum(sizes)
     raise UserError(
         f"folder {str(folder)!r} holds no weights ({' or '.join(WEIGHT_FILES)}): "
-        "give a folder that `save_pretrained` wrote."
+        "give a folder written by `save_pretrained`."
     )
 
 
 def machine(device: torch.device | str = "cpu") -> Machine:
-    """Where latency is measured, no host name.
+    """Describe the machine on which latency is measured, without its host name.
 
     Args:
-        device: The device the models run on.
+        device: The device that the models run on.
     """
     device = torch.device(device)
     return Machine(
@@ -266,7 +239,7 @@ def _move(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tenso
 
 @contextmanager
 def _evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
-    """Evaluation mode within; afterwards every module is in the mode it was in."""
+    """Put models in evaluation mode; afterwards every module is back in its own mode."""
     models = list(models)
     training = [module for model in models for module in model.modules() if module.training]
     for model in models:
@@ -274,13 +247,13 @@ def _evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        for module in training:  # one by one: train() would set a frozen part's children alike
+        for module in training:  # one by one: train() would also change the children of a frozen part
             module.training = True
 
 
 @contextmanager
 def _without_gradients(model: nn.Module) -> Iterator[None]:
-    """No parameter wants a gradient within: torch's counter would ask for the graph of one that a module reads."""
+    """Compute no gradients: torch's counter would ask for the graph of a parameter that requires one."""
     asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in asking:
         parameter.requires_grad_(False)
@@ -293,7 +266,7 @@ def _without_gradients(model: nn.Module) -> Iterator[None]:
 
 
 def _cpu_name() -> str:
-    """The processor's model name; `platform` knows it only outside Linux."""
+    """The processor's model name; on Linux `platform` does not give it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

@@ -1,6 +1,6 @@
-"""Compact copies of a model that lost heads and units at random, as many as pruning would take.
+"""Compact copies of a model without some heads and units, which are chosen at random.
 
-How fast a compact model is follows from its sizes, not from what its weights have learned.
+The speed of a compact model depends on its sizes, not on what its weights have learned.
 
 Legend: `N` heads or units of all groups of a role.
 """
@@ -20,19 +20,21 @@ from bplightning.layout.resizing import Group, size_of, writer_columns
 from bplightning.masks.selection import keep_largest
 
 LAYERS_DIFFER = 1.0
-"""How unlike layers are: deviation of what the heads or units of a layer have in common, in deviations of what each has
-of its own. The widths that `hybrid` left of MiniLM on SST-2 are those of 0.75 to 1.2."""
+"""How much layers differ: the standard deviation of a layer's common value, relative to that of a single head or unit.
+
+The widths of MiniLM pruned with `hybrid` on SST-2 correspond to 0.75 to 1.2.
+"""
 
 
 def kept_at_random(groups: Sequence[Group], density: Mapping[str, float], *, seed: int) -> dict[str, Tensor]:
-    """Which heads and units stay if, in each role, the best of random worths do: unlike numbers from layer to layer.
+    """The heads and units that stay when the highest random values of each role do: different numbers in each layer.
 
-    With one seed, what stays at a lower density is among what stays at a higher one.
+    With one seed, those that stay at a lower density also stay at a higher one.
 
     Args:
         groups: The groups that shrink.
-        density: Role to fraction kept, in [0, 1].
-        seed: Of the worths.
+        density: Role to the fraction kept, in [0, 1].
+        seed: Seed of the values.
 
     Returns:
         Group name to indices, ascending.
@@ -51,15 +53,15 @@ def kept_at_random(groups: Sequence[Group], density: Mapping[str, float], *, see
 
 @torch.no_grad()
 def compact_copy(layout: PrunableLayout, kept: Mapping[str, Tensor]) -> nn.Module:
-    """A compact copy that keeps these heads and units, made as at the end of `fit`: by zeros, and by finding them.
+    """A compact copy that keeps these heads and units, made as at the end of `fit`: by writing and finding zeros.
 
     Args:
-        layout: Layout of the dense model, which is left as it is.
+        layout: Layout of the dense model, which stays unchanged.
         kept: Group name to the indices that stay; groups that are not named stay whole.
 
     Returns:
-        The copy. Parameters that did not shrink, such as embeddings, are the dense model's own, so that several copies
-        take little memory: it is for looking at, not for training.
+        The copy. Parameters that did not shrink, such as embeddings, are shared with the dense model, so that several
+        copies take little memory: it is for measuring, not for training.
     """
     model = layout.model
     tensors = itertools.chain(model.parameters(), model.buffers())

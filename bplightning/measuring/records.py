@@ -1,4 +1,4 @@
-"""Records of measurements, as JSON holds them."""
+"""Records of measurements, as they are stored in JSON."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TypedDict
 
 
 class ParameterCount(TypedDict):
-    """Numbers of parameters with the two named denominators."""
+    """Number of weights in linear layers of encoder and decoder, and of all parameters."""
 
     encoder_linear: int
     all: int
 
 
 class Machine(TypedDict):
-    """Where latency was measured; no host name."""
+    """The machine on which latency was measured, without its host name."""
 
     cpu: str
     threads: int

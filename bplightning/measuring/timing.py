@@ -1,7 +1,7 @@
-"""Timing of calls side by side, and what their times say of one another.
+"""Timing calls side by side, and comparing their times.
 
-Calls that are compared are timed in short blocks within one run, the order turned round each time, and a ratio is the
-median of the paired ratios: a machine that slows down for a while slows all of them down.
+Calls that are compared are timed in short blocks within one run, in an order that is reversed each round. A ratio is
+the median of the paired ratios. So a machine that is slow for a while slows down all calls alike.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from torch.utils.benchmark import timer
 Name = TypeVar("Name", bound=Hashable)
 
 OUTSIDE = 40
-"""One experiment in so many has its true median below the interval, and one above it: 95 % confidence."""
+"""One experiment in 40 has its true median below the interval, and one above it: 95 % confidence."""
+
+INTERVAL_ROUNDS = 6
+"""Fewest rounds of which the median has a 95 % confidence interval."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """What was measured of one call.
+    """The times of one call.
 
     Attributes:
-        rounds_ms: Milliseconds of a pass, the mean of a block, one entry a round; the entries of calls timed together
-            are pairs.
-        passes_ms: Milliseconds of each pass alone.
+        rounds_ms: Milliseconds of one pass, as the mean of a block, with one entry per round; the entries of calls that
+            were timed together are pairs.
+        passes_ms: Milliseconds of each single pass.
     """
 
     rounds_ms: tuple[float, ...]
@@ -40,7 +43,7 @@ class Times:
 
     @property
     def p90_ms(self) -> float:
-        """What nine of ten passes do not exceed, milliseconds."""
+        """90th percentile over the passes, milliseconds."""
         if len(self.passes_ms) == 1:
             return self.passes_ms[0]
         return quantiles(self.passes_ms, n=10, method="inclusive")[-1]
@@ -48,12 +51,12 @@ class Times:
 
 @dataclass(frozen=True)
 class Middle:
-    """A median, and where it lies.
+    """A median with its confidence interval.
 
     Attributes:
         value: The median.
-        low: Lower end of its 95 % confidence interval; `None` of fewer than six values, which have none.
-        high: Upper end.
+        low: Lower end of its 95 % confidence interval; `None` for fewer than six values, which have none.
+        high: Upper end of it.
     """
 
     value: float
@@ -61,7 +64,7 @@ class Middle:
     high: float | None
 
     def within(self, tolerance: float) -> bool:
-        """Whether half the interval is at most `tolerance` of the value."""
+        """Whether half the interval is at most `tolerance` times the value."""
         if self.low is None or self.high is None:
             return False
         return (self.high - self.low) / 2 <= tolerance * abs(self.value)
@@ -79,16 +82,16 @@ def side_by_side(
     """Time calls in turns.
 
     Args:
-        calls: Name to what is timed.
-        seconds: Time spent, warm-up included, in seconds. Slow calls take longer, because at least `min_rounds` rounds
+        calls: Name to the function to time.
+        seconds: Time spent, including warm-up, in seconds. Slow calls take longer, because at least `min_rounds` rounds
             are run.
-        block_ms: Shortest block of one call's passes, milliseconds: fast calls pass several times in a block.
-        min_rounds: Fewest rounds, each of one block of every call.
-        enough: Whether the times so far suffice, asked ever more rarely; by default all of `seconds` is spent.
-        between: Told after each round how many seconds were spent; its own time is not measured.
+        block_ms: Shortest block of one call's passes, in milliseconds: fast calls run several times in a block.
+        min_rounds: Fewest rounds; in each round every call runs one block.
+        enough: Whether the times so far suffice, asked less and less often; by default all of `seconds` is spent.
+        between: Called after each round with the seconds spent; its own time is not measured.
 
     Returns:
-        Name to times; of all calls the same number of rounds.
+        Name to times; all calls have the same number of rounds.
     """
     start = timer()
     count = {}
@@ -108,17 +111,17 @@ def side_by_side(
         if enough is not None and done >= asked:
             if enough(_times(blocks)):
                 break
-            asked = done + max(2, done // 10)  # always after as many rounds in the one order as in the other
+            asked = done + max(2, done // 10)  # always after the same number of rounds in both orders
             asked += asked % 2
     return _times(blocks)
 
 
 def paired_ratio(reference: Times, other: Times) -> Middle:
-    """How many times faster a call is than another that it was timed together with.
+    """How many times faster a call is than another one that it was timed together with.
 
     Args:
-        reference: Times of the one.
-        other: Times of the other, from the same call of `side_by_side`.
+        reference: Times of the reference.
+        other: Times of the call, from the same call of `side_by_side`.
 
     Returns:
         The median over the rounds of reference time / other time.
@@ -129,8 +132,8 @@ def paired_ratio(reference: Times, other: Times) -> Middle:
 def middle(values: Sequence[float]) -> Middle:
     """The median of independent values with its confidence interval, whatever their distribution.
 
-    The interval goes from one order statistic to its counterpart: as many values lie below the median as heads fall in
-    so many throws of a coin.
+    The interval goes from one order statistic to its counterpart: the number of values below the true median has a
+    binomial distribution, as the number of heads in coin tosses.
 
     Args:
         values: At least one.
@@ -146,7 +149,7 @@ def middle(values: Sequence[float]) -> Middle:
 
 def _outside(count: int) -> int:
     """Number of the order statistic, counted from either end, at which the interval ends; 0 where there is none."""
-    rank, ways, below = 0, 1, 1  # in whole numbers, which do not overflow
+    rank, ways, below = 0, 1, 1  # whole numbers do not overflow
     while OUTSIDE * below <= 2**count:
         ways = ways * (count - rank) // (rank + 1)
         rank += 1
@@ -155,7 +158,7 @@ def _outside(count: int) -> int:
 
 
 def _passes(call: Callable[[], object], count: int) -> list[float]:
-    """Milliseconds of each of so many passes; torch's clock waits for the accelerator before it reads."""
+    """Milliseconds of each of `count` passes; torch's timer waits for the accelerator before it reads the clock."""
     took = []
     before = timer()
     for _ in range(count):

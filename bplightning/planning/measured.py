@@ -24,16 +24,12 @@ from bplightning.layout.groups import Member
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import Group
 from bplightning.measuring import measure
-from bplightning.measuring.measure import Latency
 from bplightning.measuring.random_copies import compact_copy, kept_at_random
-from bplightning.measuring.timing import Middle, middle
+from bplightning.measuring.timing import INTERVAL_ROUNDS, Middle, Times, paired_ratio
 from bplightning.planning.schema import Measured, MeasuredModel, Plan
 
 DEFAULT_DENSITIES = (0.75, 0.5, 0.25, 0.1, 0.05)
 """Measured where the user names none, beside the one that the strategy's schedule ends at."""
-
-ROUNDS = 6
-"""Fewest rounds of a shape, however slow: of fewer values the median has no confidence interval."""
 
 WORTHWHILE = 1.1
 """Halving the density is worth it where it makes the model at least so many times faster."""
@@ -132,11 +128,11 @@ def measured(
         watch(done / steps, f"compacting at a density of {100 * point.density:.4g} %" if done else "the dense model")
         models.append(compact_copy(layout, kept_at_random(shrinking, point.by_role, seed=seed)) if done else model)
         worked.append({measure.shape_name(*shape): measure.flops(models[-1], inputs(*shape)) for shape in shapes})
-    times: dict[str, dict[str, Latency]] = {str(index): {} for index in range(len(models))}
+    times: dict[str, dict[str, Times]] = {str(index): {} for index in range(len(models))}
     for done, shape in enumerate(shapes, len(points)):
         watch(done / steps, f"timing {len(models)} models, {measure.shape_name(*shape)}")
         together = dict(zip(times, models, strict=True))
-        found = measure.latency(together, inputs, [shape], seconds=measuring.seconds, min_rounds=ROUNDS)
+        found = measure.latency(together, inputs, [shape], seconds=measuring.seconds, min_rounds=INTERVAL_ROUNDS)
         for name, latency in found.items():
             times[name] |= latency
     watch(1.0, "done")
@@ -243,15 +239,12 @@ def _row(
     layout: PrunableLayout,
     shrinking: Sequence[Group],
     flops: tuple[Mapping[str, int], Mapping[str, int]],
-    times: tuple[Mapping[str, Latency], Mapping[str, Latency]],
+    times: tuple[Mapping[str, Times], Mapping[str, Times]],
 ) -> MeasuredModel:
     """One model beside the dense one, whose FLOPs and times come first."""
     names = {group.name for group in shrinking}
     ideal = {shape: flops[0][shape] / count for shape, count in flops[1].items()}
-    faster = {
-        shape: middle([a / b for a, b in zip(times[0][shape].rounds_ms, own.rounds_ms, strict=True)])
-        for shape, own in times[1].items()
-    }
+    faster = {shape: paired_ratio(times[0][shape], own) for shape, own in times[1].items()}
     left, all_of_it = (
         sum(_weights(each.model, group.members) for group in each.groups if group.name in names)
         for each in (layout, dense)
@@ -274,8 +267,8 @@ def _row(
 
 
 def _interval(ratio: Middle) -> list[float]:
-    assert ratio.low is not None, f"{ROUNDS} values have one"
-    assert ratio.high is not None, f"{ROUNDS} values have one"
+    assert ratio.low is not None, f"{INTERVAL_ROUNDS} rounds have one"
+    assert ratio.high is not None, f"{INTERVAL_ROUNDS} rounds have one"
     return [ratio.low, ratio.high]
 
 

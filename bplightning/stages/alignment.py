@@ -16,13 +16,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from transformers import PreTrainedModel
 
-from bplightning.compaction.exact_compaction import CompactionPlan, compact
+from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.measuring import measure
-from bplightning.measuring.measure import Latency
-from bplightning.measuring.timing import Middle, middle
+from bplightning.measuring.timing import INTERVAL_ROUNDS, Middle, Times, paired_ratio
 from bplightning.plugins import name_of
 from bplightning.reporting.schema import Aligned, AlignedLayer, AlignmentCandidate, Numbers
 from bplightning.stages.stage_cache import Notes
@@ -40,9 +40,6 @@ SLOWER = 1.01
 
 SECONDS = 2.5
 """Time spent on each model and shape, in seconds."""
-
-ROUNDS = 6
-"""Fewest rounds of a shape: of fewer the median has no confidence interval."""
 
 
 class Alignment:
@@ -175,7 +172,7 @@ def _find(
     )
 
 
-def fastest(times: Mapping[int, Mapping[str, Latency]]) -> int:
+def fastest(times: Mapping[int, Mapping[str, Times]]) -> int:
     """The multiple to take: the fastest by the median over shapes, or a smaller one that is not surely 1 % slower.
 
     Where the machine is noisy and nothing is sure, that is the smallest: units are put back for what was measured.
@@ -185,13 +182,12 @@ def fastest(times: Mapping[int, Mapping[str, Latency]]) -> int:
 
     >>> slow, fast, noisy = ((9.0,) * 6, (8.0,) * 6, (7.0, 9.1) * 3)
     >>> models = {1: slow, 8: fast, 16: noisy, 64: fast}
-    >>> fastest({multiple: {"1x128": Latency(rounds, 1, "cpu")} for multiple, rounds in models.items()})
+    >>> fastest({multiple: {"1x128": Times(rounds, rounds)} for multiple, rounds in models.items()})
     8
     """
 
     def slower(multiple: int, other: int) -> list[Middle]:
-        pairs = ((times[multiple][shape].rounds_ms, times[other][shape].rounds_ms) for shape in times[multiple])
-        return [middle([mine / its for mine, its in zip(*pair, strict=True)]) for pair in pairs]
+        return [paired_ratio(times[multiple][shape], times[other][shape]) for shape in times[multiple]]
 
     best = min(times, key=lambda multiple: median(ratio.value for ratio in slower(multiple, min(times))))
     surely = {multiple: median(ratio.low or 0.0 for ratio in slower(multiple, best)) for multiple in times}
@@ -200,7 +196,7 @@ def fastest(times: Mapping[int, Mapping[str, Latency]]) -> int:
 
 def _times(
     models: Mapping[int, Any], task: Task, *, device: torch.device, dtype: torch.dtype | None
-) -> dict[int, dict[str, Latency]]:
+) -> dict[int, dict[str, Times]]:
     """Multiple to shape to latency, all timed side by side; alike models are one."""
     first_of: dict[tuple[int, ...], int] = {}
     same_as = {
@@ -212,7 +208,7 @@ def _times(
     timed: dict[str, nn.Module] = {name: models[int(name)].to(device, dtype) for name in names}
     shapes = measure.fitting(models[1], measure.DEFAULT_SHAPES)
     seconds = SECONDS * len(timed) if len(timed) > 1 else 0.0
-    times = measure.latency(timed, task.example_inputs, shapes, seconds=seconds, min_rounds=ROUNDS)
+    times = measure.latency(timed, task.example_inputs, shapes, seconds=seconds, min_rounds=INTERVAL_ROUNDS)
     return {multiple: times[str(same)] for multiple, same in same_as.items()}
 
 

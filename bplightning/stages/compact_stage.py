@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bplightning.compaction.equivalence import logit_difference, require_equal
-from bplightning.compaction.exact_compaction import CompactionPlan, compact
+from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import load_saved, save_compact
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.compaction.vocabulary import Corpus, trim_vocabulary
 from bplightning.contracts.task import Task
 from bplightning.contracts.task_file import save_task

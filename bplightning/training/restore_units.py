@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bplightning.compaction.exact_compaction import CompactionPlan
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.layout.groups import FeedForwardGroup
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import Mask

@@ -17,6 +17,7 @@ from bplightning.compaction.no_norm import NoNorm, norms_of
 from bplightning.contracts.schedule import pruning_window
 from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
+from bplightning.layout.instance_mixin import mix_in, take_out
 from bplightning.layout.prunable_layout import PrunableLayout
 
 ACTIVATION_FIELDS = ("hidden_act", "activation_function", "hidden_activation", "activation")
@@ -104,8 +105,8 @@ class Simplifier(nn.Module):
         self.register_buffer("statistics", torch.tensor(UNMEASURED)[:, None].repeat(len(self._norms), 1, features))
         self.register_buffer("measured", torch.zeros(len(self._norms)))
         for index, norm in enumerate(self._norms):
-            norm.__class__ = BlendedNorm
-            norm.__dict__["simplifier"] = self, index  # no attribute, which would make it a part of the norm
+            mix_in(norm, BlendedNorm)
+            norm.__dict__["simplifier"] = self, index  # not as an attribute, which would register it as a sub-module
         if self._relu is not None:
             for name in self._relu.names:
                 module = layout.model.get_submodule(name)
@@ -140,7 +141,8 @@ class Simplifier(nn.Module):
                 norm.weight.copy_(weight)
                 if bias is not None:
                     norm.bias.copy_(bias)
-                norm.__class__ = NoNorm
+                take_out(norm, BlendedNorm)
+                mix_in(norm, NoNorm)
                 del norm.__dict__["simplifier"]
         if self._relu is not None:
             for name in self._relu.names:

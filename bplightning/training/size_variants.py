@@ -14,8 +14,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedModel
 
 from bplightning.compaction.blending import is_blended
-from bplightning.compaction.equivalence import made_inputs, require_equal
+from bplightning.compaction.equivalence import require_equal
 from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.task_file import save_task
 from bplightning.training.checkpoint_files import folder_of
@@ -58,7 +59,7 @@ def _save(module: PruningModule, name: str, folder: Path) -> None:
         )
         return
     small: PreTrainedModel = compact(hardened)  # type: ignore[assignment]
-    require_equal(hardened, small, made_inputs(small), what=f"the compact model {name!r}")
+    require_equal(hardened, small, comparison_inputs(small), what=f"the compact model {name!r}")
     if _is_kept(folder):  # of a process that was stopped after it, before its next checkpoint
         shutil.rmtree(folder)
     elif folder.exists():

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from bplightning.compaction.exact_compaction import STREAM
 from bplightning.compaction.narrow_stream import clear_dimensions, narrowing_covers, require_narrowable, set_narrowing
+from bplightning.compaction.plan import STREAM
 from bplightning.compaction.skipped_sublayers import is_skipped, settle_skips, skip_when_shut
 from bplightning.contracts.schedule import pruning_window
 from bplightning.contracts.strategy import Progress, PruningStrategy

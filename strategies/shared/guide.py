@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bplightning.compaction.exact_compaction import CompactionPlan
 from bplightning.compaction.loading import PLAN_FILE
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.errors import UserError
 from bplightning.layout.groups import AttentionGroup, Member
 from bplightning.layout.prunable_layout import PrunableLayout

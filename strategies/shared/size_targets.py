@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bplightning.compaction.equivalence import made_images, takes_images
+from bplightning.compaction.example_inputs import random_images, takes_images
 from bplightning.compaction.survival import Lives
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -226,7 +226,7 @@ def example_inputs(model: nn.Module) -> dict[str, Tensor]:
     """Random inputs at `FLOPS_SHAPE` as tasks measure with: a decoder reads as many tokens as its encoder."""
     ((rows, tokens),) = fitting(model, [FLOPS_SHAPE])
     if takes_images(model):
-        return made_images(model, rows)
+        return random_images(model, rows)
     config: Any = model.config
     ids = torch.randint(config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
     end = getattr(config, "eos_token_id", None)

@@ -15,8 +15,9 @@ from tiny_families import HIDDEN, LAYERS, UNITS, padded_inputs, tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, StaticCache
 
-from bplightning.compaction.equivalence import logit_difference, made_inputs
+from bplightning.compaction.equivalence import logit_difference
 from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.strategy import Progress
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -226,7 +227,7 @@ def test_a_projection_of_gpt2_that_reads_nothing_is_its_bias() -> None:
             layer.mlp.c_proj.weight.zero_()
     smaller = compact(masked)
     assert [layer.mlp.c_proj.nx for layer in smaller.transformer.h] == [0] * LAYERS
-    assert logit_difference(masked, smaller, made_inputs(masked)).relative <= 1e-10
+    assert logit_difference(masked, smaller, comparison_inputs(masked)).relative <= 1e-10
 
 
 def test_opt_counts_the_heads_that_stay() -> None:
@@ -264,7 +265,7 @@ def test_scores_of_both_roles_learn_and_what_they_leave_is_compacted(model_type:
     strategy.advance(Progress(1, 1, warmup_steps=0))
     strategy.harden(layout)
     smaller = compact(model)
-    assert logit_difference(model, smaller, made_inputs(model)).relative <= 1e-5
+    assert logit_difference(model, smaller, comparison_inputs(model)).relative <= 1e-5
     sizes = [(group.name.rpartition(".")[2], len(group.kept)) for group in smaller.compaction_plan.groups]
     kv_heads = layout.attention[0].kv_heads
     assert sizes == [("self", kv_heads // 2)] * LAYERS + [("feed_forward", UNITS // 2)] * LAYERS
@@ -276,7 +277,7 @@ def test_scores_of_both_roles_learn_and_what_they_leave_is_compacted(model_type:
 @torch.no_grad()
 def test_the_proof_looks_at_left_padding_and_not_at_what_is_said_of_padding() -> None:
     eager, sdpa = (tiny("gpt2", dtype=torch.float64, attention=attention) for attention in ("eager", "sdpa"))
-    inputs = made_inputs(eager)
+    inputs = comparison_inputs(eager)
     assert inputs["attention_mask"][2, 0] == 0
     first, second = (model(**inputs).start_logits for model in (eager, sdpa))
     assert (first - second)[2, 0].abs() > 1e-3  # a token that sees none

@@ -17,8 +17,9 @@ from tiny_families import HEADS, HIDDEN, LAYERS, inputs_for, padded_inputs, tens
 from transformers import AutoModelForSeq2SeqLM, AutoModelForTextEncoding, PreTrainedModel
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from bplightning.compaction.equivalence import LogitDifference, made_inputs, require_equal
+from bplightning.compaction.equivalence import LogitDifference, require_equal
 from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
@@ -200,7 +201,7 @@ def test_version_1_which_had_no_columns_is_read(tmp_path: Path) -> None:
     newer = ("columns", "no_norm", "stream")
     rewrite(tmp_path / "compact", lambda field: ([field.pop(each) for each in newer], field.update(version=1)))
     reloaded = type(model).from_pretrained(tmp_path / "compact")
-    require_equal(smaller, reloaded, made_inputs(smaller), what="the model of version 1")
+    require_equal(smaller, reloaded, comparison_inputs(smaller), what="the model of version 1")
 
 
 def test_the_encoder_alone_loads_and_saves(folder: Path) -> None:
@@ -339,7 +340,7 @@ def test_what_transformers_keeps_in_full_precision_stays_so(
     for each in (smaller, reloaded):
         assert {p.dtype for name, p in each.named_parameters() if name.endswith("wo.weight")} == {of_down}
         assert {p.dtype for name, p in each.named_parameters() if not name.endswith("wo.weight")} == {dtype}
-        require_equal(model, each, made_inputs(model), what="the compact model")
+        require_equal(model, each, comparison_inputs(model), what="the compact model")
 
 
 @pytest.mark.parametrize("model_type", ["bart", "t5"])
@@ -363,7 +364,7 @@ def test_masks_learn_in_every_role(model_type: str) -> None:
     strategy.harden(layout)
     model.eval()
     smaller = compact(model)
-    require_equal(model, smaller, made_inputs(model), what="the compact model")
+    require_equal(model, smaller, comparison_inputs(model), what="the compact model")
     assert smaller.num_parameters() < model.num_parameters()
 
 

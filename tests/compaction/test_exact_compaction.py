@@ -31,8 +31,10 @@ from tiny_families import (
 from torch import nn
 from transformers import PreTrainedModel
 
-from bplightning.compaction.equivalence import LogitDifference, made_inputs, require_equal
-from bplightning.compaction.exact_compaction import CompactionPlan, compact
+from bplightning.compaction.equivalence import LogitDifference, require_equal
+from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import comparison_inputs
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.errors import UserError
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -189,7 +191,7 @@ def test_half_precision_agrees_to_its_rounding(dtype: torch.dtype) -> None:
     zero_randomly(model, "units", seed=1)
     _empty(model, "both", [1])
     model.to(dtype)
-    require_equal(model, compact(model), made_inputs(model), what="the compact model")
+    require_equal(model, compact(model), comparison_inputs(model), what="the compact model")
 
 
 # -- what is dead ------------------------------------------------------------------------------------------------------
@@ -362,7 +364,7 @@ def test_a_model_that_still_carries_masks_is_refused() -> None:
     model = tiny("bert")
     member = PrunableLayout.of(model).attention[0].value
     install_mask(model, Mask("attention", (Cover(member),), (1, 1), HIDDEN * HIDDEN, scores=False))
-    with pytest.raises(UserError, match="still carries masks: harden the strategy first"):
+    with pytest.raises(UserError, match="still has masks: harden the strategy first"):
         compact(model)
 
 
@@ -438,8 +440,8 @@ def test_a_plan_that_would_change_the_function_is_refused() -> None:
         (_PLAN.replace("4, \"new", "\"4\", \"new"), "'a' must have a kind, heads or units, their total, 0 or more"),
         (_PLAN.replace("heads", "../heads"), r"it has \('\.\./heads', 4, False\): make"),
         (_PLAN.replace("false", "1"), r"it has \('heads', 4, 1\): make"),
-        (_PLAN.replace("\"a\"", "[1]"), "must name its model type and groups in words"),
-        (_PLAN.replace("\"groups", "\"more\": 1, \"groups"), "has 'more', which plans have not"),
+        (_PLAN.replace("\"a\"", "[1]"), "must name its model type and groups as text"),
+        (_PLAN.replace("\"groups", "\"more\": 1, \"groups"), "has 'more', which is no field of a plan"),
         (_PLAN.replace("\"version\": 1", "\"version\": 2, \"stream\": {}"), "this is not a compaction plan"),
         (_PLAN.replace('"version": 1', '"version": 2, "stream": {"name": [1], "kind": "dimensions", "kept": [0], '
          '"total": 1}'), "'stream' must keep some of its dimensions"),
@@ -463,7 +465,7 @@ def test_models_that_differ_are_refused_with_the_difference() -> None:
     model = tiny("bert")
     other = copy.deepcopy(model)
     other.qa_outputs.bias += 0.25
-    inputs = made_inputs(model)
+    inputs = comparison_inputs(model)
     assert require_equal(model, copy.deepcopy(model), inputs, what="the copy") == LogitDifference(0.0, 0.0)
     with pytest.raises(UserError, match=r"the other's logits differ by 0\.25 \(.* more than the 1e-05 that float32"):
         require_equal(model, other, inputs, what="the other")
@@ -474,8 +476,8 @@ def test_models_that_differ_are_refused_with_the_difference() -> None:
 
 def test_made_inputs_are_padded_on_both_sides_and_repeat() -> None:
     model = tiny("bert")
-    inputs = made_inputs(model)
-    assert all(torch.equal(tensor, made_inputs(model)[name]) for name, tensor in inputs.items())
+    inputs = comparison_inputs(model)
+    assert all(torch.equal(tensor, comparison_inputs(model)[name]) for name, tensor in inputs.items())
     mask = inputs["attention_mask"]
     assert [bool(mask[0].all()), bool(mask[1, -1]), bool(mask[2, 0])] == [True, False, False]
     assert mask.any(dim=1).all()

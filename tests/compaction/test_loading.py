@@ -31,8 +31,9 @@ from transformers import (
 )
 
 from bplightning.compaction.equivalence import LogitDifference
-from bplightning.compaction.exact_compaction import CompactionPlan, compact
+from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import load_saved, register, save_compact
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 

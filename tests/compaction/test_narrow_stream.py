@@ -20,7 +20,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from bplightning.compaction.exact_compaction import CompactionPlan, compact
+from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
 from bplightning.compaction.narrow_stream import (
     SurvivingNorm,
@@ -30,11 +30,13 @@ from bplightning.compaction.narrow_stream import (
     set_narrowing,
     surviving,
 )
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.compaction.skipped_sublayers import skip
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.distillation.distillation import Distillation, Teacher
 from bplightning.errors import UserError
 from bplightning.exporting.export import export_model
+from bplightning.layout.instance_mixin import mix_in
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import stream_width
 from bplightning.masks.masking import Mask, install_mask, remove_masks
@@ -68,7 +70,9 @@ def narrowed(model_type: str = "bert", dtype: torch.dtype = torch.float64, **opt
 
 def test_a_norm_that_narrows_is_one_of_fewer_dimensions() -> None:
     torch.manual_seed(0)
-    norm, small = SurvivingNorm(12), nn.LayerNorm(5)
+    norm: Any = nn.LayerNorm(12)
+    small = nn.LayerNorm(5)
+    mix_in(norm, SurvivingNorm)
     with torch.no_grad():
         for parameter in (*norm.parameters(), *small.parameters()):
             parameter.normal_()
@@ -166,9 +170,9 @@ def test_patterns_inside_heads_are_of_the_dimensions_that_stay() -> None:
 
 def test_a_plan_for_other_dimensions_is_refused() -> None:
     plan = CompactionPlan.of(narrowed())
-    with pytest.raises(UserError, match=r"plan keeps 8 of 32 dimensions of the residual stream, and not the 32 of 32"):
+    with pytest.raises(UserError, match=r"plan keeps 8 of 32 dimensions of the residual stream, but 32 of 32"):
         compact(tiny("bert"), plan)
-    with pytest.raises(UserError, match=r"plan keeps 32 of 32 dimensions .*, and not the 8 of 32 that live"):
+    with pytest.raises(UserError, match=r"plan keeps 32 of 32 dimensions .*, but 8 of 32 are in use"):
         compact(narrowed(), CompactionPlan.of(tiny("bert")))
     text = plan.to_json().replace("[0, 2,", "[2, 0,")
     with pytest.raises(UserError, match="kept dimensions of stream must be ascending"):
@@ -201,12 +205,12 @@ def test_ordinary_norms_keep_all_dimensions() -> None:
 
 @pytest.mark.parametrize(
     ("auto", "reason"),
-    [(AutoModel, "gives out the stream itself"), (AutoModelForMaskedLM, "a narrower one does not run")],
+    [(AutoModel, "outputs the stream itself"), (AutoModelForMaskedLM, "a narrower copy does not run")],
 )
 def test_what_hangs_on_the_width_is_refused_at_once(auto: Any, reason: str) -> None:
     layout = PrunableLayout.of(tiny("bert", auto=auto))
     with pytest.raises(
-        UserError, match=f"cannot be made narrower: (it )?{reason}.*as it is, or take a model"
+        UserError, match=f"cannot be made narrower: (it )?{reason}.*its width, or use a model"
     ) as caught:
         require_narrowable(layout)
     assert "prune_hidden" not in str(caught.value)  # one strategy's setting, which that adds

@@ -12,8 +12,9 @@ from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, inputs_for, tensors_of, 
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, AutoModelForMaskedImageModeling
 
-from bplightning.compaction.equivalence import LogitDifference, logit_difference, made_inputs
+from bplightning.compaction.equivalence import LogitDifference, logit_difference
 from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.strategy import Progress
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -119,11 +120,11 @@ def test_a_deberta_told_the_wrong_number_of_heads_runs_and_is_wrong() -> None:
     """So the module's own count is what all the tests of agreement hang on."""
     model = with_last_heads_dead(tiny("deberta-v2", dtype=torch.float64), 2)
     smaller = compact(model)
-    assert logit_difference(model, smaller, made_inputs(model)).relative < 1e-10
+    assert logit_difference(model, smaller, comparison_inputs(model)).relative < 1e-10
     for module in smaller.modules():
         if hasattr(module, "num_attention_heads"):
             module.num_attention_heads = HEADS
-    assert logit_difference(model, smaller, made_inputs(model)).relative > 1e-4
+    assert logit_difference(model, smaller, comparison_inputs(model)).relative > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_two_fused_projections_stay_two_and_no_bias_is_made() -> None:
 @pytest.mark.parametrize(("name", "size", "tokens"), [("vit", (12, 12), 10), ("vit-oblong-no-bias", (8, 12), 13)])
 def test_images_are_made_and_counted_as_a_model_takes_them(name: str, size: tuple[int, int], tokens: int) -> None:
     model = tiny(name)
-    inputs = made_inputs(model)
+    inputs = comparison_inputs(model)
     assert {key: tuple(tensor.shape) for key, tensor in inputs.items()} == {"pixel_values": (4, 2, *size)}
     assert measure.fitting(model, ((1, 128), (8, 3))) == [(1, tokens), (8, tokens)]
     made = plan(model, Movement(granularity=WHOLE, density=0.5))["estimates"]
@@ -212,7 +213,7 @@ def test_an_image_classifier_is_stored_under_other_names_and_loads(tmp_path: Pat
         stored = set(file.keys())
     assert stored != {name for name, _ in smaller.named_parameters()}  # so widths must not go by names
     reloaded = AutoModelForImageClassification.from_pretrained(tmp_path / "compact")
-    inputs = made_inputs(model)
+    inputs = comparison_inputs(model)
     with torch.no_grad():
         assert torch.equal(reloaded(**inputs).logits, smaller(**inputs).logits)
     loss: Tensor = reloaded.train()(**inputs, labels=torch.tensor([0, 1, 2, 0])).loss

@@ -31,9 +31,10 @@ from transformers import (
 from bplightning.benchmarking.backends import generate
 from bplightning.cli.verbs import main
 from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.errors import UserError
 from bplightning.exporting import export as exporting
-from bplightning.exporting.check import LIMITS, largest_difference, made_inputs, text_inputs
+from bplightning.exporting.check import LIMITS, largest_difference, text_inputs
 from bplightning.exporting.export import Exported, export_model, export_onnx, exported_parts
 from bplightning.exporting.files import onnx_calls
 from bplightning.exporting.graphs import Call, Parts, parts_of
@@ -278,10 +279,10 @@ KINDS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 def test_the_graphs_together_compute_the_model(kind: str) -> None:
     model_type, auto, config = KINDS[kind]
     model = small(model_type, auto, **config)
-    parts = parts_of(model, made_inputs(model, rows=2, length=6))
+    parts = parts_of(model, comparison_inputs(model, rows=2, length=6))
     assert (len(parts.graphs) == 3) == (auto is AutoModelForSeq2SeqLM)
     for rows, length in ((1, 5), (3, 17)):
-        inputs = made_inputs(model, rows=rows, length=length)
+        inputs = comparison_inputs(model, rows=rows, length=length)
         assert largest_difference(model, parts, eager(parts), inputs) < 1e-5
 
 
@@ -295,7 +296,7 @@ def test_the_graphs_together_compute_the_model(kind: str) -> None:
 )
 def test_a_difference_is_found(spoil: Callable[[Tensor], Tensor], least: float) -> None:
     model = small("bert", AutoModelForSequenceClassification)
-    inputs = made_inputs(model, rows=3, length=7)
+    inputs = comparison_inputs(model, rows=3, length=7)
     parts = parts_of(model, inputs)
     calls: dict[str, Call] = {"model": lambda given: {"logits": spoil(model(**given).logits)}}
     assert largest_difference(model, parts, calls, inputs) >= least
@@ -303,7 +304,7 @@ def test_a_difference_is_found(spoil: Callable[[Tensor], Tensor], least: float) 
 
 def test_the_check_tells_a_first_text_from_a_second(classifier: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(classifier)
-    for inputs in (made_inputs(model, rows=2, length=7), text_inputs(model, classifier)):
+    for inputs in (comparison_inputs(model, rows=2, length=7), text_inputs(model, classifier)):
         assert inputs is not None
         calls: dict[str, Call] = {"model": lambda given: {"logits": model(given["input_ids"]).logits}}
         parts = parts_of(model, inputs)

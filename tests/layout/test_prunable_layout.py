@@ -285,8 +285,8 @@ def test_an_unknown_architecture_lists_the_known_ones_and_says_how_to_add_a_row(
     with pytest.raises(UserError) as caught:
         PrunableLayout.of(_unknown(lambda: AutoConfig.for_model("funnel")))
     message = str(caught.value)
-    assert "'funnel' is not known" in message
+    assert "'funnel' is not supported" in message
     assert ", ".join(sorted(FAMILIES)) in message
-    assert "write its row in bplightning/families/" in message
-    with pytest.raises(UserError, match="architecture 'Linear' is not known"):
+    assert "write its row in bplightning/layout/families/" in message
+    with pytest.raises(UserError, match="architecture 'Linear' is not supported"):
         PrunableLayout.of(nn.Linear(1, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -206,10 +207,26 @@ def test_the_guard_against_host_syncs_can_fail() -> None:
         torch.ones(3).sum().item()
 
 
+@pytest.mark.parametrize(("model_type", "attention"), [("bert", "4x4"), ("gpt2", "head")])
+def test_a_masked_model_is_pickled_with_its_masks(model_type: str, attention: str) -> None:
+    model, _, masks = masked(model_type, attention, "unit")
+    again, its_masks = pickle.loads(pickle.dumps((model, masks)))
+    inputs = padded_inputs("right")
+    with torch.no_grad():
+        expected = model(**inputs)[0]
+        assert torch.equal(again(**inputs)[0], expected)
+        for mask in its_masks.values():
+            mask.set_grid(torch.ones_like(mask.kept))
+        assert not torch.equal(again(**inputs)[0], expected)
+    remove_masks(again)
+    assert not has_masks(again)
+    assert [type(module) for module in again.modules()] == [type(module) for module in make(model_type)[0].modules()]
+
+
 def test_a_second_mask_on_a_member_is_refused() -> None:
     model, layout, _ = masked("bert", "4x4", "unit")
     (_, again), *_ = masks_of(model, layout.attention[0], "element")
-    with pytest.raises(ValueError, match=r"query\.weight carries a mask already; harden it"):
+    with pytest.raises(ValueError, match=r"query\.weight already has a mask; harden the model"):
         install_mask(model, again)
 
 
@@ -262,7 +279,9 @@ def test_all_that_a_block_does_not_divide_is_named_at_once() -> None:
     granularity = dict.fromkeys(ROLES, "5x4")
     with pytest.raises(UserError) as refusal:
         list(make_masks(layout, granularity))
-    assert str(refusal.value).startswith("6 of 6 groups cannot be masked so. block 5x4 does not divide bert.encoder")
+    assert str(refusal.value).startswith(
+        "6 of 6 groups cannot be masked at this granularity. block 5x4 does not divide bert.encoder"
+    )
     assert all(member.name in str(refusal.value) for member in layout.members)
 
 
@@ -272,7 +291,7 @@ def test_a_pattern_must_divide_a_row_and_keep_less_than_all() -> None:
         list(masks_of(model, layout.attention[0], "2:5"))
     with pytest.raises(UserError, match="granularity '4:4' keeps everything: N must be less than M"):
         list(masks_of(model, layout.attention[0], "4:4"))
-    with pytest.raises(UserError, match="take magnitude or movement"):
+    with pytest.raises(UserError, match="use magnitude or movement"):
         list(masks_of(model, layout.attention[0], "2:4", patterns=False))
 
 

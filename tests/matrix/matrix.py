@@ -18,8 +18,9 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny_families import tiny, zero_randomly
 from transformers import CONFIG_MAPPING, AutoTokenizer
 
-from bplightning.compaction.equivalence import logit_difference, made_inputs
+from bplightning.compaction.equivalence import logit_difference
 from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.errors import UserError
 from bplightning.exporting.export import export_onnx
 from bplightning.layout.families import FAMILIES
@@ -104,7 +105,7 @@ def test_fit_and_reload(
     assert (report["density"]["encoder_linear"] < 1) == (strategy_name != "dense")
     folder = Path(str(trainer.log_dir)) / "compact"
     once, again = task.load_model(folder), task_class(model=str(folder)).load_model(folder)
-    assert logit_difference(once, again, made_inputs(once)).absolute == 0
+    assert logit_difference(once, again, comparison_inputs(once)).absolute == 0
     if embedded.tokenizer is not None:
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == embedded.tokenizer.get_vocab()
     assert not torch.is_grad_enabled() or once.training is False

@@ -81,10 +81,10 @@ def test_what_is_saved_is_read_again_and_again(tmp_path: Path) -> None:
     [
         (lambda d: d.pop("dense_ms"), "missing key dense_ms"),
         (lambda d: d.update(seed=0), "unknown key seed"),
-        (lambda d: d.update(version=99), "has version 99, and this bplightning reads 1"),
+        (lambda d: d.update(version=99), "has version 99, but this bplightning reads 1"),
         (lambda d: d["machine"].pop("cpu"), r"missing key machine\.cpu"),
-        (lambda d: d.update(dense_ms=float("nan")), "dense_ms is nan, and must be above 0"),
-        (lambda d: d.update(length=0), "length is 0, and must be above 0"),
+        (lambda d: d.update(dense_ms=float("nan")), "dense_ms is nan, but must be above 0"),
+        (lambda d: d.update(length=0), "length is 0, but must be above 0"),
         (lambda d: d["roles"].clear(), "roles is empty"),
         (lambda d: d["roles"]["attention"].update(layers=0), r"roles\.attention\.layers is 0"),
         (lambda d: d["roles"]["attention"].update(kind="tails"), r"roles\.attention\.kind is 'tails'"),
@@ -171,7 +171,7 @@ def test_a_table_is_measured(model_type: str) -> None:
 
 def test_a_model_that_takes_as_long_with_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_measuring, "_beside", lambda _, others, *rest: (1.0, [1.01] * len(others)))
-    with pytest.raises(UserError, match="takes as long at 1x8: take more seconds"):
+    with pytest.raises(UserError, match="is not faster at 1x8: give more seconds"):
         measured_table(tiny("bert"), (1, 8), device=torch.device("cpu"))
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from tiny_families import HEADS, HIDDEN, LAYERS, UNITS, tiny
 from torch import nn
 
-from bplightning.compaction.equivalence import made_images, takes_images
 from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import random_images, takes_images
 from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.errors import UserError
 from bplightning.layout.families import FAMILIES
@@ -199,7 +199,7 @@ def test_estimates_are_those_of_a_compact_model(model_type: str, monkeypatch: py
         ids = torch.zeros(rows, tokens, dtype=torch.long)
         inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
         if takes_images(model):
-            inputs = made_images(model, rows)
+            inputs = random_images(model, rows)
         dense, count = measure.flops(model, inputs), measure.flops(smaller, inputs)
         assert half["flops"][f"{rows}x{tokens}"] == count
         assert half["speedup"][f"{rows}x{tokens}"] == pytest.approx(dense / count)

@@ -14,12 +14,13 @@ from tiny_families import inputs_for, tensors_of, tiny
 from tiny_task import TinyTask, trainer
 
 from bplightning.cli.verbs import main
-from bplightning.compaction.exact_compaction import CompactionPlan, compact
+from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.errors import UserError
 from bplightning.masks.masking import Mask
 from bplightning.measuring import measure
-from bplightning.measuring.measure import Latency
+from bplightning.measuring.timing import Times
 from bplightning.reporting.report import load_report
 from bplightning.runs import compact_run as compacting
 from bplightning.stages import alignment, finishing, one_shot, pipeline
@@ -221,7 +222,7 @@ def test_the_hardened_copy_is_what_hardening_will_make(strategy: Any) -> None:
     module.model = tiny("bert", hidden_act="gelu")
     module.configure_model()
     assert module.simplifier is not None
-    with pytest.raises(UserError, match="not wholly simplified yet"):
+    with pytest.raises(UserError, match="not wholly simplified"):
         put_back(module, 8)
     module.simplifier.amount = 1.0
     ahead = hardened_copy(module)
@@ -233,9 +234,9 @@ def test_the_hardened_copy_is_what_hardening_will_make(strategy: Any) -> None:
 
 
 def test_the_fastest_multiple_is_taken_and_a_smaller_one_that_is_not_surely_slower() -> None:
-    def of(*speedups: float, noise: float = 0.0) -> dict[str, Latency]:
+    def of(*speedups: float, noise: float = 0.0) -> dict[str, Times]:
         rounds = [(1 / each * (1 - noise), 1 / each * (1 + noise)) * 4 for each in speedups]
-        return {str(index): Latency(times, 1, "cpu") for index, times in enumerate(rounds)}
+        return {str(index): Times(times, times) for index, times in enumerate(rounds)}
 
     assert fastest({1: of(1, 1), 8: of(1.3, 0.6), 16: of(0.99, 0.98)}) == 1
     assert fastest({1: of(1, 1), 8: of(1.004, 1.004), 16: of(1.009, 1.009)}) == 1

@@ -11,7 +11,7 @@ from tiny_sizes import HEADS, HIDDEN, LAYERS, UNITS, VOCABULARY
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
 
-from bplightning.compaction.equivalence import made_images, takes_images
+from bplightning.compaction.example_inputs import random_images, takes_images
 from bplightning.layout.families import FAMILIES
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -147,7 +147,7 @@ def padded_inputs(side: str, *, seed: int = 0, batch: int = 3, length: int = 11)
 def inputs_for(model: PreTrainedModel, side: str, **options: int) -> dict[str, Tensor]:
     """`padded_inputs`, for a decoder beside an encoder other tokens, fewer and without padding; or images."""
     if takes_images(model):
-        return made_images(model, options.get("batch", 3))
+        return random_images(model, options.get("batch", 3))
     inputs = padded_inputs(side, **options)
     if model.config.is_encoder_decoder:
         generator = torch.Generator().manual_seed(1)

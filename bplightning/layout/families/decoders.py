@@ -1,4 +1,4 @@
-"""Decoders alone: Llama and its kin, GPT-2, OPT."""
+"""Decoder-only models: Llama and its relatives, GPT-2, OPT."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ LLAMA = Family(
 
 
 class NoInputs(Mixin):
-    """Mixed into the class of a `Conv1D` that reads nothing any more, where the original cannot reshape its input."""
+    """Mixed into the class of a `Conv1D` that has no input features left, which the original cannot reshape."""
 
     weight: Tensor
     bias: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """The bias for each token, by way of the weight, so that no parameter is unused."""
+        """The bias for each token; the empty weight takes part, so that no parameter is unused."""
         return x @ self.weight + self.bias
 
 
 def _resized_gpt2(model: nn.Module, group: Any, kept: Tensor) -> None:
-    """GPT-2's attention splits its fused projection by a number of its own, and `Conv1D` needs an input."""
+    """GPT-2's attention keeps its own split size for the fused projection, and its `Conv1D` needs an input."""
     if hasattr(group, "heads"):
         model.get_submodule(group.module).split_size = len(kept) * group.head_size
     writer = model.get_submodule(group.members[-1].module)

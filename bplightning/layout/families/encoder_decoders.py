@@ -1,4 +1,4 @@
-"""Encoder-decoder models: T5 and its kin, BART and its kin."""
+"""Encoder-decoder models: T5 and its relatives, BART and its relatives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _t5_attention(module: str, *, kind: str, position_bias: str | None = None) -
 
 
 def _t5_stack(name: str, *, table_of: str = "0") -> Stack:
-    """`table_of` is the layer that owns the table of position biases which a layer looks up."""
+    """One stack; `table_of` is the layer that owns the table of position biases."""
     table = f"{name}.block.{table_of}.layer.0.SelfAttention.relative_attention_bias"
     own = _t5_attention("layer.0.SelfAttention", kind="self", position_bias=table)
     cross = _t5_attention("layer.1.EncDecAttention", kind="cross")
@@ -30,7 +30,7 @@ def _t5_stack(name: str, *, table_of: str = "0") -> Stack:
         layers=f"{name}.block",
         attention=(own,) if name == "encoder" else (own, cross),
         feed_forward=FeedForwardNames(
-            up=(f"{inner}.wi", f"{inner}.wi_0", f"{inner}.wi_1"),  # the first, or gated, the other two
+            up=(f"{inner}.wi", f"{inner}.wi_0", f"{inner}.wi_1"),  # the first, or in gated layers the other two
             down=f"{inner}.wo",
             activation=f"{inner}.act",
         ),
@@ -52,7 +52,7 @@ _T5 = Family(
     resized=taken_by(BiasFromFirstLayer),
 )
 
-# Every layer has a table of its own, which is sliced with the layer's heads.
+# Every layer has its own table, which is sliced with the layer's heads.
 _UMT5 = replace(
     _T5,
     stacks=tuple(_t5_stack(name, table_of="{layer}") for name in ("encoder", "decoder")),

@@ -1,4 +1,4 @@
-"""Encoders: BERT and its kin, and ViT."""
+"""Encoders: BERT and its relatives, and ViT."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _BERT = Family(
         "*LayerNorm.*": 0,
         "pooler.dense.weight": 1,
         "qa_outputs.weight": 1,
-        "classifier.dense.weight": 1,  # RoBERTa's and ELECTRA's, of sentences
+        "classifier.dense.weight": 1,  # RoBERTa's and ELECTRA's, for sentences
     },
-    unpooled={"classifier.weight": 1},  # of tokens
+    unpooled={"classifier.weight": 1},  # for tokens
 )
 
 _DISTILBERT = Family(
@@ -67,7 +67,7 @@ _DISTILBERT = Family(
 
 _ELECTRA = replace(_BERT, residual={**_BERT.residual, "embeddings_project.*": 0})  # only where embeddings are narrower
 
-# A layer, or a group of them, is run several times; it is one all the same, and pruned once.
+# A layer, or a group of layers, is run several times; its weights are pruned once.
 _ALBERT = Family(
     stacks=(
         Stack(

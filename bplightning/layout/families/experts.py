@@ -1,6 +1,6 @@
 """Decoders with a mixture of experts: Mixtral, Qwen-MoE, OLMoE.
 
-A layer's experts lie stacked in 3-D parameters, and a router sends each token to a few of them.
+The experts of a layer are stacked in 3-D parameters, and a router sends each token to a few of them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _RESIDUAL = {**LLAMA.residual, "*.mlp.gate.weight": 1}
 
 _MIXTRAL = Family(stacks=(_STACK,), residual=_RESIDUAL)
 
-# Some layers may be dense, and in Qwen2-MoE every token goes through one more expert, behind a gate of its own.
+# Some layers may be dense, and in Qwen2-MoE every token also goes through a shared expert with its own gate.
 _QWEN = Family(
-    stacks=(replace(_STACK, beside=(_DENSE, _SHARED)),),
+    stacks=(replace(_STACK, also=(_DENSE, _SHARED)),),
     residual={**_RESIDUAL, "*.mlp.shared_expert_gate.weight": 1},
 )
 
-# Its queries and keys are normalized over all heads together, so that none of them can go without changing the others:
-# attention is left as it is.
+# Its queries and keys are normalized over all heads together, so no head can be removed without changing the others:
+# attention is not pruned.
 _OLMOE = Family(
     stacks=(replace(_STACK, attention=()),),
     residual={

@@ -1,7 +1,7 @@
-"""Attentions of one stack that look up one table of relative position biases, a column a head.
+"""Attention layers of one stack that share a table of relative position biases, with one column per head.
 
-The table's owner computes a bias for every column and hands it to all layers. A layer that lost heads must take the
-columns of those that are left, also where the owner itself lost them.
+The owner of the table computes a bias for every column and passes it to all layers. A layer that lost heads must select
+the columns of its remaining heads; so must the owner itself.
 
 Legend: `B` batch, `L` tokens, `S` tokens attended to, `H` heads of this layer, `C` columns of the table.
 """
@@ -17,7 +17,7 @@ from bplightning.layout.instance_mixin import Mixin, mix_in
 
 
 class PositionColumns(Mixin):
-    """Mixed into an attention class whose instance lost heads: it takes its columns of the position bias.
+    """Mixed into the class of an attention module that lost heads: it selects its columns of the position bias.
 
     Attributes:
         position_columns: The column that each of its heads looks up, ``(H,)``.
@@ -33,29 +33,29 @@ class PositionColumns(Mixin):
 
 
 class BiasFromStack(PositionColumns):
-    """For MPNet, whose encoder computes the bias."""
+    """For MPNet, where the encoder computes the bias."""
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Any = None, position_bias: Any = None, **kwargs: Any
     ) -> Any:
-        """As the class below does, with this layer's columns of `position_bias`."""
+        """As the original does, with this layer's columns of `position_bias`."""
         own = None if position_bias is None else self.own_columns(position_bias)
         output, *weights = super().forward(hidden_states, attention_mask, own, **kwargs)  # type: ignore[misc]
         if own is not None and own.shape[1] == 0:
-            output = output + own.sum()  # Nothing: but a table of no columns takes part, as in `Headless`.
+            output = output + own.sum()  # adds nothing, but uses the empty table, as in `Headless`
         return output, *weights
 
 
 class BiasFromFirstLayer(PositionColumns):
-    """For T5, whose first layer computes the bias, and returns it beside its output for the layers after it."""
+    """For T5, where the first layer computes the bias and returns it along with its output for the layers after it."""
 
     layer_idx: int
     compute_bias: Callable[..., Tensor]
 
     def forward(self, hidden_states: Tensor, position_bias: Tensor | None = None, **kwargs: Any) -> Any:
-        """As the class below does, with this layer's columns of `position_bias`, which goes on whole."""
+        """As the original does, with this layer's columns of `position_bias`; the whole bias is passed on."""
         own = None
-        # In cross-attention it is zero, for as many heads as the layer has that made it: each makes its own.
+        # In cross-attention the bias is zero and has the heads of the layer that made it, so each layer makes its own.
         if kwargs.get("key_value_states") is None:
             if position_bias is None:
                 position_bias = self._every_column(hidden_states, kwargs.get("past_key_values"))
@@ -73,7 +73,7 @@ class BiasFromFirstLayer(PositionColumns):
 
 
 def taken_by(mixin: type[PositionColumns]) -> Callable[[nn.Module, Any, Tensor], None]:
-    """What `Family.resized` is for a family whose attentions take their columns as `mixin` does."""
+    """The `Family.resized` of a family whose attention layers select their columns as `mixin` does."""
 
     def resized(model: nn.Module, group: Any, kept: Tensor) -> None:
         if hasattr(group, "heads") and len(kept) < group.heads:

@@ -1,4 +1,4 @@
-"""What an attention that lost every head still has to do, where that is more than its output projection's constant.
+"""Attention layers without heads in families where more is left to compute than the output projection's constant.
 
 Legend: `B` batch, `L` tokens, `P` relative positions.
 """
@@ -14,7 +14,7 @@ from bplightning.layout.instance_mixin import Mixin, mix_in
 
 
 class AddsAndNormalizes(Mixin):
-    """For ALBERT, whose attention adds its input to its output and normalizes the sum."""
+    """For ALBERT, whose attention module also adds its input to its output and normalizes the sum."""
 
     LayerNorm: nn.Module
     output_dropout: nn.Module
@@ -26,20 +26,20 @@ class AddsAndNormalizes(Mixin):
 
 
 class ReadsPositions(Mixin):
-    """For DeBERTa, all layers of which read one table of relative positions, that no layer may read in the end."""
+    """For DeBERTa, whose layers share one table of relative positions, which must not become unused."""
 
     key_proj: nn.Module
 
     def forward(
         self, hidden_states: Tensor, *args: Any, rel_embeddings: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """The constant; the table ``(P, hidden size)`` takes part with no weights, as the projections do."""
+        """The constant; the table ``(P, hidden size)`` is used without contributing, as the projections are."""
         output, weights = super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
         return output if rel_embeddings is None else output + self.key_proj(rel_embeddings).sum(), weights
 
 
 def when_headless(mixin: type[Mixin]) -> Callable[[nn.Module, Any, Tensor], None]:
-    """What `Family.resized` is for a family whose attentions without heads do what `mixin` adds."""
+    """The `Family.resized` of a family whose attention layers without heads do what `mixin` adds."""
 
     def resized(model: nn.Module, group: Any, kept: Tensor) -> None:
         if hasattr(group, "heads") and len(kept) == 0:

@@ -13,8 +13,8 @@ from tiny_families import tiny
 from transformers import AutoModelForCausalLM
 
 from bplightning import compact
-from bplightning.compaction.equivalence import made_inputs
-from bplightning.compaction.exact_compaction import CompactionPlan
+from bplightning.compaction.example_inputs import comparison_inputs
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -256,7 +256,7 @@ def test_what_cannot_be_reached_is_refused_before_calibration() -> None:
 def test_other_families_are_pruned_and_compact_exactly(family: str) -> None:
     """Layers that run several times, positions of their own, fused and grouped projections, two stacks, pixels."""
     model = tiny(family).eval()
-    inputs, layout, strategy = made_inputs(model), PrunableLayout.of(model), PostTraining(target_flops=0.6)
+    inputs, layout, strategy = comparison_inputs(model), PrunableLayout.of(model), PostTraining(target_flops=0.6)
     strategy.attach(layout)
     strategy.calibrate(model, [inputs, inputs], lambda outputs, _: outputs[0].float().square().mean())
     strategy.advance(END)

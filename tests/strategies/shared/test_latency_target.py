@@ -17,7 +17,7 @@ from tiny_families import tiny
 from tiny_task import TinyTask, trainer
 
 from bplightning import compact
-from bplightning.compaction.exact_compaction import CompactionPlan
+from bplightning.compaction.plan import CompactionPlan
 from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
