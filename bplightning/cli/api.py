@@ -12,6 +12,9 @@ from typing import Any
 import bplightning
 from bplightning.reporting.schema import Report
 
+PROGRAM = ("python", "-m", "bplightning")
+"""The command that `fit` stands for, without its arguments."""
+
 
 def fit(options: Mapping[str, Any]) -> Report | None:
     """Train and prune, then compact, evaluate and report: what ``bplightning fit`` does with these options.
@@ -26,11 +29,11 @@ def fit(options: Mapping[str, Any]) -> Report | None:
     Raises:
         UserError: An option or its value makes no sense, or what it asks for cannot be done.
     """
-    from bplightning.cli.training import PruningCLI  # it takes seconds
+    from bplightning.cli.training import TrainingCommand  # it takes seconds
 
     arguments = ["fit", *(f"--{name}={_typed(value)}" for name, value in options.items())]
     with _as_if_typed(arguments):
-        return PruningCLI(arguments).report
+        return TrainingCommand(arguments, PROGRAM).run()
 
 
 def _typed(value: Any) -> str:

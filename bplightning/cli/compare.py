@@ -15,13 +15,13 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
-from bplightning.cli.parser_errors import OneLine
 from bplightning.errors import UserError
 from bplightning.io.files import writable, write_whole
 from bplightning.reporting.comparison import compare
 from bplightning.reporting.comparison_page import draw, render
 from bplightning.reporting.page import REPORT_FILE
 from bplightning.reporting.report import load_report
+from bplightning.runs.parser_errors import OneLine
 
 DESCRIPTION = (
     "Set runs side by side: score against measured latency and size, and which models no other one beats. Runs are "

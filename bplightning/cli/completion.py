@@ -11,63 +11,38 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import shtab
 from jsonargparse import ArgumentParser
-from lightning.pytorch.cli import LightningArgumentParser
 
 from bplightning.cli.compare import compare_parser
-from bplightning.cli.parser import PluginParser, class_parser
-from bplightning.cli.plan import PlanCLI
-from bplightning.cli.prune import PruneCLI
-from bplightning.cli.training import PruningCLI
-from bplightning.cli.verbs import build_parser
+from bplightning.cli.own_parsers import TRAINING_VERBS
+from bplightning.cli.plan import plan_parser
+from bplightning.cli.prune import prune_parser
+from bplightning.cli.training import whole_parser
 from bplightning.plugins import available, load, summary
+from bplightning.runs.parser import PluginParser, class_parser
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 OPEN = {"type": "string", "pattern": r"\."}
 """A class path, of which nothing more is known."""
 
 
-class _Ready(Exception):  # noqa: N818  # no error
-    """The parsers are made; nothing is to be parsed."""
-
-
-class _Training(PruningCLI):
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        raise _Ready(self._subcommand_parsers)
-
-
-class _Planning(PlanCLI):
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        raise _Ready({"plan": self._subcommand_parsers["fit"]})
-
-
-class _Pruning(PruneCLI):
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        raise _Ready({"prune": self._subcommand_parsers["fit"]})
-
-
 def training_parsers() -> dict[str, PluginParser]:
     """The parser of each verb that takes a task and a strategy."""
-    found: dict[str, PluginParser] = {}
-    for kind, args in ((_Training, ["fit"]), (_Planning, ["fit"]), (_Pruning, [])):
-        try:
-            kind(args)
-        except _Ready as ready:
-            found |= ready.args[0]
-    return found
+    return {**whole_parser(list(TRAINING_VERBS)).sections, "plan": plan_parser(), "prune": prune_parser()}
 
 
 # -- shells ------------------------------------------------------------------------------------------------------------
 
 
-def completion_script(shell: str) -> str:
+def completion_script(shell: str, verbs_parser: Parser) -> str:
     """What a shell must read to complete verbs, options, names of plugins and values that are one of a few.
 
     Args:
         shell: A name of `shtab.SUPPORTED_SHELLS`.
+        verbs_parser: The parser of all verbs, those included that it only lists.
     """
     whole = Parser(prog="bplightning")
     verbs = whole.add_subparsers()
-    (own,) = (action for action in build_parser()._actions if isinstance(action, _SubParsersAction))
+    (own,) = (action for action in verbs_parser._actions if isinstance(action, _SubParsersAction))
     parsers: dict[str, Parser] = {**own.choices, **training_parsers(), "compare": compare_parser()}
     lines = {choice.dest: choice.help for choice in own._get_subactions()}
     for verb, parser in parsers.items():

@@ -8,16 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from bplightning.cli.training import PruningCLI
+from bplightning.cli.trainers import add_method_options, seeded
+from bplightning.cli.training import training_parser
 from bplightning.contracts.strategy import Progress
 from bplightning.contracts.task import Task
 from bplightning.distillation.load_finetuned import load_fitting
@@ -27,7 +25,9 @@ from bplightning.planning.plan import NOMINAL_STEPS, plan
 from bplightning.planning.schema import Plan
 from bplightning.planning.table import render
 from bplightning.plugins import name_of
-from bplightning.training.module import PruningModule
+from bplightning.runs.build import built
+from bplightning.runs.parser import PluginParser
+from bplightning.runs.training_options import recipe_arguments
 
 DESCRIPTION = (
     "Show what `fit` would prune with the same options: layers, roles, masks, what cannot be pruned so, parameters and "
@@ -47,97 +47,90 @@ def run_plan(args: list[str]) -> None:
         UserError: As `fit` does for the same options, but for what the strategy refuses: it is part of the plan, and
             the process ends with status 1.
     """
+    parser = plan_parser()
     with _quiet():
-        cli = PlanCLI(["fit", *_arranged(args)])
-    if cli.wants_json:
-        print(json.dumps(cli.plan, indent=2))
+        settings = parser.parse_args([*recipe_arguments(["fit", *args]), *arranged(args)])
+        found = planned(parser, settings)
+    if settings.json:
+        print(json.dumps(found, indent=2))
     else:
-        Console().print(render(cli.plan))
-    if cli.plan["problems"]:
+        Console().print(render(found))
+    if found["problems"]:
         sys.exit(1)
 
 
-class PlanCLI(PruningCLI):
-    """`fit` to its parser, so that options, configuration files and recipes are the same; makes a plan in its place."""
-
-    plan: Plan
-    wants_json: bool
-
-    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """`fit`'s parser under this verb's name."""
-        super().setup_parser(*args, **kwargs)
-        parser = self._subcommand_parsers["fit"]
-        parser.prog = "bplightning plan"
-        parser.usage = "%(prog)s [options]"
-        parser.description = DESCRIPTION
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What `fit` does not have."""
-        parser.add_argument(
-            "--measure",
-            type=bool | Measuring,
-            default=False,
-            help="Whether to time compact copies of the model, pruned at random, beside it: the speed-up that can be "
-            "had on this machine, and where it saturates. --measure.densities, .batch_sizes, .lengths, .device, .dtype "
-            "and .seconds say which and where; --measure.help explains them.",
-        )
-        parser.add_argument("--json", action="store_true", help="Print the plan as JSON and nothing else.")
-
-    def before_instantiate_classes(self) -> None:
-        """What to measure is checked before anything is built."""
-        super().before_instantiate_classes()
-        asked = self.config.fit.measure
-        self._measuring = Measuring(**asked) if isinstance(asked, Namespace) else Measuring() if asked else None
-
-    def instantiate_classes(self) -> None:
-        """Build task, strategy and module; loggers and callbacks of a configuration file would have effects."""
-        trainer = self.config.fit.trainer
-        trainer.logger, trainer.callbacks, trainer.profiler, trainer.plugins = False, None, None, None
-        super().instantiate_classes()
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """None that runs; only a class, which no device is needed for."""
-        return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        module: PruningModule = self.model
-        settings = self.config.fit
-        self.wants_json = settings.json
-        model = _start(module.task, settings.start, settings.baseline)
-        inputs = module.task.example_inputs
-        self.plan = plan(
-            model,
-            module.strategy,
-            task=name_of(type(module.task)),
-            make_inputs=inputs,
-            end=_end(module.warmup, settings.trainer.max_steps),
-        )
-        if self._measuring is not None and not self.plan["problems"]:
-            seed = int(settings.seed_everything)
-            with watching() as watch:
-                self.plan["measured"] = measured(
-                    model, self.plan, self._measuring, make_inputs=inputs, seed=seed, watch=watch
-                )
+def plan_parser() -> PluginParser:
+    """The parser: options, configuration files and recipes of `fit`, and what only this verb has."""
+    parser = training_parser("plan", prog="bplightning plan", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument(
+        "--measure",
+        type=bool | Measuring,
+        default=False,
+        help="Whether to time compact copies of the model, pruned at random, beside it: the speed-up that can be "
+        "had on this machine, and where it saturates. --measure.densities, .batch_sizes, .lengths, .device, .dtype "
+        "and .seconds say which and where; --measure.help explains them.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print the plan as JSON and nothing else.")
+    add_method_options(parser, "fit")
+    return parser
 
 
-def _arranged(args: list[str]) -> list[str]:
+def planned(parser: PluginParser, settings: Namespace) -> Plan:
+    """The plan of a run.
+
+    Args:
+        parser: As `plan_parser` returns it.
+        settings: What it has parsed.
+
+    Raises:
+        UserError: As `run_plan` has it.
+    """
+    measuring = measuring_of(settings)  # what to measure is checked before anything is built
+    seed = seeded(settings)
+    run = built(parser, settings)
+    module, inputs = run.module, run.task.example_inputs
+    model = _start(run.task, run.start, run.baseline)
+    found = plan(
+        model,
+        module.strategy,
+        task=name_of(type(run.task)),
+        make_inputs=inputs,
+        end=_end(module.warmup, settings.trainer.max_steps),
+    )
+    if measuring is not None and not found["problems"]:
+        with watching() as watch:
+            found["measured"] = measured(model, found, measuring, make_inputs=inputs, seed=seed or 0, watch=watch)
+    return found
+
+
+def measuring_of(settings: Namespace) -> Measuring | None:
+    """What is to be measured; `None` for nothing.
+
+    Args:
+        settings: What `plan_parser` has parsed.
+    """
+    asked = settings.measure
+    return Measuring(**asked) if isinstance(asked, Namespace) else Measuring() if asked else None
+
+
+def arranged(args: list[str]) -> list[str]:
     """``--measure`` may stand alone, and beside its own options, which imply it.
 
-    >>> _arranged(["--measure", "--json"]), _arranged(["--measure.seconds", "1", "--measure", "true"])
+    >>> arranged(["--measure", "--json"]), arranged(["--measure.seconds", "1", "--measure", "true"])
     (['--measure=true', '--json'], ['--measure.seconds', '1'])
     """
     settings = any(item.startswith("--measure.") for item in args)
-    arranged: list[str] = []
+    ordered: list[str] = []
     following = [*args[1:], "--"]
     for item, after in zip(args, following, strict=True):
         if item == "--measure" and after[:1] == "-":
             item = "--measure=true"
-        elif item in ("true", "True") and arranged[-1:] == ["--measure"]:
-            arranged.pop()
+        elif item in ("true", "True") and ordered[-1:] == ["--measure"]:
+            ordered.pop()
             item = "--measure=true"
         if not (settings and item == "--measure=true"):
-            arranged.append(item)
-    return arranged
+            ordered.append(item)
+    return ordered
 
 
 def _start(task: Task, start: str, baseline: str) -> PreTrainedModel:

@@ -16,8 +16,10 @@ from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from bplightning.cli.parser_errors import OneLine
+from bplightning.cli.own_parsers import PARSED_THEMSELVES, TRAINING_VERBS
 from bplightning.errors import UserError
+from bplightning.io.invocation import program
+from bplightning.runs.parser_errors import OneLine
 
 
 def write_compact(
@@ -228,7 +230,7 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
     """
     from bplightning.cli.completion import completion_script
 
-    sys.stdout.write(completion_script(shell) + "\n")
+    sys.stdout.write(completion_script(shell, build_parser()) + "\n")
 
 
 def schema() -> None:
@@ -247,16 +249,6 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report,
     "completion": completion,
     "schema": schema,
-}
-TRAINING_VERBS = {
-    "fit": "Fine-tune and prune, then compact, evaluate and report. With no model or data of yours: a small example.",
-    "validate": "Evaluate on the validation set, usually with --config and --ckpt_path of a run.",
-    "test": "Evaluate on the test set.",
-}
-PARSED_THEMSELVES = {
-    "prune": "Prune a fine-tuned model without training, then compact, evaluate and report.",
-    "plan": "Say what would be pruned with this task, model and strategy, without training.",
-    "compare": "Set runs side by side, made for it or there already: score against latency and size.",
 }
 NOT_WRITTEN = {
     errno.ENOSPC: "make room on the disk, or name another place",
@@ -294,9 +286,9 @@ def main(argv: list[str] | None = None) -> None:
 def _run(args: list[str]) -> None:
     # Each is imported only now: it takes seconds.
     if args and args[0] == "prune":
-        from bplightning.cli.prune import PruneCLI
+        from bplightning.cli.prune import run_prune
 
-        PruneCLI(args[1:])
+        run_prune(args[1:])
     elif args and args[0] == "plan":
         from bplightning.cli.plan import run_plan
 
@@ -306,9 +298,9 @@ def _run(args: list[str]) -> None:
 
         run_compare(args[1:])
     elif any(verb in args for verb in TRAINING_VERBS) and args[0] not in VERBS:
-        from bplightning.cli.training import PruningCLI
+        from bplightning.cli.training import TrainingCommand
 
-        PruningCLI(args)
+        TrainingCommand(args, program()).run()
     else:
         config = build_parser().parse_args(args)
         VERBS[config.verb](**config[config.verb])

@@ -6,39 +6,21 @@ from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import yaml
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers.utils import logging as transformers_logging
 
-from bplightning.cli.training import PruningCLI
-from bplightning.cli.training_options import PRUNE_ONLY
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.run_folder import baseline_of, settings_of, unreadable
+from bplightning.runs.build import BuiltRun, build
+from bplightning.runs.training_options import PRUNE_ONLY
 from bplightning.stages.refill import Refill
 from bplightning.training.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
 from bplightning.training.module import PruningModule
 
 NOT_READ = ("trainer", "seed_everything", "ckpt_path", "weights_only", "refill")
 """Sections of a configuration that say how to train; other versions and machines may not have what they name."""
-
-
-class _RunReader(PruningCLI):
-    """Builds what a configuration says, but no trainer, whose devices this machine may not have; runs nothing."""
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser that raises what it has to say, for a program that is not the command line."""
-        return super().init_parser(**(kwargs | {"exit_on_error": False}))
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
 
 def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
@@ -63,9 +45,9 @@ def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
         )
     file = checkpoint_of(run, checkpoint)
     with isolate_rng(), _without_load_report():  # building a model draws random numbers, which are the caller's
-        reader = _read(run)
-        module: PruningModule = reader.model
-        if reader.config.fit.start == "baseline" and (baseline := baseline_of(run)) is not None:
+        read = _read(run)
+        module = read.module
+        if read.start == "baseline" and (baseline := baseline_of(run)) is not None:
             module.model = module.task.load_model(baseline)  # it may have other shapes than the task's model
         module.configure_model()
     saved = read_checkpoint(file)
@@ -84,7 +66,7 @@ def task_of_run(run: Path, *, model: Path) -> Task:
     Raises:
         UserError: As `settings_of` has it.
     """
-    return _read(run, model).datamodule
+    return _read(run, model).task
 
 
 def refill_of(run: Path) -> Refill | None:
@@ -126,13 +108,13 @@ def _without_load_report() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _read(run: Path, model: Path | None = None) -> _RunReader:
+def _read(run: Path, model: Path | None = None) -> BuiltRun:
     """Build what a configuration says, with a task that takes `model`, if given, in place of its own."""
     with settings_of(run) as settings:
         kept = {key: value for key, value in settings.items() if key not in NOT_READ}
         if model is not None:
             kept["task"] = kept["task"] | {"init_args": (kept["task"].get("init_args") or {}) | {"model": str(model)}}
     try:
-        return _RunReader(["fit", f"--config={yaml.safe_dump(kept)}", "--seed_everything=false"])
+        return build(kept)
     except ArgumentError as error:
         raise unreadable(run / "config.yaml", error) from error

@@ -124,19 +124,17 @@ def _as_typed(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def resume_command(program: Sequence[str], args: Sequence[str]) -> str:
+def resume_command(words: Sequence[str]) -> str:
     """The command that began a run, with no checkpoint: the one to go on from is not yet known.
 
     Args:
-        program: How the program was called.
-        args: What followed.
+        words: The command as it was typed.
 
-    >>> resume_command(["python", "cli.py"], ["fit", "--ckpt_path", "old.ckpt", "--task", "qa"])
+    >>> resume_command(["python", "cli.py", "fit", "--ckpt_path", "old.ckpt", "--task", "qa"])
     'python cli.py fit --task qa'
     """
-    kept = [
+    return shlex.join(
         item
-        for before, item in zip(["", *args], args, strict=False)
+        for before, item in zip(["", *words], words, strict=False)
         if "--ckpt_path" not in (before, item.partition("=")[0])
-    ]
-    return shlex.join([*program, *kept])
+    )

@@ -13,7 +13,7 @@ import yaml
 from transformers import BertConfig, BertForQuestionAnswering
 from transformers.utils import logging as transformers_logging
 
-from bplightning.cli.plan import PlanCLI, run_plan
+from bplightning.cli.plan import arranged, measuring_of, plan_parser, run_plan
 from bplightning.cli.verbs import main
 from bplightning.errors import UserError
 from bplightning.planning.measured import Measuring
@@ -241,20 +241,9 @@ def test_measured_where_asked(planned: Any, capsys: pytest.CaptureFixture[str]) 
         (["--measure", '{"lengths": [8]}'], {"lengths": (8,)}),
     ],
 )
-def test_the_ways_to_ask(args: list[str], asked: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    class StopError(Exception):
-        pass
-
-    def stop(cli: PlanCLI) -> None:
-        seen.append(cli._measuring)
-        raise StopError
-
-    monkeypatch.setattr(PlanCLI, "instantiate_classes", stop)
-    with pytest.raises(StopError):
-        run_plan([*USER, *args])
-    assert seen == [None if asked is None else Measuring(**asked)]
+def test_the_ways_to_ask(args: list[str], asked: dict[str, Any] | None) -> None:
+    settings = plan_parser().parse_args(arranged([*USER, *args]))
+    assert measuring_of(settings) == (None if asked is None else Measuring(**asked))
 
 
 @pytest.mark.parametrize("densities", ["[]", "[0]", "[0.5,1.1]", "[-0.5]", "[.nan]"])

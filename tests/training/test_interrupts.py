@@ -150,4 +150,4 @@ def test_the_command_to_go_on_is_the_command_without_its_checkpoint() -> None:
     command = "python cli.py fit --strategy hybrid --task.train_file 'my data.json'"
     arguments = ["fit", "--strategy", "hybrid", "--task.train_file", "my data.json"]
     for given in ([], ["--ckpt_path", "old.ckpt"], ["--ckpt_path=old.ckpt"]):
-        assert resume_command(["python", "cli.py"], [*arguments, *given]) == command
+        assert resume_command(["python", "cli.py", *arguments, *given]) == command

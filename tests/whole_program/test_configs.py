@@ -20,7 +20,7 @@ from transformers import (
     BertConfig,
 )
 
-from bplightning.cli.training import PruningCLI
+from bplightning.cli.training import TrainingCommand
 from bplightning.training.module import PruningModule
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "paper").glob("*.yaml"))
@@ -34,13 +34,6 @@ EXAMPLES = {
     "EdinburghNLP/xsum": 204_045,
 }
 """Training examples of the data sets on the hub, on which the length of a run depends."""
-
-
-class Builder(PruningCLI):
-    """`fit` up to where it would begin: all that a configuration names is built, nothing is run."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -125,18 +118,18 @@ def test_a_published_experiment_can_be_built(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = yaml.safe_load(path.read_text())
-    cli = Builder(["fit", f"--config={path}", *replaced(given, stand_ins, tmp_path / "cache")])
-    read = leaves(cli.config.fit.as_dict())
+    made = TrainingCommand(["fit", f"--config={path}", *replaced(given, stand_ins, tmp_path / "cache")])
+    read = leaves(made.settings.as_dict())
     for place, value in leaves(given).items():
         if value not in stand_ins and place[-1] != "class_path":
             assert read[place] == value, place
 
-    module: PruningModule = cli.model
-    strategy, task = module.strategy, cli.datamodule
+    module: PruningModule = made.built.module
+    strategy, task = module.strategy, made.built.task
     assert (
         strategy.__class__.__module__ == f"bplightning.strategies.{given['strategy']['class_path'].replace('-', '_')}"
     )
-    module.trainer = cli.trainer
+    module.trainer = made.trainer
     module.configure_model()
     task.prepare_data()
     task.setup("fit")
@@ -153,13 +146,13 @@ def test_a_published_experiment_can_be_built(
     options, settings = given["strategy"]["init_args"], given["task"]["init_args"]
     rows = EXAMPLES[settings.get("dataset_config", settings["dataset"])]
     total = given["trainer"]["max_epochs"] * math.ceil(rows / settings["batch_size"])
-    assert cli.trainer.max_epochs == given["trainer"]["max_epochs"]
-    assert cli.trainer.gradient_clip_val == given["trainer"]["gradient_clip_val"]
+    assert made.trainer.max_epochs == given["trainer"]["max_epochs"]
+    assert made.trainer.gradient_clip_val == given["trainer"]["gradient_clip_val"]
     assert module.learning_rate == given["model"]["learning_rate"]
     assert module.distillation.teacher is None or module.distillation.alpha_teacher == 0.9
     for group in strategy.parameter_groups(total_steps=total):
         assert group["lr"] == options["score_learning_rate"]
-    monkeypatch.setattr(type(cli.trainer), "estimated_stepping_batches", total)
+    monkeypatch.setattr(type(made.trainer), "estimated_stepping_batches", total)
     progress = module.progress(total)
     start, end = strategy.window(progress)  # type: ignore[operator]  # it refuses a schedule without steps
     assert (end - start) / total > 0.3
@@ -188,7 +181,7 @@ def test_options_that_a_header_recommends_are_accepted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     own = replaced(yaml.safe_load(path.read_text()), stand_ins, tmp_path / "cache")
-    assert Builder(["fit", f"--config={path}", *own, *options.split()]).model.strategy is not None
+    assert TrainingCommand(["fit", f"--config={path}", *own, *options.split()]).built.module.strategy is not None
 
 
 def test_every_data_set_and_size_of_the_papers_has_its_recipe() -> None:

@@ -17,9 +17,9 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
-from bplightning.cli.parser_errors import OneLine
 from bplightning.errors import UserError
 from bplightning.plugins import GROUPS, available, load, summary
+from bplightning.runs.parser_errors import OneLine
 
 CONFIG_OPTIONS = ("-c", "--config")
 

@@ -1,18 +1,18 @@
-"""What `fit`, `validate` and `test` can be told: plugins, module, trainer, and the stages around the training."""
+"""The options of a run: task, strategy, module, and the stages around the training."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, Literal
 
-from lightning.pytorch import Trainer
+from jsonargparse import ActionConfigFile
 
-from bplightning.cli.parser import PluginArgument, PluginParser
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.distillation.distillation import Distillation
 from bplightning.plugins import STRATEGIES, TASKS, load
+from bplightning.runs.parser import CONFIG_OPTIONS, PluginArgument, PluginParser
 from bplightning.stages.alignment import Alignment
 from bplightning.stages.refill import Refill
 from bplightning.training.module import PruningModule
@@ -29,15 +29,22 @@ RECIPE_STEPS_ASIDE = re.compile(r"--task\.(init_args\.)?(model|dataset|\w+_file)
 """Options of one who brings a model, data or a configuration (a task names its arguments so), or reads the help."""
 
 
-def add_training_options(
-    parser: PluginParser, trainer_class: type[Trainer] | Callable[..., Trainer], trainer_defaults: Mapping[str, Any]
-) -> None:
-    """Have a parser take all that says how a run is: the task is its data.
+def new_parser(**options: Any) -> PluginParser:
+    """A parser that reads configuration files and writes them as Lightning does, and has no other options yet.
 
     Args:
-        parser: A verb's parser.
-        trainer_class: Whose arguments are those of ``--trainer``.
-        trainer_defaults: What holds of them where the user says nothing.
+        **options: Of `jsonargparse.ArgumentParser`.
+    """
+    parser = PluginParser(**options, dump_header=[f"lightning.pytorch=={version('lightning')}"])
+    parser.add_argument(*CONFIG_OPTIONS, action=ActionConfigFile, help="Configuration file to read, in YAML or JSON.")
+    return parser
+
+
+def add_run_options(parser: PluginParser) -> None:
+    """Let a parser take all that says what a run is, but for its trainer and its seed; the task is the data.
+
+    Args:
+        parser: The parser.
     """
     for key, plugin in PLUGINS.items():
         parser.add_plugin_arguments(key, plugin)
@@ -81,8 +88,6 @@ def add_training_options(
     parser.add_class_arguments(Alignment, "alignment", instantiate=True)
     parser.add_class_arguments(Refill, "refill", instantiate=True)
     parser.add_lightning_class_args(PruningModule, "model")
-    parser.add_lightning_class_args(trainer_class, "trainer")
-    parser.set_defaults({f"trainer.{key}": value for key, value in trainer_defaults.items()})
     for key in PLUGINS:
         parser.link_arguments(key, f"model.{key}", apply_on="instantiate")
     parser.link_arguments("distillation", "model.distillation", apply_on="instantiate")

@@ -1,0 +1,174 @@
+"""The trainer and the seed of a run, from its settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from bplightning.errors import UserError
+from bplightning.plugins import name_of
+from bplightning.runs.build import refusals_said
+from bplightning.runs.parser import PluginParser
+from bplightning.training.module import PruningModule
+from bplightning.training.progress_lines import ProgressLines
+
+
+def add_seed_option(parser: PluginParser) -> None:
+    """Let a parser take ``--seed_everything``.
+
+    Args:
+        parser: A verb's parser.
+    """
+    parser.add_argument(
+        "--seed_everything",
+        type=bool | int,
+        default=0,
+        help="The seed of all random numbers; true to draw one, false for none.",
+    )
+
+
+def add_trainer_options(parser: PluginParser, defaults: Mapping[str, Any]) -> None:
+    """Let a parser take ``--trainer`` and its options.
+
+    Args:
+        parser: A verb's parser.
+        defaults: What holds of them where the user says nothing.
+    """
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.set_defaults({f"trainer.{key}": value for key, value in defaults.items()})
+
+
+def add_method_options(parser: PluginParser, verb: str, *, skip: frozenset[str] = frozenset()) -> list[str]:
+    """Let a parser take the options of a method of the trainer, such as ``--ckpt_path``.
+
+    Args:
+        parser: A verb's parser.
+        verb: The method's name.
+        skip: Which of its arguments are no options, besides model and data.
+
+    Returns:
+        The options' names.
+    """
+    data = {"train_dataloaders", "val_dataloaders"} if verb == "fit" else {"dataloaders"}
+    return parser.add_method_arguments(Trainer, verb, skip={"model", "datamodule", *data, *skip})
+
+
+def seeded(settings: Namespace) -> int | None:
+    """Seed all random numbers as the settings say, and have them say which seed that is.
+
+    Args:
+        settings: With ``seed_everything``.
+
+    Returns:
+        The seed; `None` for none.
+    """
+    seed = settings.seed_everything
+    if seed is False:
+        return None
+    settings.seed_everything = seed_everything(None if seed is True else seed, workers=True)
+    return int(settings.seed_everything)
+
+
+def with_objects(trainer: Namespace) -> Namespace:
+    """A trainer's settings with its loggers, callbacks and plugins as objects, which are new at each call.
+
+    Args:
+        trainer: The section ``trainer`` as it was parsed.
+
+    Raises:
+        UserError: A constructor refuses a value.
+    """
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(Trainer, "trainer")
+    with refusals_said():
+        return parser.instantiate(Namespace(trainer=trainer)).trainer
+
+
+def make_trainer(settings: Namespace, callbacks: list[Callback], **own: Any) -> Trainer:
+    """Lightning's trainer; what it says of a setting is said to the user.
+
+    Args:
+        settings: As `with_objects` returns them.
+        callbacks: In place of the settings'.
+        **own: Other settings in place of these.
+
+    Raises:
+        UserError: The trainer refuses a setting.
+    """
+    try:
+        return Trainer(**{**settings, "callbacks": callbacks, **own})
+    except (ImportError, MisconfigurationException) as error:
+        raise UserError(
+            f"the trainer cannot be set up so ({error}): change the --trainer option it is about; "
+            f"--trainer.accelerator is {settings.accelerator!r}, and 'auto' takes what this machine has."
+        ) from error
+
+
+def family_of(settings: Namespace, module: PruningModule) -> Path:
+    """The folder of all runs of a task and a strategy.
+
+    Args:
+        settings: The trainer's.
+        module: The task and the strategy together.
+    """
+    name = f"{name_of(type(module.task))}-{name_of(type(module.strategy))}"
+    return Path(settings.default_root_dir or ".") / "runs" / name
+
+
+def given_callbacks(settings: Namespace) -> list[Callback]:
+    """The user's callbacks, which Lightning takes as one or as several.
+
+    Args:
+        settings: As `with_objects` returns them.
+    """
+    callbacks = settings.callbacks or []
+    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+
+
+def usual_callbacks(settings: Namespace) -> list[Callback]:
+    """The user's callbacks, and progress for a log file where the output is one.
+
+    Args:
+        settings: As `with_objects` returns them.
+    """
+    callbacks = given_callbacks(settings)
+    wants_bar = settings.enable_progress_bar is not False and not settings.barebones
+    if wants_bar and not sys.stdout.isatty() and not any(isinstance(item, ProgressBar) for item in callbacks):
+        callbacks.append(ProgressLines())
+    return callbacks
+
+
+class SavesConfigOf(Callback):
+    """Saves a run's configuration when its first stage begins: by that a run that is stopped is found.
+
+    Args:
+        trainer: The run's own trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save it, now that all ranks are there."""
+        save_config(self.trainer, pl_module, stage)
+
+
+def save_config(trainer: Trainer, module: LightningModule, stage: str = "fit") -> None:
+    """Save a run's configuration, if its trainer is to and has not yet.
+
+    Args:
+        trainer: The run's own trainer.
+        module: What it trains.
+        stage: Lightning's word for it.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, SaveConfigCallback):
+            callback.setup(trainer, module, stage)

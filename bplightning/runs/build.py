@@ -1,0 +1,114 @@
+"""A run is built from its configuration: task, strategy and module, with no trainer and no command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from bplightning.contracts.task import Task
+from bplightning.errors import UserError
+from bplightning.runs.parser import PluginParser
+from bplightning.runs.training_options import add_run_options, new_parser
+from bplightning.stages.alignment import Alignment
+from bplightning.stages.refill import Refill
+from bplightning.training.module import PruningModule
+
+
+@dataclass(frozen=True)
+class BuiltRun:
+    """What a configuration names, as objects.
+
+    Attributes:
+        module: The task and the strategy together.
+        baseline: The dense model to compare with: ``train``, ``none`` or a folder.
+        start: What pruning starts from: ``pretrained`` or ``baseline``.
+        alignment: Which of the removed feed-forward units are put back.
+        refill: How the compact model is fine-tuned.
+        quantize: ``int8``, or `None` for no quantization.
+    """
+
+    module: PruningModule
+    baseline: str
+    start: str
+    alignment: Alignment
+    refill: Refill
+    quantize: str | None
+
+    @property
+    def task(self) -> Task:
+        """The module's task."""
+        return self.module.task
+
+
+def build(configuration: Mapping[str, Any]) -> BuiltRun:
+    """Build what a configuration names; nothing is trained or written.
+
+    Args:
+        configuration: Sections as ``config.yaml`` has them, but for the trainer and the seed; plugins by short name or
+            class path.
+
+    Raises:
+        ArgumentError: It has an option that is not known, or a value that an option cannot have.
+        UserError: There is no such plugin, or a value makes no sense to what takes it.
+    """
+    parser = new_parser(exit_on_error=False)
+    add_run_options(parser)
+    return built(parser, parser.parse_args([f"--config={yaml.safe_dump(dict(configuration))}"]))
+
+
+def built(parser: PluginParser, settings: Namespace) -> BuiltRun:
+    """Build what parsed settings name.
+
+    Args:
+        parser: A parser with `add_run_options`.
+        settings: What it has parsed.
+
+    Raises:
+        UserError: A value makes no sense to what takes it.
+    """
+    objects = instantiated(parser, settings)
+    return BuiltRun(
+        module=objects.model,
+        baseline=settings.baseline,
+        start=settings.start,
+        alignment=objects.alignment,
+        refill=objects.refill,
+        quantize=settings.quantize,
+    )
+
+
+def instantiated(parser: ArgumentParser, settings: Namespace) -> Namespace:
+    """Settings with objects in the place of what describes them, but for a trainer's loggers and callbacks.
+
+    Args:
+        parser: The parser.
+        settings: What it has parsed.
+
+    Raises:
+        UserError: A value makes no sense to what takes it: the constructor's own words.
+    """
+    settings = settings.clone()
+    settings.pop("trainer", None)
+    with refusals_said():
+        return parser.instantiate(settings)
+
+
+@contextmanager
+def refusals_said() -> Iterator[None]:
+    """What a constructor says of a value is said to the user.
+
+    Raises:
+        UserError: In place of what the constructor raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, OSError, ImportError, MisconfigurationException) as error:
+        raise UserError(str(error)) from error
