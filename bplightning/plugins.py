@@ -17,7 +17,7 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from bplightning.errors import UserError
+from bplightning.errors import UserError, did_you_mean
 
 STRATEGIES = "bplightning.strategies"
 TASKS = "bplightning.tasks"
@@ -65,6 +65,7 @@ def load(group: str, name_or_class_path: str) -> type:
         raise UserError(
             f"no {kind} is called {name_or_class_path!r}; there are: {known}; "
             f"a class path such as my_file.My{kind.title()} works too"
+            f"{did_you_mean(name_or_class_path, available(group))}"
         )
     return _import_class(kind, name_or_class_path, module, attribute)
 

@@ -1,5 +1,5 @@
-"""The command line: one module a verb, and the parser that they share."""
+"""The command line: one module a verb, the table of verbs, and the program that runs them."""
 
-from bplightning.cli.verbs import main
+from bplightning.cli.main import main
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""`benchmark`: from the command line's words to table, JSON and picture."""
+"""The verb `benchmark`: from the words of the command line to table, JSON and picture."""
 
 from __future__ import annotations
 
@@ -6,63 +6,63 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from rich.console import Console
-from transformers.utils import logging as transformers_logging
-
-from bplightning.benchmarking.benchmark import benchmark
-from bplightning.benchmarking.plot import check_plot, plot
-from bplightning.benchmarking.schema import Benchmark
-from bplightning.benchmarking.table import render
 from bplightning.errors import UserError
 from bplightning.io.files import writable, write_whole
-from bplightning.io.progress_bar import watching
 
 
-def run_benchmark(
+def benchmark(
     folder: str,
-    *,
-    against: str | None,
-    batch_sizes: str,
-    lengths: str,
-    new_tokens: int,
-    device: str,
-    dtype: str,
-    threads: int | None,
-    backends: str,
-    tolerance: float,
-    seconds: float,
-    output: str | None,
-    plot_file: str | None,
-    overwrite: bool,
-) -> Benchmark:
-    """Run the verb; the arguments are those of `bplightning.cli.verbs.benchmark`.
+    against: str | None = None,
+    batch_sizes: str = "1,8",
+    lengths: str = "128",
+    new_tokens: int = 32,
+    device: Literal["cpu", "cuda"] = "cpu",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    threads: int | None = None,
+    backends: str = "eager",
+    tolerance: float = 0.02,
+    seconds: float = 20.0,
+    output: str | None = None,
+    plot: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Time a model side by side with its dense model: latency, throughput, and how close the speed-up is to the ideal.
 
     Args:
-        folder: What is timed.
-        against: The dense model.
-        batch_sizes: Numbers with commas.
-        lengths: Numbers with commas.
-        new_tokens: Tokens to generate.
-        device: ``"cpu"`` or ``"cuda"``.
-        dtype: What the models compute in.
-        threads: CPU threads.
-        backends: Names with commas.
-        tolerance: Half of a confidence interval, as a fraction.
-        seconds: Most time for a shape.
-        output: JSON file.
-        plot_file: Picture.
-        overwrite: Whether files that are there already are replaced.
-
-    Raises:
-        UserError: As `bplightning.benchmarking.benchmark.benchmark` has it; a file exists or cannot be written.
+        folder: Folder of a dense or compact model, or of a run, whose compact/ is used.
+        against: Folder of the dense model, or its name on the hub. Default: the baseline of the run, if it has one.
+        batch_sizes: Rows of a batch, 1 or more; separate several by commas.
+        lengths: Tokens of each row, 1 or more; separate several by commas. Every batch size is timed with every length.
+        new_tokens: Tokens that a model that generates writes to each row, exactly so many, 2 or more; greedy, with
+            cache.
+        device: Where the models run.
+        dtype: What the models compute in, whatever they were saved in.
+        threads: CPU threads, 1 or more. Default: torch's own number.
+        backends: eager, cuda-graph (a forward pass recorded on the GPU), compile (torch.compile), onnx or onnx-int8
+            (ONNX Runtime, weights quantized); separate several by commas. The dense model in eager is always timed.
+        tolerance: Passes are repeated until half of the 95 % confidence interval of each speed-up is at most this
+            fraction of it.
+        seconds: Longest time for one shape, in seconds; a slow model takes longer, for six rounds.
+        output: JSON file to write.
+        plot: Picture to write, such as speed.png.
+        overwrite: Whether to replace files that exist.
     """
+    # Imported here, as they take seconds.
+    from rich.console import Console
+
+    from bplightning.benchmarking import benchmark as timing
+    from bplightning.benchmarking import plot as plotting
+    from bplightning.benchmarking.table import render
+    from bplightning.io.progress_bar import watching
+
     rows, tokens = _numbers("batch_sizes", batch_sizes), _numbers("lengths", lengths)
-    files = [None if name is None else writable(Path(name), overwrite) for name in (output, plot_file)]
-    if files[1] is not None:
-        check_plot(files[1])
+    json_file, picture = (None if name is None else writable(Path(name), overwrite) for name in (output, plot))
+    if picture is not None:
+        plotting.check_plot(picture)
     with quiet(), watching() as watch:
-        found = benchmark(
+        found = timing.benchmark(
             folder,
             against,
             shapes=[(row, length) for length in tokens for row in rows],
@@ -75,16 +75,15 @@ def run_benchmark(
             seconds=seconds,
             watch=watch,
         )
-    if files[0] is not None:
-        write_whole(files[0], json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    if files[1] is not None:
-        plot(found, files[1])
+    if json_file is not None:
+        write_whole(json_file, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if picture is not None:
+        plotting.plot(found, picture)
     console = Console()
     console.print(render(found))
-    for what, file in zip(("JSON", "plot"), files, strict=True):
+    for what, file in (("JSON", json_file), ("plot", picture)):
         if file is not None:
             console.print(f"The {what}: {file}", soft_wrap=True, highlight=False, markup=False)
-    return found
 
 
 def _words(text: str) -> list[str]:
@@ -94,13 +93,17 @@ def _words(text: str) -> list[str]:
 def _numbers(name: str, text: str) -> list[int]:
     words = _words(text)
     if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UserError(f"{name} is {text!r}; it must be whole numbers, 1 or more, with commas, such as 1,8,32.")
+        raise UserError(
+            f"{name} is {text!r}; it must be whole numbers, 1 or more, separated by commas, such as 1,8,32."
+        )
     return [int(word) for word in words]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing of what loading a model or generating with it says beside."""
+    """Print nothing of what transformers reports while it loads a model or generates with it."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     try:
         transformers_logging.set_verbosity_error()

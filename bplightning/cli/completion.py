@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from argparse import SUPPRESS, Action, _SubParsersAction
+from argparse import SUPPRESS, Action
 from argparse import ArgumentParser as Parser
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -13,10 +13,10 @@ import shtab
 from jsonargparse import ArgumentParser
 
 from bplightning.cli.compare import compare_parser
-from bplightning.cli.own_parsers import TRAINING_VERBS
 from bplightning.cli.plan import plan_parser
 from bplightning.cli.prune import prune_parser
 from bplightning.cli.training import whole_parser
+from bplightning.cli.verbs import TRAINING_VERBS, VERBS, verb_parser
 from bplightning.plugins import available, load, summary
 from bplightning.runs.parser import PluginParser, class_parser
 
@@ -33,20 +33,18 @@ def training_parsers() -> dict[str, PluginParser]:
 # -- shells ------------------------------------------------------------------------------------------------------------
 
 
-def completion_script(shell: str, verbs_parser: Parser) -> str:
+def completion_script(shell: str) -> str:
     """What a shell must read to complete verbs, options, names of plugins and values that are one of a few.
 
     Args:
         shell: A name of `shtab.SUPPORTED_SHELLS`.
-        verbs_parser: The parser of all verbs, those included that it only lists.
     """
     whole = Parser(prog="bplightning")
     verbs = whole.add_subparsers()
-    (own,) = (action for action in verbs_parser._actions if isinstance(action, _SubParsersAction))
-    parsers: dict[str, Parser] = {**own.choices, **training_parsers(), "compare": compare_parser()}
-    lines = {choice.dest: choice.help for choice in own._get_subactions()}
-    for verb, parser in parsers.items():
-        mirror = verbs.add_parser(verb, help=lines.get(verb), add_help=False)
+    parsers: dict[str, Parser] = {**training_parsers(), "compare": compare_parser()}
+    for name, verb in VERBS.items():
+        parser = parsers.get(name) or verb_parser(name)
+        mirror = verbs.add_parser(name, help=verb.line, add_help=False)
         for action in parser._actions:
             _mirror(action, mirror, parser)
         for option, line in _options_of_plugins(parser).items():

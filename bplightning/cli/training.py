@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
-from bplightning.cli.own_parsers import TRAINING_VERBS
 from bplightning.cli.trainers import (
     SavesConfigOf,
     add_method_options,
@@ -29,8 +28,10 @@ from bplightning.cli.trainers import (
     usual_callbacks,
     with_objects,
 )
+from bplightning.cli.verbs import TRAINING_VERBS
 from bplightning.distillation.load_finetuned import load_fitting
 from bplightning.errors import UserError
+from bplightning.io.invocation import program
 from bplightning.io.run_folder import find_model
 from bplightning.reporting.schema import Report
 from bplightning.runs.build import BuiltRun, built
@@ -85,6 +86,15 @@ def whole_parser(verbs: Sequence[str]) -> PluginParser:
         add_method_options(parser.sections[verb], verb)
         subcommands.add_subcommand(verb, parser.sections[verb], help=TRAINING_VERBS[verb])
     return parser
+
+
+def run_training(args: Sequence[str]) -> None:
+    """Run `fit`, `validate` or `test`.
+
+    Args:
+        args: The verb and its options; a configuration file may come before the verb.
+    """
+    TrainingCommand(args, program()).run()
 
 
 class TrainingCommand:

@@ -129,6 +129,19 @@ class LatencyTable:
         """How many times faster a model without any head or unit is than the dense model."""
         return self.dense_ms / self.rest_ms
 
+    def described(self) -> list[str]:
+        """The table in a few lines, for a reader."""
+        without = f"{self.largest_speedup:.3g} times as fast without heads and units"
+        lines = [f"{self.shape}: {self.dense_ms:.3g} ms, {without}"]
+        for role, times in self.roles.items():
+            of = times.shape
+            half = times.of_count(of.size // 2)
+            lines.append(
+                f"{role}: a layer {times.ms[-1]:.3g} ms with {of.size} {of.kind}, {half:.3g} ms with {of.size // 2}, "
+                f"{of.layers} layers"
+            )
+        return lines
+
     def milliseconds(self, kept: Iterable[tuple[str, int]]) -> float:
         """Milliseconds of a forward pass.
 

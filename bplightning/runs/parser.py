@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.strategies import StrategyRegistry
 
 from bplightning.errors import UserError
-from bplightning.plugins import GROUPS, available, load, summary
+from bplightning.plugins import GROUPS, STRATEGIES, available, load, summary
 from bplightning.runs.parser_errors import OneLine
 
 CONFIG_OPTIONS = ("-c", "--config")
@@ -44,6 +45,12 @@ class PluginArgument:
         Raises:
             UserError: If there is no such plugin, or it is of another kind.
         """
+        if self.group == STRATEGIES and name_or_class_path in {"auto", *StrategyRegistry} - {*available(self.group)}:
+            raise UserError(
+                f"--strategy is {name_or_class_path!r}, which is a strategy of Lightning for devices, but --strategy "
+                f"says how to prune: give --trainer.strategy {name_or_class_path}, and --strategy a name such as "
+                f"{self.default}."
+            )
         cls = load(self.group, name_or_class_path)
         if not issubclass(cls, self.base):
             raise UserError(
@@ -181,6 +188,14 @@ class PluginParser(OneLine, LightningArgumentParser):
             return json.dumps(chosen)
         self._chosen[key] = chosen
         return str(chosen)
+
+    def known_options(self) -> list[str]:
+        """All options that this parser takes, those of the chosen plugins among them."""
+        known = super().known_options()
+        for key, plugin in self.plugins.items():
+            options = class_parser(load(plugin.group, self._chosen.get(key, plugin.default)), key)
+            known += [action.dest for action in options._actions if action.option_strings]
+        return known
 
     # -- what the user reads -------------------------------------------------------------------------------------------
 

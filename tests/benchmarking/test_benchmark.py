@@ -29,7 +29,7 @@ from bplightning.benchmarking.models import find_candidates, fitted
 from bplightning.benchmarking.plot import draw, plot
 from bplightning.benchmarking.rows import by_work, rows, settled
 from bplightning.benchmarking.table import render
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
 from bplightning.errors import UserError

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from bplightning.cli.completion import completion_script, config_schema
-from bplightning.cli.verbs import build_parser
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "paper").glob("*.yaml"))
 
@@ -26,7 +25,7 @@ def schema() -> Any:
 @pytest.fixture(scope="module")
 def bash(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = tmp_path_factory.mktemp("bash") / "completion"
-    script.write_text(completion_script("bash", build_parser()))
+    script.write_text(completion_script("bash"))
     return script
 
 

@@ -13,8 +13,8 @@ import yaml
 from transformers import BertConfig, BertForQuestionAnswering
 from transformers.utils import logging as transformers_logging
 
+from bplightning.cli import main
 from bplightning.cli.plan import arranged, measuring_of, plan_parser, run_plan
-from bplightning.cli.verbs import main
 from bplightning.errors import UserError
 from bplightning.planning.measured import Measuring
 

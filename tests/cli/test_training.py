@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.compaction.vocabulary import Corpus, trim_vocabulary
 from bplightning.stages import pipeline
 from bplightning.tasks.qa import EMBEDDED_MODEL, QuestionAnswering

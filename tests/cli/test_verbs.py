@@ -8,14 +8,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
+import bplightning
+from bplightning.cli import main
 from bplightning.cli import plan as plan_cli
-from bplightning.cli import verbs as cli
-from bplightning.cli.verbs import main
+from bplightning.cli.verbs import VERBS, Verb
 from bplightning.runs import compact_run as compacting
 from bplightning.runs import predicting
 from bplightning.stages import pipeline
@@ -282,7 +284,7 @@ def test_what_a_user_can_put_right_is_one_line(refused: Any, args: list[str], sa
 def test_a_bad_word_to_a_verb_is_one_line(refused: Any, args: list[str], said: str) -> None:
     message = refused(*args)
     assert said in message
-    assert re.search(r"\(see bplightning( benchmark| compare)? --help\)", message)
+    assert f"(see bplightning{'' if args == ['nonsense'] else f' {args[0]}'} --help)" in message
 
 
 @pytest.mark.parametrize("value", ["[", "{a: ", "@x", "{class_path: hybrid"])
@@ -388,7 +390,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(run: str) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setitem(cli.VERBS, "broken", broken)
+    add_verb(monkeypatch, "broken", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["broken", "x"])
 
@@ -406,12 +408,12 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_machine_refuses_is_one_line(
     refused: Any, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
 ) -> None:
-    monkeypatch.setitem(cli.VERBS, "write", raising(error))
+    add_verb(monkeypatch, "write", raising(error))
     assert said in refused("write")
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(cli.VERBS, "wait", raising(KeyboardInterrupt()))
+    add_verb(monkeypatch, "wait", raising(KeyboardInterrupt()))
     with pytest.raises(SystemExit) as stop:
         main(["wait"])
     assert stop.value.code == 130
@@ -419,9 +421,17 @@ def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_another_error_of_the_machine_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.VERBS, "read", raising(FileNotFoundError(errno.ENOENT, "No such file", "x")))
+    add_verb(monkeypatch, "read", raising(FileNotFoundError(errno.ENOENT, "No such file", "x")))
     with pytest.raises(FileNotFoundError):
         main(["read"])
+
+
+def add_verb(monkeypatch: pytest.MonkeyPatch, name: str, function: Any) -> None:
+    """One more line in the table of verbs, for a function in a module of its own."""
+    module = ModuleType(f"verb_{name}")
+    module.run = function  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(VERBS, name, Verb(f"{module.__name__}:run", "A verb of this test."))
 
 
 def raising(error: BaseException) -> Any:
@@ -550,7 +560,7 @@ def test_a_verb_is_one_function(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         """
         print(run, rounds + 1)
 
-    monkeypatch.setitem(cli.VERBS, "measure", measure)
+    add_verb(monkeypatch, "measure", measure)
     main(["measure", "fit", "--rounds", "2"])
     assert capsys.readouterr().out == "fit 3\n"
     with pytest.raises(SystemExit):
@@ -570,11 +580,23 @@ def help_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 def test_help_lists_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "--help")
-    for verb in ("fit", "validate", "test", "plan", "compact", "predict"):
-        assert f" {verb} " in text
+    for name, verb in VERBS.items():
+        assert f" {name} {verb.line}" in text
 
 
-@pytest.mark.parametrize("args", [["--help"], ["benchmark", "--help"], ["benchmark", "--nonsense"]])
+@pytest.mark.parametrize("name", VERBS)
+def test_a_verb_of_the_table_is_there(name: str) -> None:
+    assert callable(VERBS[name].load())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert help_of(capsys, "--version") == f"bplightning {bplightning.__version__}"
+
+
+QUICK = [[name, "--help"] for name, verb in VERBS.items() if not verb.parses or name == "compare"]
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["benchmark", "--nonsense"], *QUICK])
 def test_what_needs_no_model_imports_no_torch(args: list[str]) -> None:
     look = f"import sys, bplightning.cli\ntry:\n    bplightning.cli.main({args})\nexcept SystemExit:\n    pass\n"
     look += "print(sorted({'torch', 'transformers', 'lightning'} & {*sys.modules}))"
@@ -600,16 +622,17 @@ def test_help_of_a_plugin_by_name(capsys: pytest.CaptureFixture[str], key: str, 
     assert f"--{key}.{option}" in help_of(capsys, "fit", f"--{key}.help", name)
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
 @pytest.mark.parametrize(
     "program",
     [[str(ROOT / "cli.py")], ["-m", "bplightning"], [str(Path(sys.executable).with_name("bplightning"))]],
 )
-def test_three_ways_to_the_one_program(program: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_ways_to_the_one_program(program: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(
-        [sys.executable, *program, "--help"],
+        [sys.executable, *program, option],
         capture_output=True,
         text=True,
         check=True,
         env={**os.environ, "COLUMNS": "80"},
     )
-    assert " ".join(done.stdout.split()) == help_of(capsys, "--help")
+    assert " ".join(done.stdout.split()) == help_of(capsys, option)

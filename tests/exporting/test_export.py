@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from bplightning.benchmarking.backends import generate
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.errors import UserError

@@ -13,7 +13,7 @@ from made_tables import REST_MS, made_table
 from tiny_families import HEADS, LAYERS, UNITS, tiny
 from transformers import AutoModelForSequenceClassification
 
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.compaction.exact_compaction import compact
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout

@@ -12,7 +12,7 @@ from built_reports import built
 from parsed_page import Page
 
 from bplightning.cli import compare as compare_cli
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.errors import UserError
 from bplightning.reporting.comparison import Point, compare, dominated
 from bplightning.reporting.comparison_page import draw
@@ -169,7 +169,7 @@ def test_runs_are_made_one_for_each_combination_and_only_once(
     assert "hybrid-seed1-" in capsys.readouterr().out.replace("\n", "")
     for wrong, said in (
         (["compare"], "there is nothing to compare: name folders of runs, or give --strategies"),
-        (["compare", "--seeds", "1"], "say how to make runs: give --strategies too"),
+        (["compare", "--seeds", "1"], "are for runs to make: give --strategies too"),
     ):
         with pytest.raises(SystemExit):
             main(wrong)
@@ -179,11 +179,11 @@ def test_runs_are_made_one_for_each_combination_and_only_once(
 @pytest.mark.parametrize(
     ("models", "behind", "instead"),
     [
-        ([], ["--strategy", "l0"], "--strategy stands behind --, .* give --strategies before"),
-        ([], ["--strategy.class_path=l0"], "--strategy stands behind --, .* give --strategies before"),
-        ([], ["--trainer.max_steps", "1", "--seed_everything=1"], "--seed_everything stands behind .* give --seeds"),
-        (["--models", "a,b"], ["--task.model", "c"], "--task.model stands behind --, .* give --models before"),
-        (["--models", "a,b"], ["--task.init_args.model=c"], "--task.model stands behind --, .* give --models before"),
+        ([], ["--strategy", "l0"], "--strategy is given after --, .* give --strategies before"),
+        ([], ["--strategy.class_path=l0"], "--strategy is given after --, .* give --strategies before"),
+        ([], ["--trainer.max_steps", "1", "--seed_everything=1"], "--seed_everything is given after .* give --seeds"),
+        (["--models", "a,b"], ["--task.model", "c"], "--task.model is given after --, .* give --models before"),
+        (["--models", "a,b"], ["--task.init_args.model=c"], "--task.model is given after --, .* give --models before"),
     ],
 )
 def test_what_runs_differ_in_does_not_stand_behind_the_dashes(

@@ -15,7 +15,7 @@ import pytest
 from built_reports import built, without_baseline
 from parsed_page import Page
 
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.errors import UserError
 from bplightning.reporting.page import draw, report_run, write_drawn
 from bplightning.reporting.report import save_report

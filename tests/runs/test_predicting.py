@@ -19,7 +19,7 @@ from tiny_families import tiny
 from transformers import PreTrainedModel
 
 import bplightning
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.task_file import save_task

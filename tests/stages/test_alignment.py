@@ -13,7 +13,7 @@ import torch
 from tiny_families import inputs_for, tensors_of, tiny
 from tiny_task import TinyTask, trainer
 
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.plan import CompactionPlan
 from bplightning.contracts.strategy import PruningStrategy

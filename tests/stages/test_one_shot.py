@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import AutoModelForQuestionAnswering
 
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.compaction.narrow_stream import clear_dimensions, narrowing_covers, set_narrowing
 from bplightning.compaction.skipped_sublayers import skip
 from bplightning.contracts.strategy import Progress, PruningStrategy

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from tiny_families import padded_inputs, tiny
 from tiny_task import TinyTask, trainer
 
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.compaction.exact_compaction import compact
 from bplightning.distillation.distillation import Distillation
 from bplightning.errors import UserError

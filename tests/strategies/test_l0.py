@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bplightning import compact
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny_texts import NAMES, NUMBERS, SEVERAL, TEXTS, rows, write
 
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 
 OPTIONS = [
     *("--task", "classification", "--task.batch_size", "2", "--task.max_length", "32", "--task.cache_dir", "cache"),

@@ -22,7 +22,7 @@ import torch
 from programs import Program
 
 from bplightning import compact, save_compact
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.tasks.qa import EMBEDDED_MODEL, QuestionAnswering
 
@@ -221,7 +221,7 @@ import os, sys
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 command = ["plan", "--task.model", "me/tiny", "--task.validation_file", "good.jsonl"]
 try:
     main(command)
@@ -260,7 +260,7 @@ NO_FILE_BEYOND_300_KB = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 main()
 """
 """As on a full disk: a write fails half-way."""

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering
 
 import bplightning
-from bplightning.cli.verbs import main
+from bplightning.cli import main
 from bplightning.measuring import measure
 from bplightning.plugins import STRATEGIES, TASKS, available, load
 from bplightning.tasks.embedded import qa as qa_generated

@@ -1,0 +1,108 @@
+"""The program: it finds the verb, runs it, and prints an error that the user can act on as one line.
+
+``bplightning``, ``python -m bplightning`` and ``python cli.py`` are this one program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from bplightning.cli.verbs import TRAINING_VERBS, VERBS, verb_parser
+from bplightning.errors import UserError, did_you_mean
+from bplightning.io.provenance import versions
+from bplightning.runs.parser_errors import OneLine
+
+NOT_WRITTEN = {
+    errno.ENOSPC: "make room on the disk, or name another place",
+    errno.EDQUOT: "make room, or name another place",
+    errno.EACCES: "name a place that you may read and write, or change its permissions",
+    errno.EPERM: "name a place that you may read and write, or change its permissions",
+    errno.EROFS: "name a place that can be written to",
+}
+"""What a machine refuses, and the remedy."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program.
+
+    Args:
+        argv: The words after the program's name; by default those of this process.
+    """
+    try:
+        _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # now, while a reader that is gone can still be handled
+    except UserError as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("bplightning: interrupted\n")
+        sys.exit(130)  # the shell's status for it: 128 + SIGINT
+    except BrokenPipeError:  # the program that reads our output, `head` for example, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
+        sys.exit(141)  # 128 + SIGPIPE
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise
+        _refuse(f"{error.filename or 'a file'}: {error.strerror}: {NOT_WRITTEN[error.errno]}.")
+
+
+def _run(args: list[str]) -> None:
+    name = _named(args)
+    if name is None:
+        program_parser().parse_args(args)  # --help, --version, or no verb at all
+    elif name in TRAINING_VERBS:
+        VERBS[name].load()(args)  # all words: Lightning's parser takes --config before its verb
+    elif VERBS[name].parses:
+        VERBS[name].load()(args[1:])
+    else:
+        config = verb_parser(name).parse_args(args[1:])
+        VERBS[name].load()(**config)
+
+
+def _named(args: Sequence[str]) -> str | None:
+    """The verb that the words name, if they name one.
+
+    Raises:
+        UserError: There is no such verb.
+    """
+    if not args:
+        return None
+    if not args[0].startswith("-"):
+        if args[0] not in VERBS:
+            raise UserError(
+                f"no verb is called {args[0]!r}; there are: {', '.join(VERBS)}{did_you_mean(args[0], VERBS)} "
+                "(see bplightning --help)"
+            )
+        return args[0]
+    if args[0] in ("-h", "--help", "--version"):
+        return None
+    return next((word for word in args if word in TRAINING_VERBS), None)
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.stderr.write(f"bplightning: error: {' '.join(message.split())}\n")
+    sys.exit(2)
+
+
+class _PlainParser(OneLine, argparse.ArgumentParser):
+    pass
+
+
+def program_parser() -> argparse.ArgumentParser:
+    """The parser above the verbs, which only lists them."""
+    parser = _PlainParser(
+        prog="bplightning",
+        usage="%(prog)s VERB ...",
+        description="Block pruning for faster Transformers. A first run: bplightning fit --strategy hybrid",
+        epilog="bplightning VERB --help explains one of them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {versions()['bplightning']}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        verbs.add_parser(name, help=verb.line, add_help=False)
+    return parser
