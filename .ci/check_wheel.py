@@ -9,8 +9,13 @@ import sys
 import zipfile
 from pathlib import Path
 
-HOMES = {"bplightning": "bplightning", "strategies": "bplightning/strategies", "tasks": "bplightning/tasks"}
-"""Folder of the repository to where it is installed."""
+HOMES = {
+    "bplightning/": "bplightning/",
+    "examples/custom_": "bplightning/examples/custom_",
+    "strategies/": "bplightning/strategies/",
+    "tasks/": "bplightning/tasks/",
+}
+"""How paths in the repository begin to how they begin where they are installed."""
 
 
 def expected(tracked: list[str]) -> set[str]:
@@ -19,8 +24,8 @@ def expected(tracked: list[str]) -> set[str]:
     >>> sorted(expected(["bplightning/io/files.py", "tasks/qa.py", "tests/conftest.py"]))
     ['bplightning/io/files.py', 'bplightning/tasks/qa.py']
     """
-    parts = [name.partition("/") for name in tracked]
-    return {f"{HOMES[top]}/{rest}" for top, _, rest in parts if top in HOMES}
+    pairs = [(name, here, there) for name in tracked for here, there in HOMES.items() if name.startswith(here)]
+    return {there + name.removeprefix(here) for name, here, there in pairs}
 
 
 def main(wheel: str, tracked: str) -> None:

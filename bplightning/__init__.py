@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from bplightning.compaction.exact_compaction import compact
     from bplightning.compaction.loading import register, save_compact
     from bplightning.compaction.plan import CompactionPlan
+    from bplightning.contracts.capabilities import Advising, LearnsFromTeacher, OneShot, Prepared, Staged, Steered
+    from bplightning.contracts.scheduled import ScheduledStrategy
     from bplightning.contracts.strategy import Progress, PruningStrategy
     from bplightning.contracts.task import Task
     from bplightning.errors import UserError
     from bplightning.integrations.lightning_callback import PruningCallback
     from bplightning.layout.prunable_layout import PrunableLayout
     from bplightning.masks.masking import Mask
+    from bplightning.masks.selection import keep_largest
     from bplightning.runs.predicting import predict
     from bplightning.training.module import PruningModule
 
@@ -33,33 +36,49 @@ if not Path(__file__).with_name("strategies").exists():  # a clone: strategies/ 
 
 _HOMES = {
     "CompactionPlan": "compaction.plan",
+    "Advising": "contracts.capabilities",
+    "LearnsFromTeacher": "contracts.capabilities",
     "Mask": "masks.masking",
+    "OneShot": "contracts.capabilities",
+    "Prepared": "contracts.capabilities",
     "Progress": "contracts.strategy",
     "PrunableLayout": "layout.prunable_layout",
     "PruningCallback": "integrations.lightning_callback",
     "PruningModule": "training.module",
     "PruningStrategy": "contracts.strategy",
+    "ScheduledStrategy": "contracts.scheduled",
+    "Staged": "contracts.capabilities",
+    "Steered": "contracts.capabilities",
     "Task": "contracts.task",
     "UserError": "errors",
     "compact": "compaction.exact_compaction",
     "fit": "cli.api",
+    "keep_largest": "masks.selection",
     "predict": "runs.predicting",
     "register": "compaction.loading",
     "save_compact": "compaction.loading",
 }
 
 __all__ = [
+    "Advising",
     "CompactionPlan",
+    "LearnsFromTeacher",
     "Mask",
+    "OneShot",
+    "Prepared",
     "Progress",
     "PrunableLayout",
     "PruningCallback",
     "PruningModule",
     "PruningStrategy",
+    "ScheduledStrategy",
+    "Staged",
+    "Steered",
     "Task",
     "UserError",
     "compact",
     "fit",
+    "keep_largest",
     "predict",
     "register",
     "save_compact",

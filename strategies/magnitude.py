@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bplightning.contracts.capabilities import OneShot
 from bplightning.masks.masking import Mask
 from bplightning.strategies.shared.top_k import TopK
 
 
-class Magnitude(TopK):
+class Magnitude(TopK, OneShot):
     """Keeps the weights of largest absolute value, a tile by the mean of its own; learns nothing about it.
 
     The baseline of the movement papers (arXiv 2005.07683, section 3). Weights below the cut get no gradient, so what is
@@ -18,7 +19,7 @@ class Magnitude(TopK):
     """
 
     learns_scores: ClassVar[bool] = False
-    without_training: ClassVar[bool] = True
+    by_training: ClassVar[bool] = True
 
     def worth(self, mask: Mask) -> Tensor:
         return mask.pooled(lambda member: member.weight(self.layout.model).abs())

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from bplightning.contracts.capabilities import Prepared, Steered
 from bplightning.contracts.scheduled import ScheduledStrategy
 from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
@@ -29,7 +30,7 @@ SCORE_TRAVEL = 30.0
 """How far scores can travel in a run whose score learning rate follows from its length: times the way to the cut."""
 
 
-class SoftMovement(ScheduledStrategy):
+class SoftMovement(ScheduledStrategy, Prepared, Steered):
     """Keeps the tiles whose sigmoid(score) is above a threshold that rises while a penalty pushes scores down.
 
     The gradient of a score is how much the loss wants its weights to move away from zero, summed over the tile,

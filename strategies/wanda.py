@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from bplightning.contracts.capabilities import OneShot
 from bplightning.errors import UserError
 from bplightning.layout.groups import Member
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -19,7 +20,7 @@ from bplightning.strategies.shared.top_k import TopK
 from bplightning.strategies.shared.wanda_scores import keep_per_row, wanda_scores
 
 
-class Wanda(TopK):
+class Wanda(TopK, OneShot):
     """Keeps the weights whose magnitude times the norm of their inputs is largest, without training (`prune`).
 
     ``|W_ij| * ||X_j||``, the norm over all calibration tokens, compared within each row of a weight (arXiv 2306.11695,
@@ -38,8 +39,6 @@ class Wanda(TopK):
     """
 
     learns_scores: ClassVar[bool] = False
-    by_training: ClassVar[bool] = False
-    without_training: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -72,6 +72,7 @@ VERBS = {
     ),
     "export": Verb("bplightning.cli.export:export", "Write a saved model as ONNX or as a torch.export program."),
     "report": Verb("bplightning.cli.report:report", "Draw the report of a run as one HTML page."),
+    "new": Verb("bplightning.cli.new:new", "Write a plugin package to begin from: a strategy or a task."),
     "completion": Verb(
         "bplightning.cli.shells_and_editors:completion", "Print the script with which a shell completes commands."
     ),

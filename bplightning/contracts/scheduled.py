@@ -6,14 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+from bplightning.contracts.capabilities import Advising
 from bplightning.contracts.schedule import cubic, pruning_window
-from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.granularity import granularity_by_role, make_masks
 
 
-class ScheduledStrategy(PruningStrategy, ABC):
+class ScheduledStrategy(Advising, ABC):
     """Prunes more and more between two optimizer steps, the papers' cubic schedule (`bplightning.contracts.schedule`).
 
     A subclass says what masks keep at a point of the schedule (`prune`), and the granularity it has by default.

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from bplightning.contracts.capabilities import OneShot
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.errors import UserError
 from bplightning.plugins import STRATEGIES, available, load, name_of
+
+
+def prunes_by_training(strategy: PruningStrategy) -> bool:
+    """Whether a strategy prunes a model while that is trained: all do but those that need no training and say so."""
+    one_shot = strategy.capability(OneShot)
+    return one_shot is None or one_shot.by_training
 
 
 def require_by_training(strategy: PruningStrategy) -> None:
@@ -13,7 +20,7 @@ def require_by_training(strategy: PruningStrategy) -> None:
     Raises:
         UserError: It is one.
     """
-    if not strategy.by_training:
+    if not prunes_by_training(strategy):
         raise UserError(
             f"strategy {name_of(type(strategy))!r} prunes a model that is trained already, and nothing is pruned by it "
             "in training: give it to `prune`, and train what comes out, its compact/, further with `fit --strategy "
@@ -21,20 +28,22 @@ def require_by_training(strategy: PruningStrategy) -> None:
         )
 
 
-def require_without_training(strategy: PruningStrategy) -> None:
-    """Refuse a strategy that knows nothing before a model is trained.
+def require_one_shot(strategy: PruningStrategy) -> OneShot:
+    """A strategy as one that prunes without training; refused if it is none.
 
     Raises:
-        UserError: It is one.
+        UserError: It learns in training what to prune.
     """
-    if not strategy.without_training:
+    one_shot = strategy.capability(OneShot)
+    if one_shot is None:
         raise UserError(
             f"strategy {name_of(type(strategy))!r} learns in training what to prune, and `prune` trains nothing: use "
-            f"`fit`, or take one of {', '.join(_without_training())}."
+            f"`fit`, or take one of {', '.join(_one_shots())}."
         )
+    return one_shot
 
 
-def _without_training() -> list[str]:
+def _one_shots() -> list[str]:
     """The registered strategies that `prune` takes."""
     names = []
     for name in available(STRATEGIES):
@@ -42,6 +51,6 @@ def _without_training() -> list[str]:
             cls = load(STRATEGIES, name)
         except UserError:  # somebody else's, and broken
             continue
-        if getattr(cls, "without_training", False):
+        if getattr(cls, "offers", bool)(OneShot):
             names.append(name)
     return names

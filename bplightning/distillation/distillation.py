@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bplightning.contracts.capabilities import LearnsFromTeacher
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.distillation.experts import ExpertDistillation
@@ -104,8 +105,8 @@ class Teacher:
     ) -> None:
         assert settings.teacher is not None
         self.settings = settings
-        self.strategy = strategy or PruningStrategy()
-        if settings.cache_megabytes and self.strategy.learns_from_layers:
+        self.of_layers = None if strategy is None else strategy.capability(LearnsFromTeacher)
+        if settings.cache_megabytes and self.of_layers is not None:
             raise UserError(
                 "distillation's cache_megabytes keeps logits, and with a strategy that learns from layers the teacher "
                 "computes all the same: leave cache_megabytes at 0."
@@ -119,7 +120,8 @@ class Teacher:
                 f"alpha_hidden is {settings.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
                 f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
             )
-        self.strategy.meet_teacher(self.model)
+        if self.of_layers is not None:
+            self.of_layers.meet_teacher(self.model)
         self.model.requires_grad_(False).eval()
         self.experts = ExpertDistillation(student, self.model) if settings.alpha_experts else None
         self.cache = LogitCache(settings.cache_megabytes, self.model.config.num_labels or 0)
@@ -132,7 +134,7 @@ class Teacher:
     @property
     def student_options(self) -> dict[str, Any]:
         """What the student's `forward` must be given beside its inputs."""
-        wanted = self.settings.alpha_hidden or self.strategy.learns_from_layers
+        wanted = self.settings.alpha_hidden or self.of_layers is not None
         return {"output_hidden_states": True} if wanted else {}
 
     def loss(self, task_loss: Tensor, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -160,11 +162,10 @@ class Teacher:
             loss = loss + self.settings.alpha_hidden * self._hidden_loss(outputs, given, batch)
         if self.experts is not None:
             loss = loss + self.settings.alpha_experts * self.experts.loss()
-        if self.strategy.learns_from_layers:
+        if self.of_layers is not None:
             states, wanted = _hidden_states(outputs), _hidden_states(given)
             mask = batch.get("attention_mask")
-            found = self.strategy.layer_loss(states, wanted, mask if _is_of(mask, states[0]) else None)
-            loss = loss if found is None else loss + found
+            loss = loss + self.of_layers.layer_loss(states, wanted, mask if _is_of(mask, states[0]) else None)
         return loss, decided
 
     def _hidden_loss(self, outputs: Any, given: Any, batch: dict[str, Any]) -> Tensor:

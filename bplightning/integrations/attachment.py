@@ -20,6 +20,7 @@ from transformers.utils import PushToHubMixin
 from bplightning.compaction.equivalence import LogitDifference
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
+from bplightning.contracts.capabilities import Staged
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.suitability import require_by_training
 from bplightning.errors import UserError
@@ -56,7 +57,7 @@ class Attachment:
     """
 
     def __init__(self, strategy: PruningStrategy, model: PreTrainedModel, owner: nn.Module) -> None:
-        if strategy.calibrates:
+        if strategy.capability(Staged) is not None:
             raise UserError(
                 f"{type(strategy).__name__} prunes by `calibrate`, and a training loop of others does not call that: "
                 "train with `bplightning fit` or PruningModule, or in a loop of your own call `calibrate` where "

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.compaction.example_inputs import random_inputs
+from bplightning.contracts.capabilities import Staged
 from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.suitability import prunes_by_training
 from bplightning.errors import UserError
 from bplightning.layout.families import Family
 from bplightning.layout.groups import AttentionGroup, Member
@@ -82,8 +84,9 @@ def plan(
     groups = [_planned_group(layout, group, masks) for group in layout.groups]
     counts = measure.parameters(model, layout)
     found: Estimates | None = None
-    if strategy.calibrates or not strategy.by_training:
-        verb = "fit" if strategy.by_training else "prune"
+    by_training = prunes_by_training(strategy)
+    if strategy.capability(Staged) is not None or not by_training:
+        verb = "fit" if by_training else "prune"
         data = "how much of each layer goes is found from data, which `plan` does not read"
         told = f"{data}: `{verb}` says it as it prunes."
         problems = [*problems, _problem(layout, None, told)]

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from bplightning.compaction.loading import load_saved
 from bplightning.compaction.narrow_stream import narrows_any, ordinary_norms
 from bplightning.compaction.skipped_sublayers import is_skipped, skips_any, unskip
+from bplightning.contracts.capabilities import Steered
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.invocation import program
@@ -268,13 +269,14 @@ def snap_of(trainer: Trainer, module: PruningModule) -> dict[str, Any] | None:
         trainer: Lightning's trainer.
         module: The trained module, with its masks.
     """
-    snap = module.strategy.snap()
-    if snap is None or not snap["changed"]:
+    steered = module.strategy.capability(Steered)
+    snap = None if steered is None else steered.snap()
+    if steered is None or snap is None or not snap["changed"]:
         return snap
     prefix, module.metric_prefix = module.metric_prefix, "before_snap"
-    module.strategy.put_masks(before_snap=True)
+    steered.put_masks(before_snap=True)
     results = trainer.validate(module, datamodule=module.task, verbose=False)
-    module.strategy.put_masks(before_snap=False)
+    steered.put_masks(before_snap=False)
     module.metric_prefix = prefix
     metrics = {name.removeprefix("before_snap_"): value for result in results for name, value in result.items()}
     metrics.pop("density", None)

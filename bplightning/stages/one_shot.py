@@ -11,8 +11,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from bplightning.contracts.capabilities import Prepared
 from bplightning.contracts.strategy import Progress
-from bplightning.contracts.suitability import require_without_training
+from bplightning.contracts.suitability import require_one_shot
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.progress_bar import watching
@@ -71,9 +72,9 @@ def prune(
             holds a model already, there are no training examples, or a compaction was refused.
     """
     require_supported(trainer)
-    require_without_training(module.strategy)
+    one_shot = require_one_shot(module.strategy)
     require_possible(alignment, module.strategy)
-    wanted = module.strategy.examples_at_once() or EXAMPLES
+    wanted = one_shot.examples_at_once() or EXAMPLES
     examples = wanted if calibration_examples is None else calibration_examples
     require_examples(examples)
     if trainer.world_size > 1:
@@ -118,9 +119,10 @@ def prune(
             del unpruned
         model = module.model.eval()
         nn.Module.to(module, device)  # transformers' own signature of `to` is not typed
-        module.strategy.prepare(lambda: hardened_copy(module))
+        if (prepared := module.strategy.capability(Prepared)) is not None:
+            prepared.prepare(lambda: hardened_copy(module))
         rank_zero_info(f"Pruning without training, by {batches.examples} training examples.")
-        module.strategy.calibrate(model, batches, task.loss)
+        one_shot.calibrate(model, batches, task.loss)
         module.strategy.advance(END)
     return finish(
         trainer,

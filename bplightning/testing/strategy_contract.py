@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.compaction.exact_compaction import compact
+from bplightning.contracts.capabilities import CAPABILITIES, OneShot, Prepared, Staged, hooks_of
 from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.suitability import prunes_by_training
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import Mask, has_masks, remove_masks
 from bplightning.testing.arguments import unexplained
@@ -129,9 +131,10 @@ class StrategyContract:
     def test_it_prunes_without_training(self, case: StrategyCase) -> None:
         """If it says so: calibration and one look at the end are enough, and its compaction is exact."""
         model, strategy, layout = case.attached()
-        if not strategy.without_training:
+        one_shot = strategy.capability(OneShot)
+        if one_shot is None:
             pytest.skip("it prunes by training alone")
-        calibrate(model, strategy)
+        calibrate(model, one_shot)
         strategy.advance(Progress(1, 1, warmup_steps=0))
         assert 0 < float(strategy.density()["total"]) < 1
         inputs = padded_inputs(seed=1)
@@ -146,7 +149,7 @@ class StrategyContract:
         Where a mask holds gates, that sum is the gradient of the gate, and goes on through it.
         """
         model, strategy, _ = case.attached()
-        train(model, strategy, last=40 if strategy.by_training else STEPS)
+        train(model, strategy, last=40 if prunes_by_training(strategy) else STEPS)
         plain = copy.deepcopy(model)
         remove_masks(plain)
         for each in (model, plain):
@@ -192,6 +195,14 @@ class StrategyContract:
         for cls in {case.cls for case in self.cases()}:
             assert unexplained(cls) == []
 
+    def test_hooks_of_a_capability_come_with_it(self) -> None:
+        """A hook such as `calibrate` is called only of strategies that inherit from its capability."""
+        for cls in {case.cls for case in self.cases()}:
+            missing = [kind for kind in CAPABILITIES if not cls.offers(kind)]
+            hooks = [(kind.__name__, hook) for kind in missing for hook in hooks_of(kind)]
+            never_called = [f"{kind}.{hook}" for kind, hook in hooks if hasattr(cls, hook)]
+            assert never_called == [], f"{cls.__name__} has these hooks and does not inherit from their capability"
+
     def test_every_parameter_is_in_one_group(self, case: StrategyCase) -> None:
         """`parameter_groups` has all that the strategy learns, once."""
         _, strategy, _ = case.attached()
@@ -222,7 +233,7 @@ class StrategyContract:
     def test_masks_follow_from_the_state_dict(self, case: StrategyCase) -> None:
         """A checkpoint alone, without a further `advance`, gives the same network."""
         model, strategy, _ = case.attached()
-        train(model, strategy, last=40 if strategy.by_training else STEPS)
+        train(model, strategy, last=40 if prunes_by_training(strategy) else STEPS)
         again, strategy2, _ = case.attached()
         again.load_state_dict(model.state_dict())
         strategy2.load_state_dict(strategy.state_dict())
@@ -254,8 +265,9 @@ def train(
 ) -> dict[str, Any]:
     """A bare loop: what a strategy is promised, and no more. What is untrained is calibrated first."""
     torch.manual_seed(first)
-    if first == 0 and not strategy.by_training:
-        calibrate(model, strategy)
+    one_shot = strategy.capability(OneShot)
+    if first == 0 and one_shot is not None and not one_shot.by_training:
+        calibrate(model, one_shot)
     groups = strategy.parameter_groups(total_steps=STEPS)
     optimizer = torch.optim.AdamW([{"params": list(model.parameters())}, *groups], lr=1e-3, weight_decay=0.0)
     if state is not None:
@@ -276,8 +288,9 @@ def train(
 def _advance(model: nn.Module, strategy: PruningStrategy, step: int) -> None:
     progress = Progress(step, STEPS, warmup_steps=2)
     strategy.advance(progress)
-    if strategy.wants_calibration(progress):
-        strategy.calibrate(model, [padded_inputs(seed=seed) for seed in range(10)], example_loss)
+    staged = strategy.capability(Staged)
+    if staged is not None and staged.wants_calibration(progress):
+        staged.calibrate(model, [padded_inputs(seed=seed) for seed in range(10)], example_loss)
 
 
 def example_loss(outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -291,9 +304,10 @@ def same(value: Any, other: Any) -> bool:
     return torch.equal(value, other) if isinstance(value, Tensor) else bool(value == other)
 
 
-def calibrate(model: nn.Module, strategy: PruningStrategy) -> None:
+def calibrate(model: nn.Module, strategy: OneShot) -> None:
     """Gather statistics as the verb `prune` lets a strategy do it."""
-    strategy.prepare(lambda: copy.deepcopy(model))
+    if (prepared := strategy.capability(Prepared)) is not None:
+        prepared.prepare(lambda: copy.deepcopy(model))
     strategy.calibrate(model, [padded_inputs(seed=seed) for seed in range(4)], example_loss)
 
 

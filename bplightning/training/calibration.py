@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.capabilities import OneShot
 from bplightning.contracts.task import Task
 from bplightning.training.resuming import Place, RepeatableLoader, generators_of
 
@@ -42,9 +42,7 @@ class CalibrationBatches:
             yield {name: value.to(self.device) for name, value in batch.items()}
 
 
-def calibrate(
-    trainer: Trainer, task: Task, model: nn.Module, strategy: PruningStrategy, *, examples: int, step: int
-) -> None:
+def calibrate(trainer: Trainer, task: Task, model: nn.Module, strategy: OneShot, *, examples: int, step: int) -> None:
     """Let a strategy calibrate itself, in the midst of training; on all ranks together.
 
     Every rank computes from the same examples. Kernels may round otherwise on one rank than on another, so weights and

@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from bplightning.contracts.capabilities import Advising
+
 NAMED = 6
 """How many masks a warning names."""
 
@@ -36,7 +38,8 @@ class CollapseWatch(Callback):
         self._named.update(empty)
         density = {role: float(value) for role, value in module.strategy.density().items()}
         gone = [role for role, value in density.items() if not value]
-        remedies = module.strategy.collapse_remedies
+        advising = module.strategy.capability(Advising)
+        remedies = () if advising is None else advising.collapse_remedies
         shown = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED} more" if len(empty) > NAMED else "")
         rank_zero_warn(
             f"Nothing is left of {shown} at step {trainer.global_step}, and pruning goes on (density "

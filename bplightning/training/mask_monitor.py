@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from bplightning.compaction.survival import Lives
+from bplightning.contracts.capabilities import Advising
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -58,7 +59,8 @@ class Live(Callback):
             self._advise(pl_module)
 
     def _advise(self, module: Any) -> None:
-        for line in module.strategy.advice(module.progress()):
+        advising = module.strategy.capability(Advising)
+        for line in [] if advising is None else advising.advice(module.progress()):
             if line not in self._said:
                 self._said.add(line)
                 rank_zero_warn(line)

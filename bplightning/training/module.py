@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from bplightning.compaction.compact_config import record_widths
+from bplightning.contracts.capabilities import Prepared, Staged
 from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.distillation.distillation import Distillation, Teacher
@@ -154,9 +155,10 @@ class PruningModule(LightningModule):
         self.take_teacher()
         for teacher in self._teacher:
             teacher.to(self.device)
-        from bplightning.training.restore_units import hardened_copy  # it knows this module
+        if (prepared := self.strategy.capability(Prepared)) is not None:
+            from bplightning.training.restore_units import hardened_copy  # it knows this module
 
-        self.strategy.prepare(lambda: hardened_copy(self))
+            prepared.prepare(lambda: hardened_copy(self))
 
     def on_fit_end(self) -> None:
         self._teacher.clear()
@@ -207,12 +209,14 @@ class PruningModule(LightningModule):
         self.strategy.advance(progress)
         if self.simplifier is not None:
             self.simplifier.advance(progress)
-        if (name := self.strategy.ready(progress)) is not None:
+        if (staged := self.strategy.capability(Staged)) is None:
+            return
+        if (name := staged.ready(progress)) is not None:
             from bplightning.training.size_variants import keep  # it knows this module
 
             keep(self, name)
-        if examples := self.strategy.wants_calibration(progress):
-            calibrate(self.trainer, self.task, self.model, self.strategy, examples=examples, step=progress.step)
+        if examples := staged.wants_calibration(progress):
+            calibrate(self.trainer, self.task, self.model, staged, examples=examples, step=progress.step)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         require_precise_scores(self.strategy)

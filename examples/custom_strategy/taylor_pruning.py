@@ -8,14 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bplightning.contracts.scheduled import ScheduledStrategy
-from bplightning.errors import UserError
+from bplightning import PrunableLayout, ScheduledStrategy, UserError, keep_largest
 from bplightning.layout.groups import Member
-from bplightning.layout.prunable_layout import PrunableLayout
-from bplightning.masks.selection import keep_largest
 
 
-class Taylor(ScheduledStrategy):
+class TaylorPruning(ScheduledStrategy):
     """Removes the heads and units that the loss would miss least, by the first term of its Taylor series.
 
     Without a head or a unit, of weights ``w``, the loss changes by about ``|sum(dL/dw * w)|`` (arXiv 1906.10771,

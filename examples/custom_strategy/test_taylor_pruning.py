@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 import torch
-from taylor_pruning import Taylor
+from taylor_pruning import TaylorPruning
 
-from bplightning.contracts.strategy import Progress
-from bplightning.errors import UserError
+from bplightning import Progress, UserError
 from bplightning.plugins import STRATEGIES, load
 from bplightning.testing import StrategyCase, StrategyContract
 from bplightning.testing.tiny_model import padded_inputs
 
 
-class TestTaylor(StrategyContract):
-    strategy = Taylor
+class TestTaylorPruning(StrategyContract):
+    strategy = TaylorPruning
     options = ({}, {"density": 0.25, "memory": 0.0})
 
 
-def test_installing_it_is_enough() -> None:
-    assert load(STRATEGIES, "taylor") is Taylor
+def test_the_entry_point_leads_to_it() -> None:
+    project = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    class_path = project["entry-points"][STRATEGIES]["taylor-pruning"].replace(":", ".")
+    assert load(STRATEGIES, class_path) is TaylorPruning
 
 
 def test_importance_is_what_the_loss_changes_by() -> None:
     """Against the loss itself: scaling a unit's three slices by 1 - e changes it by e times its importance."""
-    model, strategy, layout = StrategyCase(Taylor, {"memory": 0.0}).attached()
+    model, strategy, layout = StrategyCase(TaylorPruning, {"memory": 0.0}).attached()
     model.double()
 
     def loss() -> torch.Tensor:
@@ -46,7 +50,7 @@ def test_importance_is_what_the_loss_changes_by() -> None:
 
 
 def test_the_least_important_go_whatever_their_layer_and_stay_away() -> None:
-    _, strategy, _ = StrategyCase(Taylor, {"density": 0.5}).attached()
+    _, strategy, _ = StrategyCase(TaylorPruning, {"density": 0.5}).attached()
     names = "encoder-0-feed_forward", "encoder-1-feed_forward"
     for name, value in zip(names, (1.0, 2.0), strict=True):
         strategy.importance(name).fill_(value)
@@ -58,7 +62,7 @@ def test_the_least_important_go_whatever_their_layer_and_stay_away() -> None:
 
 
 def test_a_step_that_was_skipped_teaches_nothing() -> None:
-    model, strategy, _ = StrategyCase(Taylor, {}).attached()
+    model, strategy, _ = StrategyCase(TaylorPruning, {}).attached()
     model(**padded_inputs(seed=0)).start_logits.sum().backward()
     strategy.after_optimizer_step()
     before = {name: value.clone() for name, value in strategy.state_dict().items()}
@@ -72,4 +76,4 @@ def test_a_step_that_was_skipped_teaches_nothing() -> None:
 @pytest.mark.parametrize(("options", "message"), [({"density": 0}, "density is 0"), ({"memory": 1}, "memory is 1")])
 def test_values_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Taylor(**options)
+        TaylorPruning(**options)

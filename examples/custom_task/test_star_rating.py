@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 from bplightning_star_rating.star_rating import StarRating
 
-from bplightning.errors import UserError
+from bplightning import UserError
 from bplightning.plugins import TASKS, load
 from bplightning.testing import TaskContract
 
@@ -17,8 +18,10 @@ class TestStarRating(TaskContract):
     records = ({"text": "The ferry was dull."}, {"text": "Good."}, {"text": "The tea was good, the queue was bad."})
 
 
-def test_installing_it_is_enough() -> None:
-    assert load(TASKS, "star-rating") is StarRating
+def test_the_entry_point_leads_to_it() -> None:
+    project = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    class_path = project["entry-points"][TASKS]["star-rating"].replace(":", ".")
+    assert load(TASKS, class_path) is StarRating
 
 
 @pytest.mark.parametrize("stars", ["6", "0.5", "null", '"many"'])

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from bplightning.compaction.narrow_stream import clear_dimensions, narrowing_covers, require_narrowable, set_narrowing
 from bplightning.compaction.plan import STREAM
 from bplightning.compaction.skipped_sublayers import is_skipped, settle_skips, skip_when_shut
+from bplightning.contracts.capabilities import Advising, LearnsFromTeacher
 from bplightning.contracts.schedule import pruning_window
-from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.strategy import Capability, Progress
 from bplightning.distillation.distillation import states_width
 from bplightning.errors import UserError
 from bplightning.layout.groups import AttentionGroup
@@ -38,7 +39,7 @@ TRAVEL = 6.0
 """How far scores can travel in a run whose rate follows from its length, in ways from one limit to the other."""
 
 
-class CoFi(PruningStrategy):
+class CoFi(LearnsFromTeacher, Advising):
     """Multiplies heads, feed-forward units and whole sub-layers by random gates, held to a size.
 
     Each of these has a hard concrete gate (arXiv 1712.01312), and a head or unit is multiplied by its own and by its
@@ -229,15 +230,18 @@ class CoFi(PruningStrategy):
         penalty = (linear * off.abs() + quadratic * off.square()) * float(self.phase.random)
         return penalty + self.layer_map.flatten()[:0].sum() if self.learns_from_layers else penalty
 
+    def capability(self, kind: type[Capability]) -> Capability | None:
+        return super().capability(kind) if self.learns_from_layers or kind is not LearnsFromTeacher else None
+
     def meet_teacher(self, teacher: nn.Module) -> None:
-        theirs = states_width(teacher) if self.learns_from_layers else 0
-        if self.learns_from_layers and theirs != len(self.layer_map):
+        theirs = states_width(teacher)
+        if theirs != len(self.layer_map):
             raise UserError(
                 f"cofi's alpha_layer is {self.alpha_layer:g}, but the teacher's hidden states have {theirs} numbers "
                 f"and the model's {len(self.layer_map)}: take a teacher of the same width, or set alpha_layer to 0."
             )
 
-    def layer_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask_BL: Tensor | None) -> Tensor | None:
+    def layer_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask_BL: Tensor | None) -> Tensor:
         layers, none = range(len(student) - 1), torch.zeros_like(self.target).bool()
         masks = {layer: cast(Mask, self.masks[name.replace(".", "-")]) for layer, name in self._feed_forward.items()}
         distance = layer_distance(

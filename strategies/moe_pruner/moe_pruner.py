@@ -6,12 +6,12 @@ Legend: `O` out features, `I` in features, `E` experts of a layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.capabilities import OneShot
 from bplightning.errors import UserError
 from bplightning.layout.groups import Member
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -23,7 +23,7 @@ from bplightning.strategies.moe_pruner.expert_inputs import LayerInputs
 from bplightning.strategies.shared.wanda_scores import keep_n_of_m, keep_per_row, wanda_scores
 
 
-class MoEPruner(PruningStrategy):
+class MoEPruner(OneShot):
     """Prunes once, without training: by weights, by what they meet, and by how much the router lets through.
 
     A weight is worth ``|W_ij| * ||X_j * Gate||_2`` (MoE-Pruner, arXiv 2410.12013): the norm of its input feature over
@@ -45,9 +45,6 @@ class MoEPruner(PruningStrategy):
         router_weighted: Whether tokens count by their router weights; false is Wanda, all tokens of an expert alike.
         attention: Whether attention is pruned, too.
     """
-
-    by_training: ClassVar[bool] = False
-    without_training: ClassVar[bool] = True
 
     def __init__(
         self,

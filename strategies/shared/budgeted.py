@@ -5,14 +5,15 @@ Legend: `E` examples, `N` heads or units of a layer, or of all layers.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.capabilities import OneShot, Prepared
+from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -28,7 +29,7 @@ DEFAULT_FLOPS = 0.5
 """Share of the FLOPs kept where no target is given."""
 
 
-class Budgeted(PruningStrategy, ABC):
+class Budgeted(OneShot, Prepared):
     """Keeps the heads and units of a trained network that its loss would miss most, as many as a budget allows.
 
     A subclass says what the loss would miss (`losses`); it may change what is kept, and weights (`refine`).
@@ -42,9 +43,6 @@ class Budgeted(PruningStrategy, ABC):
     Raises:
         UserError: Several targets are given, one is out of its range, or a table without its target.
     """
-
-    by_training: ClassVar[bool] = False
-    without_training: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -15,13 +15,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.capabilities import Prepared, Staged
+from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -45,7 +46,7 @@ SMALLEST = 1 / 100
 """Part of all that the grid goes down to, above none."""
 
 
-class ZipLM(PruningStrategy):
+class ZipLM(Staged, Prepared):
     """Prunes heads and units to one speed-up after another, by second-order removal within a budget of milliseconds.
 
     At each target, calibration data goes through the model once. For each layer it is found in what order its heads or
@@ -69,9 +70,7 @@ class ZipLM(PruningStrategy):
             data; 0 weighs their relative errors alike.
     """
 
-    calibrates: ClassVar[bool] = True
     puts_back = False
-    without_training: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -11,7 +11,8 @@ from tiny_families import padded_inputs, tiny
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 from transformers import get_cosine_schedule_with_warmup
 
-from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.capabilities import Staged
+from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
 from bplightning.integrations.attachment import Attachment
 from bplightning.strategies.magnitude import Magnitude
@@ -96,8 +97,9 @@ def test_a_strategy_that_learns_nothing_leaves_the_optimizer_alone() -> None:
 
 
 def test_a_strategy_that_wants_data_is_refused_where_a_loop_gives_it_none() -> None:
-    class Calibrated(PruningStrategy):
-        calibrates = True
+    class Calibrated(Staged):
+        def wants_calibration(self, progress: Progress) -> int:
+            return 1
 
     model: Any = tiny("bert")
     with pytest.raises(UserError, match=r"Calibrated prunes by `calibrate`, .* train with `bplightning fit`"):

@@ -21,6 +21,7 @@ from transformers import CONFIG_MAPPING, AutoTokenizer
 from bplightning.compaction.equivalence import logit_difference
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
+from bplightning.contracts.suitability import prunes_by_training
 from bplightning.errors import UserError
 from bplightning.exporting.export import export_onnx
 from bplightning.layout.families import FAMILIES
@@ -93,7 +94,7 @@ def test_fit_and_reload(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    run = pipeline.fit if strategy.by_training else partial(one_shot.prune, calibration_examples=8)
+    run = pipeline.fit if prunes_by_training(strategy) else partial(one_shot.prune, calibration_examples=8)
     try:
         report = run(trainer, PruningModule(task, strategy, learning_rate=1e-3, warmup=1), task)
     except UserError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from transformers import AutoModelForQuestionAnswering
 from bplightning.cli import main
 from bplightning.compaction.narrow_stream import clear_dimensions, narrowing_covers, set_narrowing
 from bplightning.compaction.skipped_sublayers import skip
+from bplightning.contracts.capabilities import OneShot, Prepared
 from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -36,11 +37,8 @@ from bplightning.strategies.ziplm.ziplm import ZipLM
 from bplightning.training.module import PruningModule
 
 
-class Noting(PruningStrategy):
+class Noting(OneShot, Prepared):
     """Notes what is asked of it, and drops the first head and the first ten units of each layer at the end."""
-
-    by_training: ClassVar[bool] = False
-    without_training: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,11 +93,8 @@ def test_it_calibrates_prunes_and_reports(tmp_path: Path) -> None:
     assert sum(value.numel() for value in compact.parameters()) == report["parameters"]["compact"]["all"]
 
 
-class Narrower(PruningStrategy):
+class Narrower(OneShot):
     """Drops the first three dimensions of the residual stream, and skips the first attention."""
-
-    by_training: ClassVar[bool] = False
-    without_training: ClassVar[bool] = True
 
     def attach(self, layout: PrunableLayout) -> None:
         self.add_mask("stream", Mask("stream", narrowing_covers(layout), (stream_width(layout), 1), 1), layout)

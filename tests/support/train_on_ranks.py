@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "custom_strategy"))
 
 from made_tables import made_table
-from taylor_pruning import Taylor
+from taylor_pruning import TaylorPruning
 from tiny_task import TinyTask, rows
 
 from bplightning.contracts.strategy import PruningStrategy
@@ -46,7 +46,7 @@ STRATEGIES: dict[str, Callable[[], PruningStrategy]] = {
     "magnitude": lambda: Magnitude(density=0.3),
     "l0": lambda: L0(granularity={"attention": "4x4"}),
     "cofi": lambda: CoFi(target_density=0.4),
-    "taylor": lambda: Taylor(density=0.3),  # by gradients after the step: they must be those of all ranks
+    "taylor": lambda: TaylorPruning(density=0.3),  # by gradients after the step: they must be those of all ranks
     # By calibration data, which is that of all ranks together.
     "ziplm": lambda: ZipLM([1.4, 1.8], latency_table=TABLE, calibration_examples=64, search_tries=5),
 }

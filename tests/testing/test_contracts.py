@@ -54,6 +54,13 @@ class Unexplained(Magnitude):
         super().__init__(density)
 
 
+class Unheard(Magnitude):
+    """Has a hook of a capability that it does not inherit from, so that nobody calls it."""
+
+    def prepare(self, dense):
+        self.seen = dense()
+
+
 class TestForgets(StrategyContract):
     strategy = Forgets
     options = ({},)
@@ -76,6 +83,11 @@ class TestUngrouped(StrategyContract):
 
 class TestUnexplained(StrategyContract):
     strategy = Unexplained
+    options = ({},)
+
+
+class TestUnheard(StrategyContract):
+    strategy = Unheard
     options = ({},)
 
 
@@ -122,6 +134,7 @@ def test_each_broken_promise_fails_its_test(tmp_path: Path) -> None:
         ("Waits", "a_step_never_waits_for_the_host"),
         ("Ungrouped", "every_parameter_is_in_one_group"),
         ("Unexplained", "every_argument_is_explained"),
+        ("Unheard", "hooks_of_a_capability_come_with_it"),
         ("Deaf", "a_model_is_the_best_teacher_of_itself"),
         ("Deaf", "what_is_measured_and_that_a_repeated_example_counts_once"),
         ("Deaf", "a_record_that_is_not_right_is_named"),

@@ -11,7 +11,8 @@ from typing import cast
 import pytest
 from tiny_task import TinyTask, trainer
 
-from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.capabilities import Advising
+from bplightning.contracts.strategy import Progress
 from bplightning.plugins import STRATEGIES, load
 from bplightning.strategies.movement import Movement
 from bplightning.training.module import PruningModule
@@ -49,7 +50,7 @@ def test_it_is_named_once_while_pruning_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cofi", "hybrid", "l0", "magnitude", "movement", "soft-movement"])
 def test_every_setting_that_is_advised_is_one_of_the_strategy_s(name: str) -> None:
-    strategy = cast(type[PruningStrategy], load(STRATEGIES, name))
+    strategy = cast(type[Advising], load(STRATEGIES, name))
     advised = re.findall(r"strategy\.(\w+)", " ".join(strategy.collapse_remedies))
     assert len(advised) == len(strategy.collapse_remedies)
     assert advised
