@@ -28,7 +28,7 @@ ABLATION = {
     "filled-25": "all of it",
     "attention-slower": "a tenth of the penalty on attention (`role_weights`)",
     "no-teacher": "without a teacher",
-    "no-refill": "without refill: 6 epochs of pruning in place of 3 and 3",
+    "no-refill": "without refill: 6 epochs of pruning, not 3 and 3",
     "untied-scores": "feed-forward layers in 32 x 32 blocks, not by units of one score",
     "score-lr-0.01": "scores learn at 0.01, the papers' rate for runs 30 times as long",
     "late-schedule": "pruning ends at 80 % of its part of the run, not at half",
@@ -153,6 +153,6 @@ def provenance(found: dict[str, Any]) -> list[str]:
     first, *others = sorted(machines, key=lambda machine: -len(machines[machine]))
     where = "; ".join([first, *(f"{machine}: {', '.join(machines[machine])}" for machine in others)])
     minutes = sorted({round(each / 60) for each in seconds})
-    took = f"; {' to '.join(map(str, minutes[:: max(1, len(minutes) - 1)]))} minutes a row, beside other work"
+    took = f"; {' to '.join(map(str, minutes[:: max(1, len(minutes) - 1)]))} minutes a row, along with other work"
     took = took if len(minutes) > 1 else ""
-    return [f"{where}; seed 0 but where named{took}. Each loss is against the run's own dense model."]
+    return [f"{where}; seed 0 unless named{took}. Each loss is against the run's own dense model."]

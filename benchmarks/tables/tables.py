@@ -1,8 +1,8 @@
-"""Write the tables of README.md and of docs from the rows in benchmarks/results.
+"""Write the tables of README.md and docs/ from the rows in benchmarks/results.
 
     python benchmarks/tables/tables.py
 
-Each table stands between ``<!-- NAME -->`` and ``<!-- end -->``; everything else in those files is left alone.
+Each table stands between ``<!-- NAME -->`` and ``<!-- end -->``; everything else in those files stays as it is.
 """
 
 from __future__ import annotations
@@ -68,11 +68,7 @@ def main() -> None:
         "training_step": training_step(),
         "train_large": train_large(),
     }
-    for path in (
-        ROOT / "README.md",
-        ROOT / "docs" / "results.md",
-        *(ROOT / "docs" / name for name in ("moe.md", "one-shot.md", "scaling.md", "performance.md", "reliability.md")),
-    ):
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         text = path.read_text()
         for name, lines in tables.items():
             block = "\n".join([f"<!-- {name} -->", "", *lines, "", "<!-- end -->"])
@@ -99,7 +95,7 @@ def families() -> list[str]:
             for heads, names in rows.items()
         ),
         "",
-        f"Each of them with every strategy: {', '.join(map(told, available(STRATEGIES)))}.",
+        f"Each of them works with every strategy: {', '.join(map(told, available(STRATEGIES)))}.",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -68,6 +69,10 @@ def make(shelf: Path) -> None:
     sentences(shelf)
     for name in ("texts.txt", "held-out.txt"):
         (shelf / name).write_text(TEXT)
+    rows = [("text", "label"), *((each["text"], n % 2) for n, each in enumerate(generate("train", size=64)))]
+    for name in ("train", "validation"):
+        with (shelf / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
     (shelf / "configs").symlink_to(ROOT / "configs")
     (shelf / "recipe.yaml").symlink_to(ROOT / "configs" / "paper" / "squad-v1-hybrid.yaml")
     files = "{model: bert-base-uncased, train_file: a.json, validation_file: b.json}"

@@ -1,7 +1,7 @@
 """Bad input, as a user gives it: one line that names thing, value, rule and remedy; status 2; nothing half-written.
 
-docs/errors.md lists the same cases; what happens inside training (NaN, signals, other checkpoints) is tested beside
-what it concerns, and named there.
+docs/troubleshooting.md lists the same cases. What happens inside training (NaN, signals, other checkpoints) is tested
+with the module it concerns.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The examples and the code in README and CONTRIBUTING run as they stand, in processes of their own."""
+"""The examples, and the code in the Python API page and CONTRIBUTING, run as they are, in processes of their own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tiny_squad import NILE, example, save_tokenizer
 from transformers import BertConfig, BertForQuestionAnswering
 
 ROOT = Path(__file__).parents[2]
+PYTHON_PAGE = "docs/python-api.md"
 LOOPS = ("in_my_lightning_module", "in_the_transformers_trainer", "in_a_bare_loop")
 
 pytestmark = pytest.mark.timeout(300)
@@ -61,7 +62,7 @@ def test_a_strategy_written_by_the_book_works_from_its_file(tmp_path: Path) -> N
     (tmp_path / "my_file.py").write_text(strategy)
     (tmp_path / "test_my_file.py").write_text(test)
     (tmp_path / "user_tiny.py").write_text(USER_FILE)
-    assert re.search(r"\d passed in", said_by(PYTEST, "test_my_file.py", "-p", "no:cacheprovider", cwd=tmp_path))
+    assert re.search(r"\d passed", said_by(PYTEST, "test_my_file.py", "-p", "no:cacheprovider", cwd=tmp_path))
     options = ["--strategy", "my_file.MyStrategy", "--strategy.density", "0.25", "--task", "user_tiny.Tiny"]
     bplightning("fit", *options, "--trainer.max_steps=40", "--trainer.accelerator=cpu", cwd=tmp_path)
     report = json.loads((tmp_path / "runs" / "tiny-my-strategy" / "version_0" / "report.json").read_text())
@@ -70,23 +71,19 @@ def test_a_strategy_written_by_the_book_works_from_its_file(tmp_path: Path) -> N
 
 
 def test_python_is_as_short_as_the_command() -> None:
-    text = (ROOT / "README.md").read_text().partition("\n## From Python\n")[2]
+    text = (ROOT / PYTHON_PAGE).read_text().partition("\n## Fit from Python\n")[2]
     command = re.search(r"^    (bplightning fit (?:.*\\\n)*.*)$", text, flags=re.M)
     assert command is not None
     _, _, *words = shlex.split(command[1].replace("\\\n", " "))
     typed = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     (call,) = (
-        node for node in ast.walk(ast.parse(blocks("README.md", "From Python")[0])) if isinstance(node, ast.Dict)
+        node for node in ast.walk(ast.parse(blocks(PYTHON_PAGE, "Fit from Python")[0])) if isinstance(node, ast.Dict)
     )
     assert {name: str(value) for name, value in ast.literal_eval(call).items()} == typed
 
 
-def test_the_documentation_shows_the_same_python() -> None:
-    assert blocks("docs/get-started.md", "From Python") == blocks("README.md", "From Python")
-
-
 @pytest.mark.parametrize("block", [0, 1])
-def test_readmes_python_runs(tmp_path: Path, block: int) -> None:
+def test_the_python_pages_fit_runs(tmp_path: Path, block: int) -> None:
     model, data = tmp_path / "model", tmp_path / "squad"
     model.mkdir()
     save_tokenizer(model)
@@ -97,7 +94,7 @@ def test_readmes_python_runs(tmp_path: Path, block: int) -> None:
     for split in ("train", "validation"):
         rows = [example(f"{split}-{n}", NILE, "How long is the Nile?", "6650 km") for n in range(4)]
         Dataset.from_list(rows).to_parquet(data / f"{split}.parquet")
-    code = blocks("README.md", "From Python")[block]
+    code = blocks(PYTHON_PAGE, "Fit from Python")[block]
     for stands, stand_in in (("bert-base-uncased", model), ("rajpurkar/squad", data)):
         assert stands in code
         code = code.replace(stands, str(stand_in))
