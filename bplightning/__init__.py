@@ -7,10 +7,11 @@ is first asked for: reading a compact model costs no import of Lightning, and ``
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrapt import when_imported
+
+from bplightning.clone import find_neighbours
 
 if TYPE_CHECKING:
     from bplightning.cli.api import fit
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-if not Path(__file__).with_name("strategies").exists():  # a clone: strategies/ and tasks/ lie beside this folder
-    __path__.append(str(Path(__file__).parents[1]))
+find_neighbours()
 
 _HOMES = {
     "CompactionPlan": "compaction.plan",

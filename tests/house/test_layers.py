@@ -14,6 +14,7 @@ import bplightning.errors
 
 CORE = Path(bplightning.errors.__file__).parent
 LAYERS = (
+    "clone",
     "errors",
     "plugins",
     "io",
