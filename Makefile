@@ -14,7 +14,7 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 matrix: setup
-	$(BIN)/python -m pytest -n auto --matrix tests tests/matrix/matrix.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --matrix tests tests/matrix/*.py $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

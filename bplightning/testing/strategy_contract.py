@@ -24,6 +24,9 @@ from bplightning.testing.tiny_model import padded_inputs, tiny_bert
 STEPS = 45
 """Optimizer steps of a whole run."""
 
+MIDWAY = 30
+"""Steps after which much is pruned, and more will be."""
+
 GRANULARITIES = [("element", "element"), ("16x16", "16x8"), ("row", "column"), ("head", "unit"), ("2:4", "1:4")]
 """Of attention and feed-forward layers."""
 
@@ -149,7 +152,7 @@ class StrategyContract:
         Where a mask holds gates, that sum is the gradient of the gate, and goes on through it.
         """
         model, strategy, _ = case.attached()
-        train(model, strategy, last=40 if prunes_by_training(strategy) else STEPS)
+        train(model, strategy, last=MIDWAY if prunes_by_training(strategy) else STEPS)
         plain = copy.deepcopy(model)
         remove_masks(plain)
         for each in (model, plain):
@@ -212,18 +215,18 @@ class StrategyContract:
     def test_resumed_equals_uninterrupted(self, case: StrategyCase) -> None:
         """All that a strategy remembers is in its `state_dict`: a resumed run is the run that was interrupted."""
         model, strategy, _ = case.attached()
-        train(model, strategy, last=25)
+        train(model, strategy, last=MIDWAY)
         half = copy.deepcopy((model.state_dict(), strategy.state_dict()))
         torch.manual_seed(0)
-        optimizer_state = train(model, strategy, first=25, last=25)  # a fresh optimizer on both sides
-        train(model, strategy, first=25, state=optimizer_state)
+        optimizer_state = train(model, strategy, first=MIDWAY, last=MIDWAY)  # a fresh optimizer on both sides
+        train(model, strategy, first=MIDWAY, state=optimizer_state)
 
         model2, strategy2, _ = case.attached()
         model2.load_state_dict(half[0])
         strategy2.load_state_dict(half[1])
         for key, value in half[1].items():
             assert same(strategy2.state_dict()[key], value), key
-        train(model2, strategy2, first=25, state=optimizer_state)
+        train(model2, strategy2, first=MIDWAY, state=optimizer_state)
         for mine, theirs in zip(strategy.state_dict().items(), strategy2.state_dict().items(), strict=True):
             assert mine[0] == theirs[0]
             assert same(mine[1], theirs[1]), mine[0]
@@ -233,7 +236,7 @@ class StrategyContract:
     def test_masks_follow_from_the_state_dict(self, case: StrategyCase) -> None:
         """A checkpoint alone, without a further `advance`, gives the same network."""
         model, strategy, _ = case.attached()
-        train(model, strategy, last=40 if prunes_by_training(strategy) else STEPS)
+        train(model, strategy, last=MIDWAY if prunes_by_training(strategy) else STEPS)
         again, strategy2, _ = case.attached()
         again.load_state_dict(model.state_dict())
         strategy2.load_state_dict(strategy.state_dict())

@@ -1,16 +1,22 @@
-"""Every registered strategy keeps its promises: the suite that `bplightning.testing` has for anybody's."""
+"""Every registered strategy keeps its promises: the suite that `bplightning.testing` has for anybody's.
+
+One class a strategy, so that processes that run the tests share them out. `tests/matrix/strategies.py` has all cases.
+"""
 
 from __future__ import annotations
 
-from bplightning.plugins import STRATEGIES, available, load
-from bplightning.testing import StrategyCase, StrategyContract, strategy_cases
+from contract_classes import classes
 
-APART = {"ziplm"}
-"""Those that need a file to be made with: they have the suite in a file of their own."""
+from bplightning.testing import StrategyCase
+
+EVERY_DAY = {"", "element-element", "head-unit", "2:4-1:4", "global-16x16-unit", "True"}
+"""Cases by their options: each kind of granularity, both scopes, frozen masks. All others are tried with `movement`."""
 
 
-class TestEveryStrategy(StrategyContract):
-    @classmethod
-    def cases(cls) -> list[StrategyCase]:
-        names = available(STRATEGIES).keys() - APART
-        return [case for name in sorted(names) for case in strategy_cases(load(STRATEGIES, name))]
+def everyday(name: str, case: StrategyCase) -> bool:
+    """A part of the cases; hybrid is soft movement with another default."""
+    options = str(case).partition("-")[2]
+    return name == "movement" or options in ({""} if name == "hybrid" else EVERY_DAY)
+
+
+globals().update(classes(everyday))

@@ -1,0 +1,27 @@
+"""The contract of strategies as classes of tests, one of each registered strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bplightning.plugins import STRATEGIES, available, load
+from bplightning.testing import StrategyCase, StrategyContract, strategy_cases
+
+APART = {"ziplm"}
+"""Those that need a file to be made with: they have the suite in a file of their own."""
+
+
+def classes(wanted: Callable[[str, StrategyCase], bool]) -> dict[str, type[StrategyContract]]:
+    """Name of each class to the class, as pytest looks for them in a module.
+
+    Args:
+        wanted: Whether to try a strategy, by its name, with a case of its options.
+    """
+    made: dict[str, type[StrategyContract]] = {}
+    for name in sorted(available(STRATEGIES).keys() - APART):
+        cls = load(STRATEGIES, name)
+        options = [case.options for case in strategy_cases(cls) if wanted(name, case)]
+        made[f"Test{cls.__name__}"] = type(
+            f"Test{cls.__name__}", (StrategyContract,), {"strategy": cls, "options": options}
+        )
+    return made
