@@ -21,7 +21,7 @@ STRATEGIES = (
     "ziplm",
 )
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process and two of them ended with."""
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).parents[1] / "support" / "train_on_ranks.py"
+    taylor = Path(__file__).parents[2] / "examples" / "custom_strategy"
+    variables = {"PL_GLOBAL_SEED": "0", "PYTHONPATH": str(taylor)}
     for ranks in (1, 2):
-        training = Program(script, str(ranks), str(folder), cwd=folder, variables={"PL_GLOBAL_SEED": "0"})
+        training = Program(script, str(ranks), str(folder), cwd=folder, variables=variables)
         assert training.end() == 0, training.said
     return folder
 

@@ -15,8 +15,6 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "custom_strategy"))
-
 from made_tables import made_table
 from taylor_pruning import TaylorPruning
 from tiny_task import TinyTask, rows
@@ -33,7 +31,7 @@ from bplightning.strategies.soft_movement import SoftMovement
 from bplightning.strategies.ziplm.ziplm import ZipLM
 from bplightning.training.module import PruningModule
 
-STEPS = 50
+STEPS = 32
 BATCH = 16
 TILES = {"attention": "16x16"}
 TABLE = "table.json"
@@ -90,7 +88,7 @@ def main(ranks: int, folder: Path) -> None:
             strategy="ddp" if ranks > 1 else "auto",
             precision="64-true",
             max_steps=STEPS,
-            val_check_interval=3,
+            limit_val_batches=1,
             default_root_dir=folder,
             logger=False,
             enable_checkpointing=False,
