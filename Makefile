@@ -1,17 +1,23 @@
-# make demo | test | matrix | lint | types | docs: each sets up .venv first, unless it is up to date.
+# make demo | check | test | matrix | lint | types | docs: each sets up .venv first, unless it is up to date.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test matrix lint types docs setup clean
+.PHONY: demo check test matrix lint types docs setup clean
 
 demo: setup
 	$(BIN)/python cli.py fit --strategy hybrid
 
+# Long files and classes come first, as tests/conftest.py orders them, and none is split: its tests share fixtures.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
+
+check: lint types
+	$(PYTEST) -m "not slow" --ignore=tests/whole_program $(PYTEST_ARGS)
+
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 matrix: setup
 	$(BIN)/python -m pytest -n auto --matrix tests tests/matrix/*.py $(PYTEST_ARGS)

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
-
 from made_tables import made_table
 from taylor_pruning import TaylorPruning
 from tiny_task import TinyTask, rows
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
 
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.distillation.distillation import Distillation
