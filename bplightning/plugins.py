@@ -10,11 +10,14 @@ A class path (``my_file.MyStrategy``) needs no registration, and finds files in 
 
 from __future__ import annotations
 
-import importlib
+import ast
+import importlib.util
 import inspect
 import re
 import sys
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
+from itertools import accumulate
 from pathlib import Path
 
 from bplightning.errors import UserError, did_you_mean
@@ -86,7 +89,10 @@ def name_of(cls: type) -> str:
 
 
 def summary(group: str) -> dict[str, str]:
-    """What a listing says of each registered plugin: the first line of its docstring, or why it is broken.
+    """A line about each registered plugin: the first of its docstring, or why it is broken.
+
+    The docstring is read from the plugin's file, which costs no import of torch; only where it is not there is the
+    plugin imported.
 
     Args:
         group: Entry-point group, `STRATEGIES` or `TASKS`.
@@ -95,12 +101,30 @@ def summary(group: str) -> dict[str, str]:
         Short name to one line.
     """
     lines = {}
-    for name in available(group):
+    for name, point in available(group).items():
         try:
-            lines[name] = (inspect.getdoc(load(group, name)) or "").partition("\n")[0]
+            documented = _docstring_in_file(point) or inspect.getdoc(load(group, name)) or ""
+            lines[name] = documented.partition("\n")[0]
         except UserError as error:
             lines[name] = f"BROKEN: {error}"
     return lines
+
+
+def _docstring_in_file(point: EntryPoint) -> str | None:
+    """The docstring of a plugin's class as its file has it; `None` where the class is not defined in that file."""
+    package, *below = point.module.split(".")
+    spec = importlib.util.find_spec(package)  # imports nothing, nor does the loop
+    for name in accumulate(below, "{}.{}".format, initial=package):
+        if name != package and spec is not None:
+            spec = PathFinder.find_spec(name, spec.submodule_search_locations or [])
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):  # it is no text, or no Python: importing it says what is wrong
+        return None
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == point.attr)
+    return next((ast.get_docstring(node) for node in classes), None)
 
 
 def _import_class(kind: str, asked_for: str, module: str, attribute: str) -> type:

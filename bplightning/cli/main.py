@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from bplightning.cli.help_pages import ALL, PAGES, page
 from bplightning.cli.verbs import TRAINING_VERBS, VERBS, verb_parser
 from bplightning.errors import UserError, did_you_mean
 from bplightning.io.provenance import versions
@@ -54,7 +55,12 @@ def _run(args: list[str]) -> None:
     name = _named(args)
     if name is None:
         program_parser().parse_args(args)  # --help, --version, or no verb at all
-    elif name in TRAINING_VERBS:
+        return
+    if name in PAGES and any(word in ("-h", "--help") for word in args):
+        sys.stdout.write(page(name))
+        return
+    args = ["--help" if word == ALL else word for word in args]
+    if name in TRAINING_VERBS:
         VERBS[name].load()(args)  # all words: Lightning's parser takes --config before its verb
     elif VERBS[name].parses:
         VERBS[name].load()(args[1:])

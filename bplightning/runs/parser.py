@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.strategies import StrategyRegistry
 
@@ -23,6 +23,13 @@ from bplightning.plugins import GROUPS, STRATEGIES, available, load, summary
 from bplightning.runs.parser_errors import OneLine
 
 CONFIG_OPTIONS = ("-c", "--config")
+PLUGIN = "NAME_OR_CLASS_PATH"
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        """Plugins are listed by name: jsonargparse would add classes that happen to be imported, internal ones too."""
+        return action.help or "" if action.metavar == PLUGIN else super()._get_help_string(action)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class PluginParser(OneLine, LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"formatter_class": _HelpFormatter, **kwargs})
         self.plugins: dict[str, PluginArgument] = {}
         self.sections: dict[str, PluginParser] = {}
         self.refused: dict[str, str] = {}
@@ -96,9 +103,9 @@ class PluginParser(OneLine, LightningArgumentParser):
             f"--{key}",
             type=plugin.base,
             required=True,
-            metavar="NAME_OR_CLASS_PATH",
-            help=f"The {kind}: one of {names}; or a class path such as my_file.My{kind.title()}. {plugin.default} if "
-            f"nothing is said. Set its options with --{key}.OPTION VALUE; --{key}.help NAME lists them.",
+            metavar=PLUGIN,
+            help=f"The {kind}: one of {names}; or a class path such as my_file.My{kind.title()}. "
+            f"Default: {plugin.default}. Set its options with --{key}.OPTION VALUE; --{key}.help NAME lists them.",
         )
 
     # -- the two doors -------------------------------------------------------------------------------------------------
@@ -205,7 +212,7 @@ class PluginParser(OneLine, LightningArgumentParser):
         for key, plugin in self.plugins.items():
             lines = summary(plugin.group)
             width = max(map(len, lines), default=0)
-            parts.append(f"what --{key} can be (--{key}.help NAME lists the options of any of them):")
+            parts.append(f"names for --{key} (--{key}.help NAME lists the options of one):")
             parts += [f"  {name:{width}}  {line}" for name, line in lines.items()]
             parts.append("")
             parts.append(self._options_help(key, self._chosen.get(key, plugin.default)))

@@ -546,7 +546,7 @@ def test_predict_is_a_sibling_verb(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plan_has_a_parser_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
     monkeypatch.setattr(plan_cli, "run_plan", calls.append)
-    main(["plan", "--config", "fit", "--help"])
+    main(["plan", "--config", "fit", "--help.all"])
     assert calls == [["--config", "fit", "--help"]]
 
 
@@ -593,10 +593,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert help_of(capsys, "--version") == f"bplightning {bplightning.__version__}"
 
 
-QUICK = [[name, "--help"] for name, verb in VERBS.items() if not verb.parses or name == "compare"]
-
-
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["benchmark", "--nonsense"], *QUICK])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["benchmark", "--nonsense"], *([verb, "--help"] for verb in VERBS)]
+)
 def test_what_needs_no_model_imports_no_torch(args: list[str]) -> None:
     look = f"import sys, bplightning.cli\ntry:\n    bplightning.cli.main({args})\nexcept SystemExit:\n    pass\n"
     look += "print(sorted({'torch', 'transformers', 'lightning'} & {*sys.modules}))"
@@ -604,13 +603,15 @@ def test_what_needs_no_model_imports_no_torch(args: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_of_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    text = help_of(capsys, "fit", "--help")
+def test_all_help_of_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys, "fit", "--help.all")
     for name in ("dense", "hybrid", "soft-movement", "qa", "my_file.MyStrategy", "--strategy.help", "--ckpt_path"):
         assert name in text
     for option in ("--strategy.regularization", "--task.max_length", "--model.learning_rate", "--baseline"):
         assert option in text
-    chosen = help_of(capsys, "fit", "--strategy", "user_file.MyStrategy", "--help")
+    assert "HeldZeros" not in text
+    assert "known subclasses: bpl" not in text
+    chosen = help_of(capsys, "fit", "--strategy", "user_file.MyStrategy", "--help.all")
     assert "--strategy.foo FOO Number of foos, 1 or more. (type: int, default: 1)" in chosen
     assert "--strategy.regularization" not in chosen
 
