@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bplightning.cli import main
 from bplightning.cli.new import TEMPLATES, files_of
-from bplightning.cli.verbs import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OLD_SPELLINGS = ("taylor-pruning", "taylor_pruning", "TaylorPruning", "star-rating", "star_rating", "StarRating")
