@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from datasets import ClassLabel, Dataset, concatenate_datasets
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torchmetrics.functional import (
-    f1_score,
-    matthews_corrcoef,
-    mean_squared_error,
-    pearson_corrcoef,
-    spearman_corrcoef,
-)
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bplightning.errors import UserError
@@ -29,12 +22,15 @@ from bplightning.tasks.shared.class_labels import (
     SINGLE,
     Labels,
     ProblemType,
+    best_labels,
     labels_of,
     labels_of_model,
 )
+from bplightning.tasks.shared.label_scores import scores_of
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 from bplightning.tasks.shared.table import read_hub
 from bplightning.tasks.shared.text_task import Columns, Split, TextTask
+from bplightning.tasks.shared.tokenized_task import TextData
 
 GLUE_COLUMNS = {
     "cola": ("sentence",),
@@ -61,21 +57,14 @@ class Classification(TextTask):
     Args:
         model: Folder or Hugging Face hub name of the pretrained model; empty for the embedded one. Names that it has
             for the same labels are kept, in their order.
-        dataset: Hub name of a data set; its splits "train" and "validation" are used. Give this or files.
-        dataset_config: Configuration (subset) of `dataset`, where it has several: sst2, mnli, qqp, ... of GLUE.
-        train_file: Training examples: JSON lines, CSV, TSV or Parquet. May be left out where nothing is trained.
-        validation_file: Validation examples, in the same formats.
-        columns: What the columns "text", "text_pair" (which may be missing) and "label" are called in the data, where
-            they have other names.
         problem_type: What is to be learned, where it is not to follow from the labels: regression (of whole numbers
             too, such as stars), single_label_classification, or multi_label_classification (of texts too, which then
             name an example's labels with commas between them: a cell of a CSV file holds no list).
-        batch_size: Examples of a training batch, on each device.
-        eval_batch_size: Examples of a validation batch, on each device.
+        dataset_config: Configuration (subset) of `dataset`, where it has several: sst2, mnli, qqp, ... of GLUE.
+        columns: What the columns "text", "text_pair" (which may be missing) and "label" are called in the data, where
+            they have other names.
         max_length: Tokens of an example, what is longer is cut. Default: 128, or what the model has positions for
             where that is less.
-        num_workers: Processes that prepare batches, beside the main one; 0 for none.
-        cache_dir: Folder for downloads and tokenized data; empty for the one of `datasets`.
 
     Raises:
         UserError: If the data is given twice or by halves, given without a model, a configuration of GLUE is not to be
@@ -90,35 +79,11 @@ class Classification(TextTask):
     targets: ClassVar[Mapping[str, bool]] = {"label": False}
 
     def __init__(
-        self,
-        model: str | None = None,
-        dataset: str | None = None,
-        dataset_config: str | None = None,
-        train_file: str | None = None,
-        validation_file: str | None = None,
-        columns: dict[str, str] | None = None,
-        problem_type: ProblemType | None = None,
-        batch_size: int = 32,
-        eval_batch_size: int = 64,
-        max_length: int | None = None,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
+        self, model: str | None = None, *, problem_type: ProblemType | None = None, **data: Unpack[TextData]
     ) -> None:
-        super().__init__(
-            model=model,
-            dataset=dataset,
-            dataset_config=dataset_config,
-            train_file=train_file,
-            validation_file=validation_file,
-            columns=columns,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            max_length=max_length,
-            num_workers=num_workers,
-            cache_dir=cache_dir,
-        )
+        super().__init__(model, **data)
         self.problem_type = problem_type
-        self.glue = glue_task(dataset, dataset_config)
+        self.glue = glue_task(self.dataset, self.dataset_config)
         if self.glue is not None:
             self.columns = dict(zip(self.inputs, GLUE_COLUMNS[self.glue], strict=False)) | self.columns
         self._matched: float = float("inf")  # examples of mnli's first validation set; the second one follows
@@ -153,7 +118,9 @@ class Classification(TextTask):
             UserError: It is for other labels than the data has.
         """
         model = super().load_model(folder)
-        if str(folder) != self.model or self.dataset or self.files["validation"]:  # else there is no data but to answer
+        if (
+            str(folder) != self.model or self.dataset or self.sources["validation"]
+        ):  # else there is no data but to answer
             self._require_labels(model)
         return model
 
@@ -268,9 +235,7 @@ class Classification(TextTask):
                 }
                 for row in logits.sigmoid().tolist()
             ]
-        best, index = logits.softmax(dim=-1).max(dim=-1)
-        pairs = zip(index.tolist(), best.tolist(), strict=True)
-        return [{"label": names[place], "score": score} for place, score in pairs]
+        return best_labels(logits, names)
 
 
 def glue_task(dataset: str | None, config: str | None) -> str | None:
@@ -296,49 +261,3 @@ def glue_task(dataset: str | None, config: str | None) -> str | None:
             f"{', '.join(GLUE_COLUMNS)}."
         )
     return config
-
-
-def scores_of(labels: Labels, rows: Tensor) -> dict[str, Tensor]:
-    """The field's metrics of one set of examples, in per cent, but for ``mse``.
-
-    Args:
-        labels: What is predicted; `K` outputs.
-        rows: ``(N, K + 1)``, or ``(N, 2 K)`` for several labels an example: logits, then targets.
-
-    Returns:
-        Of classes ``accuracy``, ``f1`` (of the second class where there are two, as GLUE has it, else the mean over
-        classes) and ``matthews``; of several labels ``f1`` (micro), ``f1_macro`` and ``exact_match``; of a regression
-        ``pearson`` and ``spearman``, 0 where one side is constant, and ``mse``.
-
-    >>> rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 1.0], [3.0, 1.0, 1.0]])
-    >>> {name: round(value.item(), 1) for name, value in scores_of(Labels(SINGLE, ("bad", "good")), rows).items()}
-    {'accuracy': 66.7, 'f1': 66.7, 'matthews': 50.0}
-    """
-    if labels.kind == REGRESSION:
-        values, targets = rows.unbind(1)
-        # Rounding makes a constant answer vary a little, and a correlation with that is noise.
-        constant = any(side.max() - side.min() <= 1e-5 * side.abs().max() for side in (values, targets))
-        return {
-            "pearson": torch.tensor(0.0) if constant else 100 * pearson_corrcoef(values, targets),
-            "spearman": torch.tensor(0.0) if constant else 100 * spearman_corrcoef(values, targets),
-            "mse": mean_squared_error(values, targets),
-        }
-    count = len(labels.names)
-    if labels.kind == MULTI:
-        predicted, targets = (rows[:, :count] > 0).int(), rows[:, count:].int()
-        options: dict[str, Any] = {"task": "multilabel", "num_labels": count}
-        return {
-            "f1": 100 * f1_score(predicted, targets, average="micro", **options),
-            "f1_macro": 100 * f1_score(predicted, targets, average="macro", **options),
-            "exact_match": 100 * (predicted == targets).all(dim=1).double().mean(),
-        }
-    predicted, targets = rows[:, :count].argmax(dim=1), rows[:, count].long()
-    if count == 2:
-        f1 = f1_score((predicted == labels.positive).int(), (targets == labels.positive).int(), task="binary")
-    else:
-        f1 = f1_score(predicted, targets, task="multiclass", num_classes=count, average="macro")
-    return {
-        "accuracy": 100 * (predicted == targets).double().mean(),
-        "f1": 100 * f1,
-        "matthews": 100 * matthews_corrcoef(predicted, targets, task="multiclass", num_classes=count),
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from bplightning.tasks.shared.generation import Generation, generation_config, r
 from bplightning.tasks.shared.rouge import NAMES, rouge
 from bplightning.tasks.shared.table import require_texts
 from bplightning.tasks.shared.text_task import Columns, Split, TextTask
+from bplightning.tasks.shared.tokenized_task import TextSource
 
 HUB_COLUMNS = {
     "cnn_dailymail": {"text": "article", "summary": "highlights"},
@@ -47,15 +48,9 @@ class Summarization(TextTask):
     model.
 
     Args:
-        model: Folder or Hugging Face hub name of the pretrained model; empty for the embedded one.
-        dataset: Hub name of a data set; its splits "train" and "validation" are used. Give this or files.
         dataset_config: Configuration (subset) of `dataset`, where it has several; of cnn_dailymail 3.0.0.
-        train_file: Training examples: JSON lines, CSV, TSV or Parquet. May be left out where nothing is trained.
-        validation_file: Validation examples, in the same formats.
         columns: What the columns "text" and "summary" are called in the data, where they have other names.
         prefix: Put before each text. Default: "summarize: " for T5, which was trained so, and nothing for others.
-        batch_size: Examples of a training batch, on each device.
-        eval_batch_size: Examples of a validation batch, on each device.
         max_length: Tokens of a text, prefix included, what is longer is cut. Default: 512, or what the model has
             positions for where that is less.
         max_summary_length: Tokens of a summary to be learned, what is longer is cut; of a generated one too where
@@ -64,8 +59,6 @@ class Summarization(TextTask):
             as generation_config.json.
         eval_examples: Validation examples, a seeded choice, that validations during training generate for, since that
             is slow; what ends a run takes all. null for all.
-        num_workers: Processes that prepare batches, beside the main one; 0 for none.
-        cache_dir: Folder for downloads and tokenized data; empty for the one of `datasets`.
 
     Raises:
         UserError: If the data is given twice or by halves, given without a model, or a number is out of range.
@@ -83,35 +76,20 @@ class Summarization(TextTask):
     def __init__(
         self,
         model: str | None = None,
-        dataset: str | None = None,
-        dataset_config: str | None = None,
-        train_file: str | None = None,
-        validation_file: str | None = None,
+        *,
         columns: dict[str, str] | None = None,
-        prefix: str | None = None,
         batch_size: int = 16,
         eval_batch_size: int = 32,
-        max_length: int | None = None,
+        prefix: str | None = None,
         max_summary_length: int = 128,
         generation: Generation = AS_THE_MODEL_SAYS,
         eval_examples: int | None = 500,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
+        **data: Unpack[TextSource],
     ) -> None:
-        name = Path(dataset or "").name
-        super().__init__(
-            model=model,
-            dataset=dataset,
-            dataset_config=dataset_config or HUB_CONFIGS.get(name),
-            train_file=train_file,
-            validation_file=validation_file,
-            columns=HUB_COLUMNS.get(name, {}) | (columns or {}),
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            max_length=max_length,
-            num_workers=num_workers,
-            cache_dir=cache_dir,
-        )
+        name = Path(data.get("dataset") or "").name
+        data["dataset_config"] = data.get("dataset_config") or HUB_CONFIGS.get(name)
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        super().__init__(model, columns=HUB_COLUMNS.get(name, {}) | (columns or {}), **sizes, **data)
         if max_summary_length < 2:
             raise UserError(f"max_summary_length={max_summary_length}: it must be at least 2 tokens.")
         if eval_examples is not None and eval_examples < 1:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from datasets import ClassLabel, Dataset
 from datasets.fingerprint import Hasher
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from bplightning.errors import UserError
@@ -137,7 +138,7 @@ def labels_of(
     if len(names) < 2:
         what = f"one label only, {names[0]!r}" if names else "no label at all"
         raise UserError(f"{origin!r} has {what}: classification needs two or more.")
-    own = () if config is None else tuple(config.id2label[index] for index in sorted(config.id2label))
+    own = () if config is None else _names_in(config)
     if set(own) == set(names):
         return Labels(kind, own, positive=own.index(names[1]))
     if names == tuple(map(str, range(len(own)))) and not any(map(DEFAULT_NAME.fullmatch, own)):
@@ -145,12 +146,28 @@ def labels_of(
     return Labels(kind, names)
 
 
+def best_labels(logits_BK: Tensor, names: Sequence[str] | Mapping[int, str]) -> list[dict[str, Any]]:
+    """The most likely label of each example, and its probability.
+
+    Args:
+        logits_BK: A model's output, ``(B, K)``.
+        names: The labels, in the order of the model's outputs.
+
+    >>> import torch
+    >>> best_labels(torch.tensor([[0.0, 0.0, 9.0]]), ["bad", "fair", "good"])
+    [{'label': 'good', 'score': 0.9997532963752747}]
+    """
+    best_B, index_B = logits_BK.softmax(dim=-1).max(dim=-1)
+    pairs = zip(index_B.tolist(), best_B.tolist(), strict=True)
+    return [{"label": names[index], "score": score} for index, score in pairs]
+
+
 def labels_of_model(config: PreTrainedConfig) -> Labels:
     """The labels of a fine-tuned model."""
     kind = config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
     if kind == REGRESSION:
         return Labels(kind)
-    names = tuple(config.id2label[index] for index in sorted(config.id2label))
+    names = _names_in(config)
     return Labels(kind, names, numbered=not any(name.isdecimal() for name in names))
 
 
@@ -242,6 +259,11 @@ def _number(value: Any, row: int, origin: str) -> float:
             f"example {row + 1} of {origin!r} has the label {value!r}, where a regression needs a number: mend it."
         )
     return float(value)
+
+
+def _names_in(config: Any) -> tuple[str, ...]:
+    """The labels of a model, in the order of its outputs."""
+    return tuple(config.id2label[index] for index in sorted(config.id2label))
 
 
 def _declared(table: Dataset) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset, Features, Value, get_dataset_split_names, load_dataset
 from lightning.pytorch.utilities import rank_zero_info
@@ -198,7 +198,7 @@ def require_rows(dataset: Dataset, *, origin: str) -> Dataset:
     return dataset
 
 
-def _header(path: Path, *, sep: str = ",", quoting: int = csv.QUOTE_MINIMAL) -> list[str]:
+def _header(path: Path, *, sep: str = ",", quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> list[str]:
     """The names in the first line of a CSV or TSV file."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
         rows = csv.reader(lines, delimiter=sep, quoting=quoting)

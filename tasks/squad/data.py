@@ -50,11 +50,6 @@ def read_file(path: str | Path, *, cache_dir: str | None = None) -> Dataset:
     )
 
 
-def read_hub(name: str, *, config: str | None, split: str, cache_dir: str | None = None) -> Dataset:
-    """`table.read_hub`, columns as `COLUMNS`."""
-    return normalise(table.read_hub(name, config=config, split=split, cache_dir=cache_dir), origin=name)
-
-
 def from_records(records: Iterable[dict[str, Any]], *, origin: str) -> Dataset:
     """The table of examples given as dictionaries; keys beyond `COLUMNS` are dropped.
 

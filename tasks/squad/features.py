@@ -90,7 +90,12 @@ def tokenize_inputs(examples: Dataset, *, tokenizer: PreTrainedTokenizerBase, ma
     Raises:
         UserError: If a question leaves no room for its context.
     """
-    settings = {"tokenizer": tokenizer, "max_length": max_length, "stride": stride, "may_lack_answers": True}
+    settings: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "max_length": max_length,
+        "stride": stride,
+        "may_lack_answers": True,
+    }
     chunks = [range(len(examples))[first : first + CHUNK] for first in range(0, len(examples), CHUNK)]
     parts = [
         Dataset.from_dict(_windows(examples[chunk], list(chunk), **settings), features=_types(tokenizer))

@@ -1,59 +1,22 @@
-"""Exact match and F1 of SQuAD v1.1, in per cent."""
+"""Exact match and F1 of SQuAD v1.1 and v2, in per cent.
+
+Shapes: `E` examples.
+"""
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from bplightning.tasks.squad.answers import Spans, best_answers, find_spans
-
-PUNCTUATION = str.maketrans("", "", string.punctuation)
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-def normalise_answer(text: str) -> str:
-    """Lower-case, without ASCII punctuation, English articles and superfluous blanks: as SQuAD v1.1 compares answers.
-
-    >>> normalise_answer(" The  U.S. -- an  Example!")
-    'us example'
-    """
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
-
-
-def exact_match(*, prediction: str, golds: Iterable[str]) -> float:
-    """1 where the normalised prediction equals a normalised gold answer, else 0.
-
-    >>> exact_match(prediction="the Nile.", golds=["Amazon", "Nile"])
-    1.0
-    """
-    return float(any(normalise_answer(prediction) == normalise_answer(gold) for gold in golds))
-
-
-def f1(*, prediction: str, golds: Iterable[str]) -> float:
-    """The best F1, over the gold answers, of the prediction's and the answer's words as multisets.
-
-    Two answers without words (``"the"`` and ``""``) share none: 0 in SQuAD v1.1, and 1 in v2 and `torchmetrics`.
-
-    >>> f1(prediction="the river Nile", golds=["Nile", "Blue Nile"])
-    0.6666666666666666
-    """
-    words = Counter(normalise_answer(prediction).split())
-    best = 0.0
-    for gold in golds:
-        gold_words = Counter(normalise_answer(gold).split())
-        shared = (words & gold_words).total()
-        if shared:
-            best = max(best, 2 * shared / (words.total() + gold_words.total()))
-    return best
+from bplightning.tasks.squad.answers import Spans, best_answers, find_spans, no_answer_score, null_scores
+from bplightning.tasks.squad.scores import best_threshold, exact_match, f1, scores_v2
 
 
 class SquadMetric(Metric):
@@ -63,22 +26,33 @@ class SquadMetric(Metric):
     that is seen twice counts once, and features may come in any order.
 
     Args:
-        examples: Columns as `squad_data.COLUMNS`.
-        features: As `squad_features.tokenize` made them of `examples`.
+        examples: Columns as `squad.data.COLUMNS`.
+        features: As `squad.features.tokenize` made them of `examples`.
         max_answer_length: Tokens of the longest answer, at least 1.
         n_best: Spans kept of each feature, at least 1.
+        null_score_diff_threshold: As in SQuAD v2, no answer is predicted where its score is ahead of the best span's by
+            more than this; `None` where every question has an answer, as in v1.1.
     """
 
     full_state_update = False
     is_differentiable = False
     higher_is_better = True
 
-    def __init__(self, *, examples: Dataset, features: Dataset, max_answer_length: int = 30, n_best: int = 20) -> None:
+    def __init__(
+        self,
+        *,
+        examples: Dataset,
+        features: Dataset,
+        max_answer_length: int = 30,
+        n_best: int = 20,
+        null_score_diff_threshold: float | None = None,
+    ) -> None:
         super().__init__()
         self.examples = examples
         self.features = features
         self.max_answer_length = max_answer_length
         self.n_best = n_best
+        self.null_score_diff_threshold = null_score_diff_threshold
         for name in Spans._fields:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -87,35 +61,72 @@ class SquadMetric(Metric):
 
         Args:
             outputs: The model's, with ``start_logits`` and ``end_logits``, each ``(B, L)``.
-            batch: With `squad_features.POSITIONS`, each ``(B,)``.
+            batch: With `squad.features.POSITIONS`, each ``(B,)``.
         """
         spans = find_spans(outputs, batch, max_answer_length=self.max_answer_length, n_best=self.n_best)
         for name, values in spans._asdict().items():
             getattr(self, name).append(values)
 
     def predictions(self) -> dict[str, str]:
-        """The answers so far, id to text."""
-        texts = self._texts()
-        return dict(zip(self._column("id", texts), texts.values(), strict=True))
+        """The answers so far, id to text; an empty one where no answer is predicted."""
+        texts, ahead = self._best()
+        return dict(zip(self._column("id", texts), self._decided(texts, ahead), strict=True))
 
     def compute(self) -> dict[str, Tensor]:
-        """``exact_match`` and ``f1``, 0-d, in per cent of the examples seen."""
-        texts = self._texts()
+        """The metrics of the examples seen, 0-d.
+
+        Returns:
+            ``exact_match`` and ``f1``. With a threshold also, under the names of SQuAD v2's official evaluation,
+            ``HasAns_exact``, ``HasAns_f1``, ``NoAns_exact`` and ``NoAns_f1`` of those with and without an answer, where
+            there are any; ``best_exact`` and ``best_f1``, which the thresholds ``best_exact_thresh`` and
+            ``best_f1_thresh`` would give.
+        """
+        texts, ahead = self._best()
         golds = [gold["text"] for gold in self._column("answers", texts)]
+        v1 = self.null_score_diff_threshold is None
+        values = self._scores_v1(texts, golds) if v1 else self._scores_v2(texts, ahead, golds)
+        return {name: torch.tensor(float(value), device=self.device) for name, value in values.items()}
+
+    def _scores_v1(self, texts: dict[int, str], golds: list[list[str]]) -> dict[str, float]:
         pairs = list(zip(texts.values(), golds, strict=True))
-        scores = {
+        totals = {
             "exact_match": sum(exact_match(prediction=text, golds=gold) for text, gold in pairs),
             "f1": sum(f1(prediction=text, golds=gold) for text, gold in pairs),
         }
-        return {name: torch.tensor(100 * total / len(pairs), device=self.device) for name, total in scores.items()}
+        return {name: 100 * total / len(pairs) for name, total in totals.items()}
 
-    def _spans(self) -> Spans:
-        return Spans(*(dim_zero_cat(getattr(self, name)) for name in Spans._fields))
+    def _scores_v2(self, texts: dict[int, str], ahead: dict[int, float], golds: list[list[str]]) -> dict[str, float]:
+        raw_E2, final_E2 = _each(texts.values(), golds), _each(self._decided(texts, ahead), golds)
+        arrays = {
+            "predicted_E": np.array([bool(text) for text in texts.values()]),
+            "has_answer_E": np.array([bool(gold) for gold in golds]),
+            "no_answer_score_E": np.array(list(ahead.values())),
+        }
+        values = dict(zip(("exact_match", "f1"), 100 * final_E2.mean(0), strict=True))
+        for group, in_group_E in (("HasAns", arrays["has_answer_E"]), ("NoAns", ~arrays["has_answer_E"])):
+            if in_group_E.any():
+                values[f"{group}_exact"], values[f"{group}_f1"] = 100 * final_E2[in_group_E].mean(0)
+        for name, score_E in zip(("best_exact", "best_f1"), raw_E2.T, strict=True):
+            values[name], values[f"{name}_thresh"] = best_threshold(score_E=score_E, **arrays)
+        return values
 
-    def _texts(self) -> dict[int, str]:
-        """The predicted text of each example seen, by row."""
-        best = best_answers(examples=self.examples, features=self.features, spans=self._spans())
-        return {index: answers[0].text if answers else "" for index, answers in best.items()}
+    def _best(self) -> tuple[dict[int, str], dict[int, float]]:
+        """The answer to each example seen, if one were given, and how far no answer is ahead of it; by row."""
+        spans = Spans(*(dim_zero_cat(getattr(self, name)) for name in Spans._fields))
+        best = best_answers(examples=self.examples, features=self.features, spans=spans)
+        nulls = null_scores(features=self.features, spans=spans)
+        texts = {row: answers[0].text if answers else "" for row, answers in best.items()}
+        return texts, {row: no_answer_score(answers=found, null_score=nulls[row]) for row, found in best.items()}
+
+    def _decided(self, texts: dict[int, str], ahead: dict[int, float]) -> list[str]:
+        """The answers, empty where no answer is predicted."""
+        threshold = np.inf if self.null_score_diff_threshold is None else self.null_score_diff_threshold
+        return ["" if ahead[row] > threshold else text for row, text in texts.items()]
 
     def _column(self, name: str, rows: Iterable[int]) -> list[Any]:
         return self.examples.select_columns([name])[list(rows)][name]
+
+
+def _each(texts: Iterable[str], golds: list[list[str]]) -> np.ndarray:
+    """Exact match and F1 of each example as v2 counts them, ``(E, 2)``."""
+    return np.array([scores_v2(prediction=text, golds=gold) for text, gold in zip(texts, golds, strict=True)])

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from bplightning.errors import UserError
+from bplightning.tasks.shared.data_task import ids_of
 from bplightning.tasks.squad.answers import Answer, Spans, best_answers, no_answer_score, null_scores
 from bplightning.tasks.squad.data import COLUMNS
 from bplightning.tasks.squad.features import tokenize_inputs
@@ -48,7 +49,7 @@ class Inputs:
             raise UserError("The inputs hold no record: give at least one, with 'question' and 'context'.")
         for place, record in zip(places, records, strict=True):
             _check(place, record)
-        self._ids = [{"id": record["id"]} if "id" in record else {} for record in records]
+        self._ids = ids_of(records)
         columns = {name: [record[name] for record in records] for name in ("question", "context")}
         columns["id"] = list(places)
         columns["answers"] = [{"text": [], "answer_start": []}] * len(records)

@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from bplightning.cli import main
 from bplightning.compaction.vocabulary import Corpus, trim_vocabulary
 from bplightning.stages import pipeline
-from bplightning.tasks.qa import EMBEDDED_MODEL, QuestionAnswering
+from bplightning.tasks.qa import QuestionAnswering
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 from bplightning.training.kept_checkpoints import LastCheckpoint, PrunedCheckpoint
 
 USER_FILE = """

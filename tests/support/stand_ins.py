@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from bplightning.tasks.embedded.classification import generate
-from bplightning.tasks.qa import EMBEDDED_MODEL
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 
 ROOT = Path(__file__).parents[2]
 TEXT = "The Nile is 6650 km long. It flows north, through Egypt.\n" * 40

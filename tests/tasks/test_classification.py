@@ -13,8 +13,9 @@ from tiny_texts import NAMES, NUMBERS, SEVERAL, TEXTS, declared, hub_folder, mak
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model
 
 from bplightning.errors import UserError
-from bplightning.tasks.classification import GLUE_COLUMNS, Classification, scores_of
+from bplightning.tasks.classification import GLUE_COLUMNS, Classification
 from bplightning.tasks.shared.class_labels import MULTI, REGRESSION, SINGLE, Labels
+from bplightning.tasks.shared.label_scores import scores_of
 
 KINDS = {SINGLE: NAMES, MULTI: SEVERAL, REGRESSION: NUMBERS}
 

@@ -125,7 +125,7 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"dataset": "a/b"}, "Data given twice: dataset='a/b' and folders"),
-        ({"validation_folder": None}, "without validation_folder: give one, accuracy is measured on it"),
+        ({"validation_folder": None}, "without validation_folder: give one, the model is measured on it"),
         ({"model": None}, "Data given without a model"),
         ({"batch_size": 0}, "batch_size=0: it must be at least 1"),
     ],
@@ -137,7 +137,7 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path: Path, options: dict[str
 
 
 def test_data_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Image folder '.*validation' does not exist"):
+    with pytest.raises(UserError, match=r"Image folder '.*train' does not exist"):
         make(tmp_path).setup("fit")
     save_images(tmp_path / "train", 2)
     save_images(tmp_path / "validation", 1, labels=("dark", "medium"))

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertForQuestionAnswering, ViTConfig
 
 from bplightning.errors import UserError
-from bplightning.tasks.qa import EMBEDDED_MODEL, QuestionAnswering
+from bplightning.tasks.qa import QuestionAnswering
 
 Examples = list[dict[str, Any]]
 
@@ -79,7 +80,7 @@ def fit(module: Plain, folder: Path, *, epochs: int) -> dict[str, float]:
 def test_it_trains_and_is_measured(task: QuestionAnswering, tmp_path: Path) -> None:
     module = Plain(task)
     assert fit(module, tmp_path, epochs=40)[task.monitor] > 99  # it has learnt four examples by heart
-    count = len(task._split("train")[1])
+    count = len(task.features("train"))
     assert all(sorted(order) == list(range(count)) for order in module.orders)
     assert module.orders[0] != module.orders[1]
 
@@ -136,7 +137,7 @@ def test_each_rank_trains_on_its_share(task: QuestionAnswering) -> None:
     for rank in range(2):
         task.trainer = SimpleNamespace(world_size=2, global_rank=rank)  # type: ignore[assignment]
         shares.append({int(i) for batch in task.train_dataloader() for i in batch["feature_index"]})
-    assert shares[0] | shares[1] == set(range(len(task._split("train")[1])))
+    assert shares[0] | shares[1] == set(range(len(task.features("train"))))
     assert len(shares[0] & shares[1]) <= 1  # one is repeated where the number is odd
 
 
@@ -172,6 +173,15 @@ def test_a_saved_model_loads_in_its_precision(task: QuestionAnswering, tmp_path:
     task.tokenizer.save_pretrained(saved)
     assert task.load_model(saved).dtype == torch.float16
     assert QuestionAnswering(model=saved).build_model().dtype == torch.float32  # what is trained
+
+
+def test_a_local_folder_in_the_layout_of_the_hub(examples: Examples, bert_folder: str, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    Dataset.from_list(examples).to_parquet(tmp_path / "set" / "train.parquet")
+    task = QuestionAnswering(model=bert_folder, dataset=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
+    assert task.examples("train")["id"][:] == [row["id"] for row in examples]
+    with pytest.raises(UserError, match=r"split 'validation'.* cannot be loaded: .*train_file"):
+        task.examples("validation")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +222,6 @@ def test_every_argument_is_explained() -> None:
     assert all(action.help for action in options)
 
 
-@pytest.mark.skipif(not EMBEDDED_MODEL.exists(), reason="the embedded model is not made yet")
 def test_the_embedded_default(tmp_path: Path) -> None:
     task = QuestionAnswering(cache_dir=str(tmp_path), max_length=64, stride=16)
     batch = next(iter(task.val_dataloader()))
@@ -222,6 +231,6 @@ def test_the_embedded_default(tmp_path: Path) -> None:
 def test_the_window_follows_the_model_where_nothing_is_said() -> None:
     task = QuestionAnswering()  # embedded: a model of 256 positions
     task.setup("validate")
-    assert max(len(row) for row in task._split("validation")[1]["input_ids"][:]) <= 256
+    assert max(len(row) for row in task.features("validation")["input_ids"][:]) <= 256
     with pytest.raises(UserError, match=r"max_length=300 tokens, but the model .* has 256 positions"):
         QuestionAnswering(max_length=300).setup("validate")

@@ -24,7 +24,8 @@ from programs import Program
 from bplightning import compact, save_compact
 from bplightning.cli import main
 from bplightning.layout.prunable_layout import PrunableLayout
-from bplightning.tasks.qa import EMBEDDED_MODEL, QuestionAnswering
+from bplightning.tasks.qa import QuestionAnswering
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = {

@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset
 
 from bplightning.errors import UserError
-from bplightning.tasks.squad.data import COLUMNS, check_answers, from_records, read_file, read_hub
+from bplightning.tasks.squad.data import COLUMNS, check_answers, from_records, read_file
 
 Examples = list[dict[str, Any]]
 
@@ -62,15 +62,6 @@ def test_a_changed_file_is_read_anew(name: str, tmp_path: Path, examples: Exampl
     for rows in (examples[:2], examples):
         WRITERS[name](tmp_path / name, rows)
         assert len(read_file(tmp_path / name, cache_dir=str(tmp_path / "cache"))) == len(rows)
-
-
-def test_a_local_folder_in_the_layout_of_the_hub(tmp_path: Path, examples: Examples) -> None:
-    (tmp_path / "set").mkdir()
-    Dataset.from_list(examples).to_parquet(tmp_path / "set" / "train.parquet")
-    arguments: dict[str, Any] = {"config": None, "cache_dir": str(tmp_path / "cache")}
-    assert read_hub(str(tmp_path / "set"), split="train", **arguments)["id"][:] == [row["id"] for row in examples]
-    with pytest.raises(UserError, match=r"split 'validation'.* cannot be loaded: .*train_file"):
-        read_hub(str(tmp_path / "set"), split="validation", **arguments)
 
 
 def test_a_missing_file_and_an_unknown_ending_are_named(tmp_path: Path) -> None:

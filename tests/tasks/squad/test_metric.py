@@ -12,7 +12,8 @@ from torch import Tensor
 from torchmetrics.functional.text import squad
 
 from bplightning.tasks.squad.features import POSITIONS
-from bplightning.tasks.squad.metric import SquadMetric, exact_match, f1, normalise_answer
+from bplightning.tasks.squad.metric import SquadMetric
+from bplightning.tasks.squad.scores import exact_match, f1, normalise_answer
 
 
 @pytest.mark.parametrize(

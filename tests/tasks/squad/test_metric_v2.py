@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from brute_force import Logits, all_spans, least_null_score, random_logits, step
 from datasets import Dataset
 from tiny_squad import windows_of
 
-from bplightning.tasks.squad.metric import SquadMetric, normalise_answer
-from bplightning.tasks.squad.metric_v2 import SquadV2Metric, best_threshold, scores_v2
+from bplightning.tasks.squad.metric import SquadMetric
+from bplightning.tasks.squad.scores import best_threshold, normalise_answer, scores_v2
 
 Data = tuple[Dataset, Dataset]
+SquadV2Metric = partial(SquadMetric, null_score_diff_threshold=0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""Metrics of classification and regression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import (
+    f1_score,
+    matthews_corrcoef,
+    mean_squared_error,
+    pearson_corrcoef,
+    spearman_corrcoef,
+)
+
+from bplightning.tasks.shared.class_labels import MULTI, REGRESSION, Labels
+
+
+def scores_of(labels: Labels, rows: Tensor) -> dict[str, Tensor]:
+    """The field's metrics of one set of examples, in per cent, but for ``mse``.
+
+    Args:
+        labels: What is predicted; `K` outputs.
+        rows: ``(N, K + 1)``, or ``(N, 2 K)`` for several labels an example: logits, then targets.
+
+    Returns:
+        Of classes ``accuracy``, ``f1`` (of the second class where there are two, as GLUE has it, else the mean over
+        classes) and ``matthews``; of several labels ``f1`` (micro), ``f1_macro`` and ``exact_match``; of a regression
+        ``pearson`` and ``spearman``, 0 where one side is constant, and ``mse``.
+
+    >>> from bplightning.tasks.shared.class_labels import SINGLE
+    >>> rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 1.0], [3.0, 1.0, 1.0]])
+    >>> {name: round(value.item(), 1) for name, value in scores_of(Labels(SINGLE, ("bad", "good")), rows).items()}
+    {'accuracy': 66.7, 'f1': 66.7, 'matthews': 50.0}
+    """
+    if labels.kind == REGRESSION:
+        values, targets = rows.unbind(1)
+        # Rounding makes a constant answer vary a little, and a correlation with that is noise.
+        constant = any(side.max() - side.min() <= 1e-5 * side.abs().max() for side in (values, targets))
+        return {
+            "pearson": torch.tensor(0.0) if constant else 100 * pearson_corrcoef(values, targets),
+            "spearman": torch.tensor(0.0) if constant else 100 * spearman_corrcoef(values, targets),
+            "mse": mean_squared_error(values, targets),
+        }
+    count = len(labels.names)
+    if labels.kind == MULTI:
+        predicted, targets = (rows[:, :count] > 0).int(), rows[:, count:].int()
+        options: dict[str, Any] = {"task": "multilabel", "num_labels": count}
+        return {
+            "f1": 100 * f1_score(predicted, targets, average="micro", **options),
+            "f1_macro": 100 * f1_score(predicted, targets, average="macro", **options),
+            "exact_match": 100 * (predicted == targets).all(dim=1).double().mean(),
+        }
+    predicted, targets = rows[:, :count].argmax(dim=1), rows[:, count].long()
+    if count == 2:
+        f1 = f1_score((predicted == labels.positive).int(), (targets == labels.positive).int(), task="binary")
+    else:
+        f1 = f1_score(predicted, targets, task="multiclass", num_classes=count, average="macro")
+    return {
+        "accuracy": 100 * (predicted == targets).double().mean(),
+        "f1": 100 * f1,
+        "matthews": 100 * matthews_corrcoef(predicted, targets, task="multiclass", num_classes=count),
+    }
