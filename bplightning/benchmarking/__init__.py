@@ -1,1 +1,1 @@
-"""How fast a saved model is beside the dense one, over a grid of shapes and backends."""
+"""Benchmarks: a saved model and the dense one timed side by side, over a grid of shapes and backends."""

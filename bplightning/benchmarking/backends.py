@@ -1,6 +1,6 @@
-"""What computes a model's forward pass: torch as it is, a CUDA graph, torch.compile, ONNX Runtime.
+"""Backends that compute a model's forward pass: eager torch, a CUDA graph, torch.compile, ONNX Runtime.
 
-A backend prepares a model once and binds it to the inputs of one shape; what it binds is called without arguments.
+A backend prepares a model once and binds it to the inputs of one shape, which gives a call without arguments.
 """
 
 from __future__ import annotations
@@ -20,35 +20,34 @@ from bplightning.errors import UserError
 
 
 class Bind(Protocol):
-    """From the inputs of one shape, on the model's device, to a call that computes them."""
+    """Binds a prepared model to the inputs of one shape, on the model's device."""
 
     def __call__(self, inputs: Mapping[str, Tensor], tokens: int | None = None) -> Callable[[], object]:
-        """Bind.
+        """The call that computes the inputs.
 
         Args:
             inputs: The inputs.
-            tokens: What the call is to do: write so many new tokens, greedily and with a cache; by default one forward
-                pass.
+            tokens: New tokens that the call generates, greedily and with a cache; by default it is one forward pass.
         """
 
 
 BACKENDS = ("eager", "cuda-graph", "compile", "onnx", "onnx-int8")
-"""By name; what a model is compared in comes first."""
+"""Names of the backends; models are compared in the first."""
 
 FORWARD_ONLY = ("cuda-graph", "compile")
-"""Those in which a model that generates is not run: what each token adds has another shape."""
+"""Backends without generation, in which every token would have another shape."""
 
 VERSIONS = 4096
-"""So many versions of one piece of code may be compiled: more than any model has layers."""
+"""Most compiled versions of one piece of code: more than any model has layers."""
 
 
 def check_backends(backends: Sequence[str], *, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse backends that are not to be had here.
+    """Refuse backends that do not work here.
 
     Args:
         backends: Names of `BACKENDS`.
-        device: Where the models will run.
-        dtype: What they compute in.
+        device: The device that the models will run on.
+        dtype: Their precision.
 
     Raises:
         UserError: One is unknown, or lacks what it needs on this machine.
@@ -60,27 +59,27 @@ def check_backends(backends: Sequence[str], *, device: torch.device, dtype: torc
         _require_compiler(device)
     if "cuda-graph" in backends and device.type != "cuda":
         raise UserError(
-            f"the backend cuda-graph runs on a GPU of NVIDIA's, and device is '{device}': give --device cuda, or leave "
-            "it out of --backends."
+            f"the backend cuda-graph needs an NVIDIA GPU, but device is '{device}': give --device cuda, or leave it "
+            "out of --backends."
         )
     if any(name.startswith("onnx") for name in backends):
-        from bplightning.exporting.files import require_onnx  # where the libraries may be missing
+        from bplightning.exporting.files import require_onnx  # deferred: the libraries are optional
 
         require_onnx()
         if device.type != "cpu" or dtype != torch.float32:
             raise UserError(
-                f"the backend onnx runs on the processor in float32, and {device} in "
-                f"{str(dtype).removeprefix('torch.')} was asked for: leave it out of --backends."
+                f"the backend onnx runs on the CPU in float32, but device and dtype are {device} and "
+                f"{str(dtype).removeprefix('torch.')}: leave it out of --backends."
             )
 
 
 def prepare(backend: str, model: PreTrainedModel, *, folder: Path) -> Bind:
-    """Make a model ready to run in a backend.
+    """Prepare a model for a backend.
 
     Args:
-        backend: A name of `BACKENDS` that `check_backends` lets pass.
+        backend: A name of `BACKENDS` that `check_backends` accepts.
         model: The model, in evaluation mode.
-        folder: A folder to make for what the backend needs on disk.
+        folder: A folder to make for the backend's files.
     """
     if backend.startswith("onnx"):
         return _onnx(model, folder, int8=backend == "onnx-int8")
@@ -90,19 +89,19 @@ def prepare(backend: str, model: PreTrainedModel, *, folder: Path) -> Bind:
             return partial(generate, model, inputs, tokens=tokens)
         if backend == "cuda-graph":
             return recorded(model, inputs)
-        # Each shape is compiled for itself: what is compiled for any shape is slower, and is not what is asked.
+        # Each shape is compiled separately, since code for any shape is slower.
         return partial(torch.compile(model, dynamic=False) if backend == "compile" else model, **inputs)
 
     return bind
 
 
 def generate(model: Any, inputs: Mapping[str, Tensor], *, tokens: int) -> Tensor:
-    """Write greedily with a cache, in torch as it is; the model must have been told of no end of the text.
+    """Generate greedily with a cache in eager torch; the model's configuration must name no end of the text.
 
     Args:
         model: A model that generates.
         inputs: ``input_ids`` and ``attention_mask``.
-        tokens: New tokens of each row.
+        tokens: New tokens in each row.
     """
     return model.generate(
         input_ids=inputs["input_ids"],
@@ -115,18 +114,18 @@ def generate(model: Any, inputs: Mapping[str, Tensor], *, tokens: int) -> Tensor
 
 @torch.inference_mode()
 def recorded(model: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Callable[[], Any]:
-    """A forward pass recorded as a CUDA graph, which the processor launches at once and not kernel by kernel.
+    """A forward pass recorded as a CUDA graph, which is launched at once instead of kernel by kernel.
 
     Args:
         model: The model, in evaluation mode on a GPU.
-        inputs: Its inputs there; what is in them when the call is made is computed.
+        inputs: Its inputs there; each call computes their current contents.
 
     Returns:
-        The call; it gives the same outputs each time, written anew.
+        The call; each call overwrites the same outputs.
     """
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # kernels are chosen and memory is found before anything is recorded
+    with torch.cuda.stream(aside):  # kernels are chosen and memory is allocated before recording
         for _ in range(3):
             model(**inputs)
     torch.cuda.current_stream().wait_stream(aside)
@@ -143,10 +142,10 @@ def recorded(model: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Callabl
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """What is compiled within is compiled in full, and forgotten afterwards.
+    """Let torch.compile compile everything, and forget it afterwards.
 
-    torch.compile gives up after a few versions of the same code, in silence, and runs it as it is; uneven layers, two
-    models and several shapes are so many versions.
+    After a few versions of the same code, torch.compile silently stops compiling it; uneven layers, two models and
+    several shapes each need their own version.
     """
     with torch._dynamo.config.patch(recompile_limit=VERSIONS, accumulated_recompile_limit=VERSIONS):
         try:
@@ -168,12 +167,12 @@ def _onnx(model: PreTrainedModel, folder: Path, *, int8: bool) -> Bind:
 
 
 def _require_compiler(device: torch.device) -> None:
-    """Compile something small: what torch needs for that differs by device and version, and only trying tells."""
+    """Try to compile something small: what torch needs for it depends on device and version."""
     try:
         with warnings.catch_warnings(), torch.compiler.config.patch(force_disable_caches=True):  # type: ignore[attr-defined]
-            warnings.filterwarnings("ignore", "dynamo_pgo force disabled", UserWarning)  # as it shall be
+            warnings.filterwarnings("ignore", "dynamo_pgo force disabled", UserWarning)  # intended
             torch.compile(lambda x: torch.relu(x) + 1)(torch.ones(8, device=device))
-    except RuntimeError as error:  # as torch's own errors are
+    except RuntimeError as error:  # torch's errors are of this class
         reason = str(error).strip().partition("\n")[0][:300]
         raise UserError(
             f"the backend compile does not work on this machine ({type(error).__name__}: {reason}): install a C++ "

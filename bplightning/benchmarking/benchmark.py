@@ -1,4 +1,4 @@
-"""How fast a model is beside the dense one on this machine: a grid of shapes, in one or several backends.
+"""Timing a model side by side with the dense one on this machine: a grid of shapes, in one or several backends.
 
 Legend: `B` rows of a batch, `L` tokens of each row, `N` new tokens of each row.
 """
@@ -50,44 +50,44 @@ def benchmark(
     """Time a model side by side with the dense one.
 
     Args:
-        folder: A model's folder, dense or compact; or a run's, which stands for its ``compact/``.
-        against: Folder of the dense model; by default the baseline of the run, if `folder` is one and it has one.
+        folder: Folder of a model, dense or compact, or of a run, whose ``compact/`` is timed.
+        against: Folder of the dense model; by default the baseline of the run, if `folder` is a run with a baseline.
         shapes: `B` and `L` of each shape.
         new_tokens: `N`, 2 or more, for models that generate.
-        backends: Names of `bplightning.benchmarking.backends.BACKENDS`; the dense model in eager is timed in any case.
+        backends: Names of `bplightning.benchmarking.backends.BACKENDS`; the dense model in eager is always timed.
         device: ``"cpu"`` or ``"cuda"``.
-        dtype: What the models compute in, a key of `bplightning.runs.compact_run.DTYPES`.
+        dtype: Precision of the models, a key of `bplightning.compaction.loading.DTYPES`.
         threads: CPU threads, 1 or more; by default torch's own number.
-        tolerance: A ratio is believed when half of its 95 % confidence interval is at most this fraction of it.
-        seconds: Most time spent on one shape, beside compiling; slow models take longer, for six rounds.
+        tolerance: A ratio is settled when half of its 95 % confidence interval is at most this fraction of it.
+        seconds: Most time spent on one shape, without compiling; slow models take longer, for six rounds.
         watch: Is told of progress.
 
     Returns:
         The document; `bplightning.benchmarking.table.render` draws it.
 
     Raises:
-        UserError: A setting is out of range, a model is missing or damaged, the two are not comparable, or device or
-            backend are not to be had.
+        UserError: A setting is out of range, a model is missing or damaged, the two are not comparable, or the device
+            or a backend is not available.
     """
     _check(shapes, new_tokens=new_tokens, threads=threads, tolerance=tolerance, seconds=seconds)
     place, precision = device_named(device), DTYPES[dtype]
     candidates = find_candidates(folder, against)
     if candidates[0].kind.can_generate() and (unfit := [each for each in backends if each in FORWARD_ONLY]):
         raise UserError(
-            f"{folder!r} generates text, which is not timed in {' or '.join(unfit)}, and --backends is "
+            f"{folder!r} generates text, which {' and '.join(unfit)} cannot time, but --backends is "
             f"{','.join(backends)}: leave {' and '.join(unfit)} out."
         )
     check_backends(backends, device=place, dtype=precision)
     models = {each.name: each.load(dtype=precision, device=place) for each in candidates}
     reference = candidates[0].name
-    # Before anything is timed: a family that is not known is refused here.
+    # Before anything is timed: an unsupported architecture is refused here.
     described = {each.name: _described(each, models[each.name]) for each in candidates}
     used, changed = fitted(list(models.values()), shapes, new_tokens=new_tokens)
     variants = list(dict.fromkeys([(reference, "eager"), *((name, each) for each in backends for name in models)]))
     vocabulary = min((each.vocabulary for each in candidates if each.vocabulary is not None), default=None)
     found: list[Row] = []
     with cpu_threads(threads), tempfile.TemporaryDirectory() as scratch:
-        watch(0, "counting FLOPs")  # which runs each model at each shape: what there is no room for is said now
+        watch(0, "counting FLOPs")  # runs each model at each shape, so a lack of memory shows now
         inputs = {shape: random_inputs(models[reference], *shape, vocabulary=vocabulary) for shape in used}
         flops = {
             shape: {name: _flops(model, inputs[shape], shape, new_tokens) for name, model in models.items()}
@@ -95,7 +95,7 @@ def benchmark(
         }
         bound = {}
         for name, backend in variants:
-            watch(0, f"making ready {name} in {backend}")
+            watch(0, f"preparing {name} in {backend}")
             bound[name, backend] = prepare(backend, models[name], folder=Path(scratch) / f"{name}-{backend}")
         for index, shape in enumerate(used):
             calls: dict[tuple[Work, Variant], Callable[[], object]] = {
@@ -111,7 +111,7 @@ def benchmark(
             part(0)
             with torch.inference_mode(), compiling() if "compile" in backends else nullcontext():
                 for call in calls.values():
-                    call()  # where this compiles, it is not part of the seconds there are
+                    call()  # may compile, which is not part of `seconds`
                 times = side_by_side(
                     calls,
                     seconds=seconds,
@@ -156,7 +156,7 @@ def _check(
     shapes: Sequence[tuple[int, int]], *, new_tokens: int, threads: int | None, tolerance: float, seconds: float
 ) -> None:
     if not shapes or any(size < 1 for shape in shapes for size in shape):
-        raise UserError(f"shapes are {list(shapes)}; there must be one, and rows and tokens must be 1 or more.")
+        raise UserError(f"shapes are {list(shapes)}; give at least one, with rows and tokens of 1 or more.")
     for name, value, least in (("new_tokens", new_tokens, 2), ("threads", 1 if threads is None else threads, 1)):
         if value < least:
             raise UserError(f"{name} is {value}; it must be {least} or more.")
@@ -167,19 +167,19 @@ def _check(
 
 
 def device_named(name: str) -> torch.device:
-    """The device; that it is not there is said.
+    """The device of a name.
 
     Raises:
         UserError: There is no GPU.
     """
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is 'cuda', and torch finds no GPU here: give --device cpu.")
+        raise UserError("device is 'cuda', but torch finds no GPU here: give --device cpu.")
     return device
 
 
 def _works(model: PreTrainedModel, new_tokens: int) -> dict[Work, int | None]:
-    """What is timed of a model: a forward pass, or how many tokens it writes."""
+    """The work that is timed for a model, with the number of tokens that it generates; `None` for a forward pass."""
     if not model.can_generate():
         return {"forward": None}
     return {"first_token": 1, "generation": new_tokens}
@@ -188,7 +188,7 @@ def _works(model: PreTrainedModel, new_tokens: int) -> dict[Work, int | None]:
 def _flops(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], shape: tuple[int, int], new_tokens: int
 ) -> dict[Work, int]:
-    """Floating-point operations of what is timed, counted over the very calls."""
+    """Floating-point operations of each kind of work, counted over the calls that are timed."""
     counts: dict[Work, int] = {}
     try:
         for work, tokens in _works(model, new_tokens).items():
@@ -220,7 +220,7 @@ def _runs_onnx(backends: Sequence[str]) -> bool:
 
 @contextmanager
 def cpu_threads(threads: int | None) -> Iterator[None]:
-    """As many CPU threads within; `None` for those that there are."""
+    """Use this many CPU threads; `None` for the current number."""
     before = torch.get_num_threads()
     try:
         if threads is not None:

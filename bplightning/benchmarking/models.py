@@ -1,4 +1,4 @@
-"""Which models a benchmark compares: found, checked from their configurations alone, then loaded."""
+"""Finding the models that a benchmark compares, checking them by their configurations, and loading them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from bplightning.compaction.compact_config import CONFIG_FIELD
 from bplightning.compaction.example_inputs import positions_of, takes_images
-from bplightning.compaction.loading import load_saved
+from bplightning.compaction.loading import class_saved, load_saved
 from bplightning.errors import UserError
 from bplightning.io.run_folder import find_model
 from bplightning.measuring.measure import fitting, shape_name
@@ -27,7 +26,7 @@ class Candidate:
         name: ``"compact"`` or ``"dense"``.
         path: Its folder, or its name on the hub.
         config: Its configuration.
-        kind: Its class, the one it was saved from.
+        kind: The class that it was saved from.
     """
 
     name: str
@@ -37,21 +36,21 @@ class Candidate:
 
     @property
     def head(self) -> str:
-        """What it is made for, by its class: what stands after its family's name."""
+        """The head of its class, which follows the name of its family."""
         name: str = self.kind.__name__
         return "CausalLM" if "LMHead" in name else name.partition("For")[2] or "no task"
 
     @property
     def vocabulary(self) -> int | None:
-        """Tokens it has an embedding for; `None` where it reads images."""
+        """Number of tokens with an embedding; `None` where it reads images."""
         return getattr(self.config, "vocab_size", None)
 
     def load(self, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
         """The model in evaluation mode.
 
         Args:
-            dtype: Precision to compute in, whatever it was saved in.
-            device: Where it shall run.
+            dtype: Precision to compute in; it may have been saved in another.
+            device: The device to run on.
 
         Raises:
             UserError: Its weights are missing, damaged or of other shapes, or the device has no room for them.
@@ -63,7 +62,7 @@ class Candidate:
         except torch.OutOfMemoryError as error:
             raise UserError(f"{what} {self.path!r} does not fit into the memory of {device}: use another.") from error
         if model.can_generate():
-            # Nothing that a saved model may ask for, such as beams or an end of the text: greedy, and as long as asked.
+            # Ignore saved settings such as beams or an end of the text: generation is greedy and of a fixed length.
             given = model.generation_config
             tokens = {name: getattr(given, name) for name in ("bos_token_id", "decoder_start_token_id")}
             model.generation_config = GenerationConfig(**tokens, pad_token_id=given.pad_token_id or 0)
@@ -74,9 +73,9 @@ def find_candidates(folder: str, against: str | None = None) -> list[Candidate]:
     """The models to compare, the dense one first if there is one, checked to be comparable.
 
     Args:
-        folder: A model's folder, or a run's, which stands for its ``compact/``.
-        against: Folder of the dense model, or its name on the hub; by default the baseline of the run, if `folder` is
-            one and it has one.
+        folder: Folder of a model, or of a run, whose ``compact/`` is used.
+        against: Folder of the dense model, or its name on the hub; by default the baseline of the run, if `folder` is a
+            run with a baseline.
 
     Raises:
         UserError: There is no such model, or they have different tasks, labels, tokens or images.
@@ -92,7 +91,7 @@ def find_candidates(folder: str, against: str | None = None) -> list[Candidate]:
         against = None if baseline is None else str(baseline)
     config = _config(str(path), "the model")
     single = "compact" if getattr(config, CONFIG_FIELD, None) is not None or against is not None else "dense"
-    model = Candidate(single, str(path), config, _class_of(config, str(path)))
+    model = Candidate(single, str(path), config, class_saved(config, str(path)))
     if against is None:
         return [model]
     dense = dense_candidate(against)
@@ -110,16 +109,16 @@ def dense_candidate(path: str) -> Candidate:
         UserError: There is no such model.
     """
     config = _config(path, "the dense model")
-    return Candidate("dense", path, config, _class_of(config, path))
+    return Candidate("dense", path, config, class_saved(config, path))
 
 
 def fitted(
     models: Sequence[PreTrainedModel], shapes: Sequence[tuple[int, int]], *, new_tokens: int
 ) -> tuple[list[tuple[int, int]], list[str]]:
-    """The shapes as all the models can take them, each once.
+    """The shapes that all models can take, each once.
 
     Args:
-        models: What is timed.
+        models: The models to time.
         shapes: Rows and tokens asked for.
         new_tokens: Tokens to generate, where the models generate.
 
@@ -127,7 +126,7 @@ def fitted(
         The shapes, and a line for each that was changed.
 
     Raises:
-        UserError: There is no room for so many new tokens.
+        UserError: A model has no room for so many new tokens.
     """
     found = list(shapes)
     for model in models:
@@ -135,8 +134,8 @@ def fitted(
         room = positions_of(model)
         if model.can_generate() and room is not None:
             if new_tokens >= room:
-                raise UserError(f"new_tokens is {new_tokens}, and the model has room for {room} tokens: give fewer.")
-            if not model.config.is_encoder_decoder:  # what is read and what is written are one text
+                raise UserError(f"new_tokens is {new_tokens}, but the model has room for {room} tokens: give fewer.")
+            if not model.config.is_encoder_decoder:  # the prompt and the new tokens are one text
                 found = [(rows, min(length, room - new_tokens)) for rows, length in found]
     why = "an image has as many" if takes_images(models[0]) else "the model has room for no more"
     lines = [
@@ -149,18 +148,6 @@ def fitted(
 
 def _config(path: str, what: str) -> Any:
     return load_saved(AutoConfig.from_pretrained, path, what=what)
-
-
-def _class_of(config: Any, path: str) -> Any:
-    """Transformers' class by the name that the configuration gives."""
-    names = config.architectures or ["none"]
-    found = getattr(transformers, names[0], None)
-    if not isinstance(found, type) or not issubclass(found, PreTrainedModel):
-        raise UserError(
-            f"the model {path!r} is of class {names[0]!r} by its config.json, which transformers does not have: give a "
-            "folder that `save_pretrained` wrote."
-        )
-    return found
 
 
 def _require_comparable(dense: Candidate, model: Candidate) -> None:
@@ -182,7 +169,7 @@ def _require_comparable(dense: Candidate, model: Candidate) -> None:
 
 
 def _is_trimmed(dense: Candidate, model: Candidate) -> bool:
-    """Whether a model knows only tokens of the dense one, as `compact --vocabulary` makes it."""
+    """Whether a model has only some tokens of the dense one, as after `compact --vocabulary`."""
     try:
         tokens, all_tokens = (set(AutoTokenizer.from_pretrained(each.path).get_vocab()) for each in (model, dense))
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The picture of a benchmark, drawn from its JSON alone: bars of latency, and the speed-up written on them."""
+"""The plot of a benchmark, drawn from its JSON: bars of latency, labelled with the speed-up."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 COLOURS = {"dense": "#8c8c8c", "compact": "#1f77b4"}
 COLUMNS = 4
-"""Panels side by side."""
+"""Most panels side by side."""
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a picture that could not be drawn.
+    """Refuse a plot that could not be drawn.
 
     Args:
-        path: The file, which says by its ending what kind it is.
+        path: The file; its extension is the format.
 
     Raises:
-        UserError: matplotlib is missing, or draws no such files.
+        UserError: matplotlib is missing, or does not write this format.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -54,7 +54,7 @@ def plot(benchmark: Benchmark, path: Path) -> None:
 
 
 def draw(benchmark: Benchmark) -> Figure:
-    """The picture: a panel for each shape, each with its own scale.
+    """The plot, with a panel for each shape, each with its own scale.
 
     Args:
         benchmark: What `bplightning.benchmarking.benchmark.benchmark` returned.
@@ -77,7 +77,7 @@ def draw(benchmark: Benchmark) -> Figure:
     figure.suptitle(
         f"Median latency, {settings['dtype']}, {where}, CPU threads: {machine['threads']}\n"
         "times: speed-up over dense in the same backend\n"
-        "dashed: the ideal by FLOPs; thin line: up to the 90th percentile",
+        "dashed: ideal by FLOPs; thin line: up to the 90th percentile",
         fontsize=9,
     )
     return figure

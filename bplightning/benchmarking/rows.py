@@ -1,4 +1,4 @@
-"""From the times of one shape to the rows of a benchmark.
+"""Turning the times of one shape into the rows of a benchmark.
 
 Legend: `B` rows of a batch, `L` tokens of each row, `N` new tokens of each row.
 """
@@ -12,10 +12,10 @@ from bplightning.measuring.measure import shape_name
 from bplightning.measuring.timing import Middle, Times, middle, paired_ratio
 
 STEADY_ROUNDS = 20
-"""Fewest rounds after which a narrow interval is believed: among few, one is narrow by chance."""
+"""Fewest rounds after which a narrow interval is trusted: with few, it may be narrow by chance."""
 
 NO_TIME = 1e-6
-"""Milliseconds that a difference of two measured times is at least."""
+"""Smallest difference of two measured times, milliseconds."""
 
 Variant = tuple[str, str]
 """Name of a model, ``"dense"`` or ``"compact"``, and a backend."""
@@ -24,10 +24,10 @@ TimesByWork = dict[Work, dict[Variant, Times]]
 
 
 def by_work(times: Mapping[tuple[Work, Variant], Times], *, new_tokens: int) -> TimesByWork:
-    """What was timed, and what follows from it: a token after the first is the rest of a generation, shared out.
+    """The times by kind of work; the time of each further token is that of a generation minus its first, per token.
 
     Args:
-        times: What was timed.
+        times: The times.
         new_tokens: `N`.
     """
     found: TimesByWork = {}
@@ -42,7 +42,7 @@ def by_work(times: Mapping[tuple[Work, Variant], Times], *, new_tokens: int) -> 
 
 
 def settled(works: TimesByWork, *, reference: str, tolerance: float) -> bool:
-    """Whether all that will be said of the times is known well enough: ratios, or of one variant alone its time.
+    """Whether the results are precise enough: the ratios, or the time of a single variant.
 
     Args:
         works: Times so far.
@@ -70,11 +70,11 @@ def rows(
 
     Args:
         works: All times.
-        flops: Model to what is timed to floating-point operations of one pass.
+        flops: Model to kind of work to floating-point operations of one pass.
         shape: `B` and `L`.
         new_tokens: `N`.
         reference: The model that the others are compared with.
-        tolerance: As `settled` has it.
+        tolerance: As in `settled`.
     """
     batch_size, length = shape
     for work, times in works.items():
@@ -103,7 +103,7 @@ def rows(
 
 
 def _ratios(times: Mapping[Variant, Times], variant: Variant, reference: str) -> tuple[Middle | None, Middle | None]:
-    """Against the reference in the same backend, and against it in eager; `None` of what it is itself."""
+    """The ratio to the reference in the same backend and in eager; `None` to itself."""
     model, _ = variant
     same, eager = (reference, variant[1]), (reference, "eager")
     return (
@@ -113,7 +113,7 @@ def _ratios(times: Mapping[Variant, Times], variant: Variant, reference: str) ->
 
 
 def _rest(whole: Times, first: Times, parts: int) -> Times:
-    """What is left of each round, shared out; passes of two calls are no pairs, so rounds stand for them."""
+    """The difference in each round, per part; passes of two calls are not paired, so rounds replace them."""
     pairs = zip(whole.rounds_ms, first.rounds_ms, strict=True)
     left = tuple(max(each - before, NO_TIME) / parts for each, before in pairs)
     return Times(left, left)

@@ -13,8 +13,8 @@ SCHEMA_VERSION = 1
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
 
 Work = Literal["forward", "first_token", "generation", "decoding"]
-"""What is timed: a forward pass; the prompt read and one token written; that and all new tokens; one further token, the
-difference of the two before, by token."""
+"""The work that is timed: a forward pass; reading the prompt and writing one token; the same with all new tokens; one
+further token, which is the difference of the two before, per token."""
 
 
 class BenchmarkedModel(TypedDict):
@@ -67,7 +67,7 @@ class Row(TypedDict):
 
 
 class Settings(TypedDict):
-    """How it was timed; ``changed`` says which shapes were asked for and could not be had."""
+    """The settings of the timing; ``changed`` lists the shapes that had to be changed."""
 
     device: str
     dtype: str

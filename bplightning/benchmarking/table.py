@@ -1,21 +1,19 @@
-"""The tables of a benchmark, drawn from its JSON alone: ratios first."""
+"""The tables of a benchmark, drawn from its JSON, with the ratios first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from bplightning.benchmarking.schema import Benchmark, BenchmarkedModel, Row, Speedup
+from bplightning.reporting.table_format import titled_table
 
 NOT_MEASURED = "\N{EN DASH}"
 
 UNSETTLED = "?"
-"""Stands behind a ratio whose confidence interval is wider than was asked."""
+"""Follows a ratio whose confidence interval is wider than asked for."""
 
 
 def render(benchmark: Benchmark) -> Group:
@@ -25,7 +23,7 @@ def render(benchmark: Benchmark) -> Group:
         benchmark: What `bplightning.benchmarking.benchmark.benchmark` returned.
 
     Returns:
-        What a `rich.console.Console` prints, at most 100 columns wide; for usual shapes 80 suffice.
+        Renderable for a `rich.console.Console`, at most 100 columns wide; for usual shapes 80 are enough.
     """
     parts: list[RenderableType] = [Text()]
     for name, model in benchmark["models"].items():
@@ -36,14 +34,14 @@ def render(benchmark: Benchmark) -> Group:
         if _several(benchmark):
             columns[1:1] = ["model"]
             columns.append(f"<over {benchmark['reference']}\neager")
-        parts.append(_table("Speed-up", columns, ratios, _ratio_caption(benchmark)))
+        parts.append(titled_table("Speed-up", columns, ratios, _ratio_caption(benchmark)))
     columns = ["shape", "model", "<median ms", "<p90 ms", "<rows/s", "<tokens/s"]
-    parts.append(_table("Latency and throughput", columns, _times(benchmark), _caption(benchmark)))
+    parts.append(titled_table("Latency and throughput", columns, _times(benchmark), _caption(benchmark)))
     return Group(*parts)
 
 
 def label(row: Row) -> str:
-    """The shape of a row, and what was done with it.
+    """The shape of a row, and its kind of work.
 
     Args:
         row: A row of a benchmark.
@@ -60,7 +58,7 @@ def label(row: Row) -> str:
 
 
 def variant(benchmark: Benchmark, row: Row) -> str:
-    """Whose times a row holds: the model, and the backend where there are several.
+    """The model of a row, with the backend where there are several.
 
     Args:
         benchmark: The whole.
@@ -98,15 +96,14 @@ def _ratio_caption(benchmark: Benchmark) -> str:
         "speed-up: median of paired ratios, dense time / compact time" + (", in the same backend" if several else "")
     ]
     if several:
-        lines.append("the last column: the backend's share and the pruning's together")
-    lines.append("ideal: ratio of FLOPs; of ideal: the efficiency, speed-up / ideal")
+        lines.append("the last column: the gains of the backend and of pruning together")
+    lines.append("ideal: ratio of FLOPs; of ideal: efficiency, speed-up / ideal")
     within = f"within {100 * settings['tolerance']:g} %"
     if benchmark["settled"]:
         lines.append(f"repeated until every ratio was known {within} (half of its 95 % confidence interval)")
     else:
         lines.append(
-            f"{UNSETTLED} not known {within} after {settings['seconds']:g} s: give --seconds more, or a machine that "
-            "does nothing else"
+            f"{UNSETTLED} not known {within} after {settings['seconds']:g} s: give more --seconds or an idle machine"
         )
     return "\n".join(lines)
 
@@ -129,7 +126,7 @@ def _caption(benchmark: Benchmark) -> str:
     lines = list(settings["changed"])
     if any(row["work"] == "generation" for row in benchmark["rows"]):
         lines.append(
-            "greedy generation with key/value cache; tokens/s: of the first token those read, else those written"
+            "greedy generation with key/value cache; tokens/s: tokens read for the first token, else tokens written"
         )
     packages = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "transformers", "onnxruntime") if name in versions
@@ -159,20 +156,9 @@ def _interval(speedup: Speedup | None) -> str:
 
 
 def _figures(value: float) -> str:
-    """Three figures, all of a whole number.
+    """Three significant figures, or all those of a whole number.
 
     >>> _figures(0.01234), _figures(3.14159), _figures(12345.6)
     ('0.0123', '3.14', '12,346')
     """
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> RenderableType:
-    """A table under its title; a column whose name begins with ``<`` is set to the right."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in columns:
-        table.add_column(name.removeprefix("<"), justify="right" if name.startswith("<") else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    below = Padding(Text(caption, style="dim"), (0, 0, 0, 2))
-    return Group(Text(f"\n{title}", style="bold"), Padding(table, (0, 0, 0, 2)), below)

@@ -1,23 +1,21 @@
 """Saving a compact model, and loading it with transformers' own `from_pretrained`.
 
-A compact folder is an ordinary transformers folder, whose configuration says in a field of its own what was taken away
-(`bplightning.compaction.compact_config`). ``quantization_config`` names us, no more: that is the slot by which
-transformers lets a third party change modules before weights load. After loading, nothing of a quantizer is left on
-the model.
+A compact folder is an ordinary transformers folder, whose configuration records in its own field what was removed
+(`bplightning.compaction.compact_config`). Its ``quantization_config`` only holds our name: through it, transformers
+lets a third party change modules before weights are loaded. After loading, no trace of a quantizer is left on the
+model.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -38,6 +36,7 @@ from bplightning.compaction.untrusted_folder import (
     require_plausible_size,
 )
 from bplightning.errors import UserError
+from bplightning.io.files import whole_folder
 from bplightning.layout.prunable_layout import PrunableLayout
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -47,10 +46,10 @@ UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError),
     *(EOFError, pickle.UnpicklingError, SafetensorError, StrictDataclassError),
 )
-"""What transformers and torch raise at a folder that is damaged, forged, or none of a model."""
+"""Exceptions of transformers and torch for a folder that is damaged, forged, or not of a model."""
 
 PLAN_FILE = "compaction_plan.json"
-"""The plan, beside the weights."""
+"""Name of the file with the plan, next to the weights."""
 
 
 def save_compact(
@@ -60,16 +59,16 @@ def save_compact(
     inputs: Mapping[str, Tensor] | None = None,
     complete: Callable[[Path], None] | None = None,
 ) -> LogitDifference:
-    """Save a compact model as a transformers folder, proved by loading it again.
+    """Save a compact model as a transformers folder, and check it by loading it again.
 
     The folder appears whole or not at all.
 
     Args:
         model: The compact model.
         folder: Where to save; it must not exist yet, or be empty.
-        tokenizer: Tokenizer or image processor, saved beside the model.
-        inputs: What the saved and the reloaded model are compared on; by default seeded random tokens with padding.
-        complete: Writes what else belongs into the folder, before that appears.
+        tokenizer: Tokenizer or image processor, saved along with the model.
+        inputs: Inputs on which the saved and the reloaded model are compared; by default seeded random ones.
+        complete: Writes further files into the folder before it appears.
 
     Returns:
         The largest difference between the logits of `model` and of the reloaded model.
@@ -78,46 +77,35 @@ def save_compact(
         UserError: The folder holds files already, or the reloaded model's logits differ.
     """
     register()
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"cannot save to {str(folder)!r}, which exists and is not an empty folder: name another one.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unproved = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model.save_pretrained(unproved)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(unproved)
-        plan = getattr(model, "compaction_plan", None)
-        if plan is not None:
-            (unproved / PLAN_FILE).write_text(plan.to_json())
-        reloaded: nn.Module = type(model).from_pretrained(unproved)
-        reloaded.to(model.device)
-        inputs = comparison_inputs(model) if inputs is None else inputs
-        difference = require_equal(model, reloaded, inputs, what="the reloaded model")
-        if complete is not None:
-            complete(unproved)
-        unproved.chmod(0o777 & ~_umask())  # a temporary folder is its owner's alone
-        if folder.exists():
-            folder.rmdir()
-        os.rename(unproved, folder)
-    except BaseException as error:
-        shutil.rmtree(unproved, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # how a full disk comes out of safetensors
-            raise UserError(f"cannot save to {str(folder)!r}: {error}. Make room, or name another place.") from error
-        raise
+        with whole_folder(Path(folder)) as unproved:
+            model.save_pretrained(unproved)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(unproved)
+            plan = getattr(model, "compaction_plan", None)
+            if plan is not None:
+                (unproved / PLAN_FILE).write_text(plan.to_json())
+            reloaded: nn.Module = type(model).from_pretrained(unproved)
+            reloaded.to(model.device)
+            inputs = comparison_inputs(model) if inputs is None else inputs
+            difference = require_equal(model, reloaded, inputs, what="the reloaded model")
+            if complete is not None:
+                complete(unproved)
+    except SafetensorError as error:  # safetensors raises it when the disk is full
+        raise UserError(f"cannot save to {str(folder)!r}: {error}. Make room, or name another place.") from error
     return difference
 
 
 def load_saved(load: Callable[[Any], Any], folder: str | Path, *, what: str) -> Any:
-    """Read a model with a reader such as `from_pretrained`; that it cannot be read is said in one line.
+    """Read a model with a function such as `from_pretrained`, with a one-line error if it cannot be read.
 
     Args:
-        load: From a folder, or a name of the hub, to what is read.
-        folder: What to read.
-        what: What it is meant to be, for the message, for example ``"the baseline"``.
+        load: Reads a folder, or a name of the hub.
+        folder: The folder or name.
+        what: What it should be, for the message, for example ``"the baseline"``.
 
     Raises:
-        UserError: It is missing, truncated, no model, or its weights are not of the shapes its configuration says.
+        UserError: It is missing, truncated or no model, or its weights have other shapes than its configuration.
     """
     try:
         require_own_weights(Path(folder))
@@ -127,36 +115,56 @@ def load_saved(load: Callable[[Any], Any], folder: str | Path, *, what: str) -> 
         raise UserError(f"{what} {str(folder)!r} cannot be loaded: {error}") from error
     except UNREADABLE as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        if isinstance(error, StrictDataclassError):  # the rule stands in its second line
+        if isinstance(error, StrictDataclassError):  # the rule is in its second line
             reason = " ".join(str(error).split())
         reason = reason[:300]  # it may quote the file
         rule = f"{type(error).__name__}: {reason}"
         if isinstance(error, SafetensorError):
             rule = f"its weights are truncated or damaged ({reason})"
         elif "ignore_mismatched_sizes" in reason:
-            rule = "its weights are of other shapes than its config.json says, listed above"
-        remedy = "give a folder that holds config.json and whole weights, as `save_pretrained` writes it"
+            rule = "its weights are of other shapes than its config.json gives, listed above"
+        remedy = "give a folder that holds config.json and complete weights, as `save_pretrained` writes it"
         if not Path(folder).is_dir():
             remedy += (
-                ", or a name of the Hugging Face hub, which needs the network once; a download that was cut short goes "
-                "on when repeated"
+                ", or a name of the Hugging Face hub, which needs the network once; an interrupted download continues "
+                "when repeated"
             )
         raise UserError(f"{what} {str(folder)!r} cannot be loaded: {rule}: {remedy}.") from error
 
 
+def class_saved(config: Any, path: str) -> Any:
+    """The transformers class that a model was saved from.
+
+    Args:
+        config: Its configuration.
+        path: Its folder or name, for the message.
+
+    Raises:
+        UserError: transformers has no such class.
+    """
+    name = (config.architectures or ["none"])[0]
+    found = getattr(transformers, name, None)
+    if not isinstance(found, type) or not issubclass(found, PreTrainedModel):
+        raise UserError(
+            f"the model {path!r} is of class {name!r} by its config.json, which transformers does not have: give a "
+            "folder written by `save_pretrained`."
+        )
+    return found
+
+
 def register() -> None:
-    """Make `from_pretrained` know compact folders; done by ``import bplightning``."""
+    """Make `from_pretrained` read compact folders; ``import bplightning`` does this."""
     if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:
         register_quantization_config(QUANT_METHOD)(CompactConfig)
         register_quantizer(QUANT_METHOD)(CompactLoader)
 
 
 class CompactConfig(QuantizationConfigMixin):
-    """What stands in a compact configuration's ``quantization_config``: our name.
+    """The ``quantization_config`` of a compact configuration, which only holds our name.
 
     Args:
         quant_method: Our name.
-        compacted: Whether the model is compact; one that has only been hardened may compute what no folder holds.
+        compacted: Whether the model is compact; a hardened one may compute something that no folder can hold.
 
     Raises:
         UserError: It is not compact.
@@ -165,14 +173,14 @@ class CompactConfig(QuantizationConfigMixin):
     def __init__(self, quant_method: str = QUANT_METHOD, compacted: bool = True) -> None:
         if not compacted:
             raise UserError(
-                "the model was saved hardened and not compact, and what it skips, narrows or routes around is not in "
-                "its folder: compact it first, and save the compact model."
+                "the model was saved hardened but not compact, and the sub-layers it skips, the norms it narrows or "
+                "the experts it drops are not recorded in its folder: compact it first, and save the compact model."
             )
         self.quant_method = quant_method  # type: ignore[assignment]
 
 
 class CompactLoader(HfQuantizer):
-    """Shrinks the modules before weights load. Not a quantizer; it only takes the slot of one while loading."""
+    """Shrinks the modules before weights are loaded. It is no quantizer, but uses transformers' hook for one."""
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
@@ -183,7 +191,7 @@ class CompactLoader(HfQuantizer):
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        """Leave an ordinary model: `half`, `float`, the Trainer and others refuse one that looks quantized."""
+        """Leave an ordinary model: `half`, `float`, the Trainer and others refuse a model that looks quantized."""
         _require_body(model)
         for name in ("hf_quantizer", "is_quantized", "quantization_method"):
             model.__dict__.pop(name, None)
@@ -204,12 +212,14 @@ class CompactLoader(HfQuantizer):
 
 
 def unread_weights(model: PreTrainedModel) -> list[str]:
-    """Weights that `from_pretrained` did not find, and has drawn at random; computed ones, as of positions, are not.
+    """Weights that `from_pretrained` did not find and initialized at random; not those that are computed.
 
     Args:
-        model: A model as it was loaded.
+        model: A model, as loaded.
     """
-    read = {name: _was_read(value) for name, value in model.named_parameters()}  # none, if it was loaded otherwise
+    read = {
+        name: _was_read(value) for name, value in model.named_parameters()
+    }  # none, if it was not loaded by from_pretrained
     if not any(read.values()):
         return []
     never_saved = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
@@ -223,13 +233,13 @@ def unread_weights(model: PreTrainedModel) -> list[str]:
 
 
 def _require_body(model: PreTrainedModel) -> None:
-    """Refuse a file that lacks weights of layers or embeddings: transformers would draw them at random.
+    """Refuse a file that lacks weights of layers or embeddings, which transformers would initialize at random.
 
-    Another head than the saved one is a common thing, and is left to transformers' own warning.
+    A new head is common, and gets transformers' own warning.
     """
     layout = PrunableLayout.of(model)
     inside = {_layer(member.module) for group in layout.groups for member in group.members}
-    # Not those of a class of their own, of which some are computed and never saved.
+    # Not those with their own class, some of which are computed and never saved.
     embeddings = {id(module.weight) for module in model.modules() if type(module) is nn.Embedding}
     body = {
         name
@@ -237,11 +247,11 @@ def _require_body(model: PreTrainedModel) -> None:
         if id(value) in embeddings or any(name.startswith(f"{layer}.") for layer in inside)
     }
     missing = [name for name in unread_weights(model) if name in body]
-    # Where nothing was found, the body has another name in the saved class (as Llama has it for questions).
+    # Where nothing was found, the body has another name in the saved class (as Llama for question answering).
     if missing and any(_was_read(model.get_parameter(name)) for name in body):
         raise UserError(
             f"the weights lack {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
-            "configuration has: the file is damaged, or of another model."
+            "configuration needs: the file is damaged, or of another model."
         )
 
 
@@ -250,16 +260,10 @@ def _was_read(value: nn.Parameter) -> bool:
 
 
 def _layer(module: str) -> str:
-    """Path of the layer that a module is in: up to the last number of it."""
+    """Path of the layer that a module is in: its path up to the last number."""
     parts = module.split(".")
     last = max((place for place, part in enumerate(parts) if part.isdigit()), default=len(parts) - 1)
     return ".".join(parts[: last + 1])
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-register()  # whoever imports this first, which may be transformers' own import of what it needs
+register()  # on import, which transformers may trigger itself

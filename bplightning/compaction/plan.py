@@ -135,19 +135,21 @@ class CompactionPlan:
         try:
             document: dict[str, Any] = json.loads(text)
             version = document["version"]
-            if type(version) is not int or not 1 <= version <= PLAN_VERSION:
-                raise UserError(
-                    f"the compaction plan has version {repr(version)[:40]}, but this bplightning reads 1 to "
-                    f"{PLAN_VERSION}: make the plan again."
-                )
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            raise _unreadable(error) from error
+        if type(version) is not int or not 1 <= version <= PLAN_VERSION:
+            raise UserError(
+                f"the compaction plan has version {repr(version)[:40]}, but this bplightning reads 1 to "
+                f"{PLAN_VERSION}: make the plan again."
+            )
+        try:
             groups = tuple(GroupPlan(**{**group, "kept": tuple(group["kept"])}) for group in document["groups"])
             stream = document["stream"] if version > 1 else None
             if stream is not None:
                 stream = GroupPlan(**{**stream, "kept": tuple(stream["kept"])})
             plan = cls(document["model_type"], groups, stream)
-        except (ValueError, RecursionError, KeyError, TypeError) as error:
-            reason = " ".join(repr(error).split())[:200]
-            raise UserError(f"this is not a compaction plan ({reason}): give the text that to_json wrote.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unreadable(error) from error
         if unknown := sorted(set(document) - {"version", "model_type", "groups", STREAM if version > 1 else "groups"}):
             raise UserError(
                 f"the compaction plan has {unknown[0][:40]!r}, which is no field of a plan: make the plan again."
@@ -162,6 +164,11 @@ class CompactionPlan:
         for group in (*groups, *([] if stream is None else [stream])):
             group.check()
         return plan
+
+
+def _unreadable(error: Exception) -> UserError:
+    reason = " ".join(repr(error).split())[:200]
+    return UserError(f"this is not a compaction plan ({reason}): give the text that to_json wrote.")
 
 
 def stream_plan(layout: PrunableLayout) -> GroupPlan | None:

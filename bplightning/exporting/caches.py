@@ -1,4 +1,4 @@
-"""Key/value caches as an exported graph takes and gives them: plain tensors, nested by layer.
+"""Key/value caches in the form of an exported graph's inputs and outputs: plain tensors, nested by layer.
 
 Legend: `B` batch, `H` key/value heads, `L` tokens, `D` head size.
 """
@@ -13,18 +13,21 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 Pair = dict[str, Tensor]
-"""``key`` and ``value`` of one attention, each ``(B, H, L, D)``. An attention without heads has a key of one zero a
-token, which says how many tokens there were, and no value; if it attends to the encoder, nothing."""
+"""``key`` and ``value`` of one attention layer, each ``(B, H, L, D)``.
+
+A layer without heads has a key with one zero per token, which holds the number of tokens, and no value; a
+cross-attention without heads has nothing.
+"""
 
 SELF, CROSS = "decoder", "encoder"
-"""What the field's ONNX files call the two caches of a decoder beside an encoder: by whose tokens they hold."""
+"""Usual names in ONNX files of the two caches of an encoder-decoder model, after the tokens that they hold."""
 
 
 class Filled(DynamicLayer):
-    """A layer of a cache that holds tokens already, also none at all.
+    """A layer of a cache that is initialized, even if it holds no tokens.
 
     Args:
-        pair: What it holds.
+        pair: Its key and value.
     """
 
     def __init__(self, pair: Pair) -> None:
@@ -35,20 +38,20 @@ class Filled(DynamicLayer):
         self.is_initialized = True
 
     def get_seq_length(self) -> int:
-        """How many tokens it holds: transformers' own asks first whether there are any, which fixes that in a graph."""
+        """Number of tokens; transformers' own method branches on it, which would fix the branch in a graph."""
         assert self.keys is not None
         return self.keys.shape[-2]
 
 
 def to_cache(pairs: Sequence[Pair]) -> DynamicCache:
-    """The cache that holds `pairs`, one a layer; a layer of which nothing is given has none."""
+    """The cache with these pairs, one per layer; an empty pair gives an uninitialized layer."""
     cache = DynamicCache()
     cache.layers = [Filled(pair) if pair else DynamicLayer() for pair in pairs]
     return cache
 
 
 def to_cross_cache(layers: Sequence[Mapping[str, Pair]]) -> EncoderDecoderCache:
-    """The cache of a decoder beside an encoder whose keys and values are not computed again."""
+    """The cache of an encoder-decoder model; keys and values of the encoder's tokens are not computed again."""
     cache = EncoderDecoderCache(to_cache([each[SELF] for each in layers]), DynamicCache())
     cache.cross_attention_cache = to_cache([each[CROSS] for each in layers])
     cache.is_updated = {index: bool(each[CROSS]) for index, each in enumerate(layers)}
@@ -56,7 +59,7 @@ def to_cross_cache(layers: Sequence[Mapping[str, Pair]]) -> EncoderDecoderCache:
 
 
 def from_cache(cache: Cache) -> list[Pair]:
-    """What a cache holds, layer by layer."""
+    """The contents of a cache, layer by layer."""
     pairs: list[Pair] = []
     for layer in getattr(cache, "layers", []):
         if not layer.is_initialized:
@@ -68,17 +71,17 @@ def from_cache(cache: Cache) -> list[Pair]:
 
 
 def from_cross_cache(cache: EncoderDecoderCache) -> list[dict[str, Pair]]:
-    """What the cache of a decoder beside an encoder holds, layer by layer."""
+    """The contents of the cache of an encoder-decoder model, layer by layer."""
     own, cross = from_cache(cache.self_attention_cache), from_cache(cache.cross_attention_cache)
     cross += [{}] * (len(own) - len(cross))  # a last layer may have no head that attends to the encoder
     return [{SELF: pair, CROSS: other} for pair, other in zip(own, cross, strict=True)]
 
 
 def emptied(pair: Pair) -> Pair:
-    """The same of no tokens."""
+    """The same pair without tokens."""
     return {name: tensor[:, :, :0] for name, tensor in pair.items()}
 
 
 def widened(pair: Pair, *, batch: int) -> Pair:
-    """The same for so many rows, all as the first."""
+    """The same pair for a batch of this many rows, all copies of the first."""
     return {name: torch.cat([tensor[:1]] * batch) for name, tensor in pair.items()}

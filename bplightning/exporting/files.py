@@ -1,4 +1,4 @@
-"""The files of an export: ONNX by transformers' exporter, ONNX Runtime's quantization, and `torch.export` programs."""
+"""Writing and running exported files: ONNX, ONNX Runtime's quantization, and `torch.export` programs."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from bplightning.errors import UserError
 from bplightning.exporting.graphs import Call, Graph, Parts
 
 OPSET = 20
-"""Version of ONNX's operators: the first with GELU."""
+"""Default version of ONNX's operators, the first with GELU."""
 
 OPSETS = range(18, 26)
-"""Those that torch writes and ONNX Runtime reads."""
+"""The versions that torch writes and ONNX Runtime reads."""
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 ONE_FILE = int(1.5 * 2**30)
-"""Most bytes of weights that stand in the graph's own file, which protobuf limits to 2 GiB."""
+"""Most bytes of weights inside the graph's file, which protobuf limits to 2 GiB."""
 
 
 def require_onnx() -> None:
-    """Refuse where a library is missing.
+    """Refuse to go on without the libraries for ONNX.
 
     Raises:
-        UserError: It is.
+        UserError: One is missing.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -44,10 +44,10 @@ def require_onnx() -> None:
 
 
 def check_opset(opset: int) -> None:
-    """Refuse a version of ONNX's operators that is not to be had.
+    """Refuse an unsupported version of ONNX's operators.
 
     Raises:
-        UserError: It is not.
+        UserError: It is not supported.
     """
     if opset not in OPSETS:
         raise UserError(
@@ -80,7 +80,7 @@ def save_onnx(parts: Parts, out: Path, *, opset: int) -> list[Path]:
 
 
 def quantize_onnx(file: Path) -> None:
-    """Quantize the weights of an ONNX file to int8, by channel, its activations whenever it runs.
+    """Quantize the weights of an ONNX file to int8 by channel; activations are quantized at run time.
 
     Args:
         file: The file, which is replaced.
@@ -97,7 +97,7 @@ def quantize_onnx(file: Path) -> None:
 
 
 def onnx_calls(files: Sequence[Path]) -> dict[str, Call]:
-    """What computes the graphs of ONNX files: ONNX Runtime, on the CPU.
+    """The functions that compute the graphs of ONNX files with ONNX Runtime on the CPU, by name.
 
     Args:
         files: The files.
@@ -106,7 +106,7 @@ def onnx_calls(files: Sequence[Path]) -> dict[str, Call]:
 
     options = SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors; of what it optimizes it warns
+    options.log_severity_level = 3  # errors only; it also warns about what it optimizes
     calls: dict[str, Call] = {}
     for file in files:
         session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -115,10 +115,10 @@ def onnx_calls(files: Sequence[Path]) -> dict[str, Call]:
 
 
 class _Session:
-    """Runs a session on nested tensors.
+    """Runs a session of ONNX Runtime on nested tensors.
 
     Args:
-        session: ONNX Runtime's.
+        session: The session.
     """
 
     def __init__(self, session: Any) -> None:
@@ -158,7 +158,7 @@ def save_torch(parts: Parts, out: Path) -> list[Path]:
 
 
 def torch_calls(files: Sequence[Path]) -> dict[str, Call]:
-    """What computes the programs of `torch.export` files.
+    """The functions that compute the programs of `torch.export` files, by name.
 
     Args:
         files: The files.
@@ -184,29 +184,29 @@ def _write(model: Any, file: Path) -> Path:
 
 
 def _data(file: Path) -> Path:
-    """Where weights stand that are too many for the file itself."""
+    """The file of weights that are too large for the graph's file."""
     return file.with_name(f"{file.name}.data")
 
 
 def _dynamic(axes: Any) -> Any:
-    """The same nesting with torch's word for an axis of any size: one that the model fixes is refused."""
+    """The same nesting with torch's mark for an axis of any size, which fails if the model fixes the size."""
     if isinstance(axes, list):
         return [_dynamic(each) for each in axes]
     return {key: Dim.DYNAMIC if isinstance(each, str) else _dynamic(each) for key, each in axes.items()}
 
 
 def _name_axes(model: Any, graph: Graph) -> None:
-    """Write the names of the axes in place of torch's symbols."""
+    """Replace torch's symbols by the names of the axes."""
     import onnx_ir
 
     inputs, names = {value.name: value for value in model.graph.inputs}, {}
     for path, axis, name in _flat_axes(graph.axes):
-        if path in inputs:  # one that the model does not read is no input
+        if path in inputs:  # the model may not read all of them
             names[str(inputs[path].shape[axis])] = name
     values = [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]
     for value in values:
         for axis, dim in enumerate(value.shape or ()):
-            if isinstance(dim, onnx_ir.SymbolicDim) and dim.value is not None:  # None: nothing is known of it
+            if isinstance(dim, onnx_ir.SymbolicDim) and dim.value is not None:  # None: its size is unknown
                 named = re.sub(r"\bs\d+\b", lambda found: names.get(found[0], found[0]), str(dim.value))
                 value.shape[axis] = named
 
@@ -230,7 +230,7 @@ def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What `_flat` made flat; a list is a dictionary with numbers as keys, which is as good for `_flat`."""
+    """The inverse of `_flat`, with a dictionary with number keys in place of a list."""
     nested: dict[str, Any] = {}
     for path, tensor in flat.items():
         *parents, last = path.split(".")
@@ -243,14 +243,14 @@ def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
 
 @contextmanager
 def exporting(parts: Parts, format: str) -> Iterator[None]:
-    """Whatever stops an exporter, or what runs its files, is said in one line: there is no list of it.
+    """Report any error of an exporter or of a run of its files in one line; no list of such errors exists.
 
     Args:
-        parts: What is exported.
-        format: To which format.
+        parts: The parts that are exported.
+        format: The format.
 
     Raises:
-        UserError: Anything was raised within.
+        UserError: An exception was raised inside.
     """
     try:
         with _quiet():
@@ -260,13 +260,13 @@ def exporting(parts: Parts, format: str) -> Iterator[None]:
         model = type(parts.model).__name__
         raise UserError(
             f"a {model} cannot be exported to {format} by transformers and torch as installed "
-            f"({type(error).__name__}: {reason}): take another format or other versions."
+            f"({type(error).__name__}: {reason}): use another format or other versions."
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Not a word of the exporters, which say how they get on and with which versions they were tried."""
+    """Silence the exporters, which report their progress and the versions they were tried with."""
     level = logging.root.manager.disable
     logging.disable(max(level, logging.WARNING))
     try:

@@ -1,9 +1,9 @@
-"""What is exported of a model: one graph, or where it generates, those that a loop over tokens needs.
+"""The graphs that a model is exported as: one, or for a model that generates, those that a loop over tokens needs.
 
-Names of graphs, inputs and outputs are those that the field's ONNX files have (``encoder_model``, ``decoder_model``,
+Graphs, inputs and outputs have the names that are usual in ONNX files (``encoder_model``, ``decoder_model``,
 ``past_key_values.0.key``, ``present.0.key``).
 
-Legend: `B` batch, `L` tokens, `P` tokens that a cache holds, `S` tokens of the encoder.
+Legend: `B` batch, `L` tokens, `P` tokens in a cache, `S` tokens of the encoder.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from bplightning.compaction.example_inputs import takes_images
 from bplightning.exporting.caches import CROSS, SELF, emptied, from_cache, widened
-from bplightning.exporting.modules import Encode, Forward, Start, Step, StepBeside
+from bplightning.exporting.modules import Encode, Forward, LaterStep, Start, Step
 
 Call = Callable[[dict[str, Any]], dict[str, Any]]
-"""Computes a graph: from its inputs to its outputs, both nested as its module has them."""
+"""Computes a graph: from its inputs to its outputs, both nested as those of its module."""
 
 BATCH, LENGTH, PAST, ENCODER_LENGTH = "batch", "length", "past_length", "encoder_length"
 """Names of the axes that may have any size."""
@@ -34,10 +34,10 @@ class Graph:
     """One graph.
 
     Attributes:
-        name: Of its file, without ending.
+        name: Name of its file, without extension.
         module: The `nn.Module` that computes it, from keyword arguments to a dictionary, both nested.
         inputs: Example inputs that it is traced with.
-        axes: The same nesting, with axis to name of the axes that may have any size.
+        axes: For each input, in the same nesting, index to name of the axes that may have any size.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Graph:
 
 
 class Parts(ABC):
-    """The graphs of a model, and how they work together.
+    """The graphs of a model, and how they are used together.
 
     Args:
         model: The model, in evaluation mode.
-        inputs: Example inputs, as `forward` takes them.
+        inputs: Example inputs of `forward`.
     """
 
     def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> None:
@@ -64,27 +64,27 @@ class Parts(ABC):
         """The graphs."""
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The model's own inputs that stand for what the graphs compute.
+        """The inputs with which the model itself computes the same as the graphs.
 
         Args:
-            inputs: As `forward` takes them.
+            inputs: Inputs of `forward`.
         """
         return dict(inputs)
 
     @abstractmethod
     def compute(self, calls: Mapping[str, Call], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the model gives for inputs as `forward` takes them, computed by the graphs alone, each used once.
+        """The model's outputs, computed by the graphs alone, each used at least once.
 
         Args:
-            calls: By a graph's name, what computes it.
-            inputs: As `forward` takes them.
+            calls: Name of each graph to the function that computes it.
+            inputs: Inputs of `forward`.
         """
 
     def generate(self, calls: Mapping[str, Call], inputs: Mapping[str, Tensor], *, tokens: int) -> Tensor:
-        """What a model writes, greedily and with its cache, ``(B, tokens)``; nothing ends it early.
+        """Generate tokens greedily with a cache, ``(B, tokens)``; no token ends the text.
 
         Args:
-            calls: By a graph's name, what computes it.
+            calls: Name of each graph to the function that computes it.
             inputs: ``input_ids`` and ``attention_mask``.
             tokens: New tokens in each row.
         """
@@ -92,11 +92,11 @@ class Parts(ABC):
 
 
 def parts_of(model: PreTrainedModel, inputs: Mapping[str, Tensor], *, with_past: bool = True) -> Parts:
-    """What is exported of a model.
+    """The parts that a model is exported as.
 
     Args:
         model: The model, in evaluation mode.
-        inputs: Example inputs, of two rows or more, as `forward` takes them.
+        inputs: Example inputs of `forward`, with two rows or more.
         with_past: Whether a model that generates gets graphs with a key/value cache.
     """
     if not with_past or takes_images(model) or not model.can_generate():
@@ -115,7 +115,7 @@ class Whole(Parts):
 
 
 class Decoder(Parts):
-    """One graph for any step of a decoder: its first, of which the cache holds no token yet, and those after it."""
+    """One graph for any step of a decoder: the first, with an empty cache, and later ones."""
 
     def build(self, inputs: dict[str, Tensor]) -> list[Graph]:
         inputs = self.placed(inputs)
@@ -160,20 +160,20 @@ class Decoder(Parts):
                 step["position_ids"] = step["position_ids"][:, -1:] + 1
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """With the positions of the tokens, where the model does not find them itself."""
+        """The inputs, with the positions of the tokens where the model does not compute them."""
         placed = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        # An encoder that serves as decoder counts in its own way (RoBERTa from the padding's number on).
+        # An encoder that serves as a decoder counts in its own way (RoBERTa from the padding's id).
         if "position_ids" in signature(self.model.forward).parameters and not serves_as_decoder(self.model):
             placed["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         return placed
 
 
 class EncoderDecoder(Parts):
-    """Three graphs: the encoder, the decoder's first step, and its steps after that."""
+    """Three graphs: the encoder, the decoder's first step, and its later steps."""
 
     def build(self, inputs: dict[str, Tensor]) -> list[Graph]:
         read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        encode, start, step = Encode(self.model), Start(self.model), StepBeside(self.model)
+        encode, start, step = Encode(self.model), Start(self.model), LaterStep(self.model)
         tokens, states = inputs["decoder_input_ids"], encode(**read)["last_hidden_state"]
         first = {
             "input_ids": tokens,
@@ -228,17 +228,17 @@ class EncoderDecoder(Parts):
 
 
 def _by_layer(nested: Any) -> dict[str, dict[str, Any]]:
-    """What is nested by layer, in whichever of both ways a list may be given."""
+    """The parts by layer, where they are given as a list or as a dictionary."""
     return {str(key): each for key, each in (nested.items() if isinstance(nested, dict) else enumerate(nested))}
 
 
 def _axes(name: str, tensor: Tensor) -> dict[int, str]:
-    """The axes of a forward pass's input that may have any size: rows, and tokens where it has them."""
+    """The axes of an input that may have any size: rows, and tokens if it has them."""
     if tensor.ndim != 2:
         return {0: BATCH}
     return {0: BATCH, 1: "decoder_length" if name == "decoder_input_ids" else LENGTH}
 
 
 def serves_as_decoder(model: PreTrainedModel) -> bool:
-    """Whether its family makes encoders, of which this is to be a decoder; or it is the decoder of two."""
+    """Whether a model is an encoder architecture used as a decoder, or the decoder of an encoder-decoder model."""
     return bool(getattr(model.config, "is_decoder", False))

@@ -1,4 +1,4 @@
-"""The modules that exporters trace: what one graph of a model computes, nested outputs by name.
+"""The modules that exporters trace: each computes one graph of a model, with nested outputs by name.
 
 Legend: `B` batch, `L` tokens, `S` tokens of the encoder.
 """
@@ -29,13 +29,13 @@ class Wrapped(nn.Module):
 
 
 class Forward(Wrapped):
-    """Everything the model decides, and no cache."""
+    """A whole forward pass without a cache."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Its floating-point outputs by name; what it had from its encoder in between is left out."""
+        """Its outputs by name, without those of the encoder inside."""
         uncached = {"use_cache": False} if "use_cache" in signature(self.model.forward).parameters else {}
         if self.model.config.model_type in ("mbart", "plbart") and "decoder_input_ids" not in inputs:
-            # What they do themselves, in a way of which a graph made with several rows does not work for one row.
+            # The model does this itself, but in a way that a graph traced with several rows cannot do for one row.
             inputs = {**inputs, "decoder_input_ids": self._last_first(inputs["input_ids"])}
         outputs = self.model(**inputs, **uncached)
         return {
@@ -45,16 +45,16 @@ class Forward(Wrapped):
         }
 
     def _last_first(self, ids_BL: Tensor) -> Tensor:
-        """The tokens moved on by one place; the last that is not padding comes to the front."""
+        """The tokens shifted right by one; the last token that is not padding comes first."""
         last_B1 = ids_BL.ne(self.model.config.pad_token_id).sum(1, keepdim=True) - 1
         return torch.cat([ids_BL.gather(1, last_B1), ids_BL[:, :-1]], dim=1)
 
 
 class Step(Wrapped):
-    """Tokens that follow those of a cache."""
+    """A step of a decoder: tokens that follow those in a cache."""
 
     def forward(self, past_key_values: list[Pair], **inputs: Tensor) -> dict[str, Any]:
-        """Their logits ``(B, L, vocabulary)``, and the cache that holds them too."""
+        """Their logits ``(B, L, vocabulary)``, and the cache extended by them."""
         cache = to_cache(past_key_values)
         outputs = self.model(**inputs, past_key_values=cache, use_cache=True)
         return {"logits": outputs.logits, "present": from_cache(cache)}
@@ -69,12 +69,12 @@ class Encode(Wrapped):
 
 
 class Start(Wrapped):
-    """The first tokens of a decoder beside an encoder."""
+    """The first step of an encoder-decoder model's decoder."""
 
     def forward(
         self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
     ) -> dict[str, Any]:
-        """Their logits ``(B, L, vocabulary)``, and the cache of both kinds."""
+        """The logits ``(B, L, vocabulary)``, and both caches."""
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         outputs = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
@@ -86,15 +86,15 @@ class Start(Wrapped):
         return {"logits": outputs.logits, "present": from_cross_cache(cache)}
 
 
-class StepBeside(Wrapped):
-    """Tokens of a decoder beside an encoder that follow those of a cache."""
+class LaterStep(Wrapped):
+    """A later step of an encoder-decoder model's decoder: tokens that follow those in a cache."""
 
     def forward(
         self, input_ids: Tensor, encoder_attention_mask: Tensor, past_key_values: list[dict[str, Pair]]
     ) -> dict[str, Any]:
-        """Their logits ``(B, L, vocabulary)``, and of the cache what has grown."""
+        """The logits ``(B, L, vocabulary)``, and the cache of the decoder's own tokens, which has grown."""
         cache = to_cross_cache(past_key_values)
-        # Of what the encoder gave, only the shape is looked at: the keys and values made of it are in the cache.
+        # Only the shape of the encoder's states is used: their keys and values are in the cache.
         shape = (*encoder_attention_mask.shape, self.model.config.d_model)
         states = torch.zeros(shape, dtype=self.model.dtype, device=input_ids.device)
         outputs = self.model(

@@ -1,8 +1,12 @@
-"""Output files: refused before work begins where they cannot be written, and written whole or not at all."""
+"""Output files and folders: refused before work begins if they cannot be written, and written whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bplightning.errors import UserError
@@ -47,3 +51,42 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse to write into a folder that holds files.
+
+    Raises:
+        UserError: It exists and is not an empty folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"cannot write to {str(folder)!r}, which exists and is not an empty folder: name another one.")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to write in, which becomes `folder` at the end, or is removed after an error.
+
+    Args:
+        folder: The folder to write; it must not exist, or be empty.
+
+    Raises:
+        UserError: It holds files, or a file stands in the way.
+    """
+    require_empty(folder)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=made_parent(folder)))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())  # only its owner can read a temporary folder
+        if folder.exists():
+            folder.rmdir()
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,1 +1,1 @@
-"""What a strategy would prune of a model, and how fast it could become, reported before any training."""
+"""Plans: the parts of a model that a strategy would prune, and how fast it could become, before any training."""

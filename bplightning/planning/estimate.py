@@ -1,4 +1,4 @@
-"""What a compact model would weigh and work, computed from densities.
+"""Estimating size and FLOPs of a compact model from densities.
 
 Legend: `B` rows of a batch, `L` tokens of each row, in the encoder as in the decoder.
 """
@@ -16,10 +16,10 @@ from bplightning.measuring.records import ParameterCount
 from bplightning.planning.schema import Estimate, Estimates
 
 EXAMPLE_DENSITIES = (0.5, 0.25, 0.1)
-"""Densities shown where training alone decides how much stays."""
+"""Densities shown where only training decides how much stays."""
 
 ALMOST_ALL = 1 - 1e-6
-"""A density above this one is a dense model's."""
+"""A density above this one counts as dense."""
 
 
 def estimates(
@@ -30,12 +30,12 @@ def estimates(
     flops: Mapping[tuple[int, int], Mapping[str, int]],
     density: Mapping[str, float],
 ) -> Estimates:
-    """The compact model where the schedule ends or, where that sets no density, at some densities.
+    """Estimates at the density where the schedule ends or, if it sets none, at example densities.
 
     Args:
         model: The dense model.
         shrinking: Its groups that can lose heads or units.
-        parameters: How many parameters it has.
+        parameters: Its number of parameters.
         flops: `B` and `L` to its floating-point operations, by module.
         density: Fraction of weights kept at the schedule's end by role, ``"total"`` among them.
     """
@@ -79,19 +79,19 @@ def _weights(model: nn.Module, group: Group) -> int:
 
 
 def _biases(model: nn.Module, group: Group) -> int:
-    """Biases that go with heads or units: the output or down projection keeps its own.
+    """Number of biases that are removed with heads or units; that of the output or down projection stays.
 
-    Tables of position biases are left out: which of their columns go depends on all layers that look them up.
+    Tables of position biases are not counted: the columns removed depend on all layers that use them.
     """
     biases = (member.bias_of(model) for member in group.members[:-1])
     return sum(bias.numel() for bias in biases if bias is not None)
 
 
 def flops_of_group(counts: Mapping[str, int], group: Group) -> int:
-    """What `group` computes, all of which goes with its heads or units: its projections and, for attention, the mixing.
+    """FLOPs of `group` that shrink with its heads or units: its projections and, for attention, mixing the values.
 
-    Counted, and not computed from sizes: layers may be shared and run several times (ALBERT), and projections may read
-    something else beside the tokens (DeBERTa's positions).
+    They are counted, not computed from sizes: layers may be shared and run several times (ALBERT), and projections may
+    also read other inputs (DeBERTa's positions).
     """
     projections = {member.module for member in group.members}
     total = sum(counts.get(name, 0) for name in projections)

@@ -1,4 +1,4 @@
-"""What a plan says of a model: parameters that stay, parts that are tied, groups that cannot shrink."""
+"""The parts of a model that a plan lists: parameters that stay, tied parts, groups that cannot shrink."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import Group, member_selections, size_of
 from bplightning.masks.masking import Mask
-from bplightning.planning.schema import NotPruned, Tie
+from bplightning.planning.schema import NotPruned, PlannedGroup, Tie
 
 
 def alone(layout: PrunableLayout, group: Group) -> PrunableLayout:
-    """The layout with no group but `group`."""
+    """The layout with `group` as its only group."""
     if isinstance(group, AttentionGroup):
         return replace(layout, attention=(group,), feed_forward=())
     return replace(layout, attention=(), feed_forward=(group,))
 
 
 def obstacle(layout: PrunableLayout, group: Group) -> str | None:
-    """Why compaction cannot remove heads or units of `group` yet, or `None`: what it says itself to losing one."""
+    """Why compaction cannot remove heads or units of `group`, in the words of its own error; `None` if it can."""
     if size_of(group) == 0:
         return None
     try:
@@ -36,8 +36,13 @@ def obstacle(layout: PrunableLayout, group: Group) -> str | None:
     return None
 
 
+def shrinks(group: PlannedGroup) -> bool:
+    """Whether a group can lose heads or units: not where N of M neighbours stay in every row."""
+    return group["obstacle"] is None and any(":" not in each for each in group["granularity"])
+
+
 def embeddings(layout: PrunableLayout) -> Iterator[tuple[str, nn.Parameter]]:
-    """Names and tables of the model's embeddings, but for position biases, which belong to attention."""
+    """Names and tables of the model's embeddings, without position biases, which belong to attention."""
     biases = {group.position_bias.name for group in layout.attention if group.position_bias is not None}
     for name, parameter in layout.model.named_parameters():
         owner, _, _ = name.rpartition(".")
@@ -46,7 +51,7 @@ def embeddings(layout: PrunableLayout) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def not_pruned(layout: PrunableLayout) -> list[NotPruned]:
-    """All parameters that are no prunable weight, by what they are, the largest first."""
+    """All parameters that are not prunable weights, by kind, the largest first."""
     model = layout.model
     base = getattr(model, "base_model", model)
     inside = {id(parameter) for parameter in base.parameters()}
@@ -79,7 +84,7 @@ def not_pruned(layout: PrunableLayout) -> list[NotPruned]:
 
 
 def ties(layout: PrunableLayout, masks: Sequence[Mask]) -> list[Tie]:
-    """What shares entries of a mask, a tensor, a parameter or a position bias."""
+    """Parts that share entries of a mask, a tensor, a parameter or a position bias."""
     return [
         *_shared_masks(layout, masks),
         *_shared_tensors(layout.model),
@@ -95,13 +100,13 @@ def _shared_masks(layout: PrunableLayout, masks: Sequence[Mask]) -> Iterator[Tie
     for mask in masks:
         groups = list(dict.fromkeys(owners[cover.member] for cover in mask.covers if cover.member in owners))
         if len(mask.covers) > 1:
-            said = _shared_by(groups[0]) if len(groups) == 1 else "weights of several groups share entries"
+            words = _shared_by(groups[0]) if len(groups) == 1 else "weights of several groups share entries"
             if not groups:
-                said = "parameters outside of the groups share entries"
-            roles.setdefault(said, []).append(mask.role)
-            names.setdefault(said, []).extend([group.name for group in groups] or [mask.role])
-    for said in names:
-        yield Tie(how="mask", what=f"{', '.join(dict.fromkeys(roles[said]))}: {said}", names=names[said])
+                words = "parameters outside of the groups share entries"
+            roles.setdefault(words, []).append(mask.role)
+            names.setdefault(words, []).extend([group.name for group in groups] or [mask.role])
+    for words in names:
+        yield Tie(how="mask", what=f"{', '.join(dict.fromkeys(roles[words]))}: {words}", names=names[words])
 
 
 def _shared_by(group: Group) -> str:
@@ -109,7 +114,7 @@ def _shared_by(group: Group) -> str:
         ups = "row of the up projection" if len(group.up) == 1 else f"rows of the {len(group.up)} up projections"
         return f"a unit's {ups} and its column of the down projection share one entry"
     if group.position_query is not None or group.position_key is not None:
-        return "a head's query, key, value and output, and what projects positions for it, share one entry"
+        return "a head's query, key, value and output, and its projections of positions, share one entry"
     if group.heads == group.kv_heads:
         return "a head's query, key, value and output share one entry"
     queries = group.heads // max(group.kv_heads, 1)
@@ -141,8 +146,8 @@ def _shared_position_biases(layout: PrunableLayout) -> Iterator[Tie]:
         if group.position_bias is not None:
             users.setdefault(group.position_bias.name, []).append(group.name)
     for name, groups in users.items():
-        said = f"{name}: one relative position bias, looked up by {len(groups)} attentions, {groups[0]} to {groups[-1]}"
-        yield Tie(how="position_bias", what=said, names=groups)
+        what = f"{name}: one relative position bias of {len(groups)} attention layers, {groups[0]} to {groups[-1]}"
+        yield Tie(how="position_bias", what=what, names=groups)
 
 
 def _pattern(name: str) -> str:

@@ -1,6 +1,6 @@
-"""What pruning can gain on this machine, measured before anything is trained.
+"""Measuring the possible gain of pruning on this machine, before training.
 
-Compact copies of the model, pruned at random, are timed beside it in one run.
+Compact copies of the model, pruned at random, are timed along with it in one run.
 
 Legend: `B` rows of a batch, `L` tokens of each row.
 """
@@ -26,30 +26,31 @@ from bplightning.layout.resizing import Group
 from bplightning.measuring import measure
 from bplightning.measuring.random_copies import compact_copy, kept_at_random
 from bplightning.measuring.timing import INTERVAL_ROUNDS, Middle, Times, paired_ratio
+from bplightning.planning.inventory import shrinks
 from bplightning.planning.schema import Measured, MeasuredModel, Plan
 
 DEFAULT_DENSITIES = (0.75, 0.5, 0.25, 0.1, 0.05)
-"""Measured where the user names none, beside the one that the strategy's schedule ends at."""
+"""Densities measured by default, along with the one that the strategy's schedule ends at."""
 
 WORTHWHILE = 1.1
-"""Halving the density is worth it where it makes the model at least so many times faster."""
+"""Halving the density is worthwhile if it makes the model at least this many times faster."""
 
 MakeInputs = Callable[[int, int], Mapping[str, Tensor]]
-"""From `B` and `L` to a model's keyword arguments."""
+"""Returns a model's keyword arguments for `B` and `L`."""
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """What `plan` measures.
+    """Settings of the measurement.
 
     Args:
-        densities: Fractions of heads and units to keep, each above 0 and at most 1. Default: what the strategy's
-            schedule ends at, if it ends at one, and 0.75, 0.5, 0.25, 0.1, 0.05.
+        densities: Fractions of heads and units to keep, each above 0 and at most 1. Default: 0.75, 0.5, 0.25, 0.1,
+            0.05, and the density that the strategy's schedule ends at, if any.
         batch_sizes: Rows of a batch, each 1 or more.
-        lengths: Tokens of each row, each 1 or more, and no more than the model can take; every batch size is timed with
-            every length. Images have as many as they have.
-        device: Where the models run.
-        dtype: What the models compute in.
+        lengths: Tokens of each row, each 1 or more, and no more than the model has room for; every batch size is timed
+            with every length. For images it has no effect.
+        device: Device that the models run on.
+        dtype: Precision of the models.
         seconds: Time spent on each shape, in seconds; slow models take longer, for six rounds.
     """
 
@@ -75,11 +76,11 @@ class Measuring:
         if not 0 < self.seconds < float("inf"):
             raise UserError(f"--measure.seconds is {self.seconds:g}; it must be above 0 and not infinite.")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("--measure.device is 'cuda', and torch finds no GPU here: give --measure.device cpu.")
+            raise UserError("--measure.device is 'cuda', but torch finds no GPU here: give --measure.device cpu.")
 
 
 class _Point(NamedTuple):
-    """What one compact copy keeps: of all that can shrink, and by role."""
+    """The fraction that one compact copy keeps, of all groups that can shrink and by role."""
 
     density: float
     by_role: dict[str, float]
@@ -95,25 +96,25 @@ def measured(
     seed: int = 0,
     watch: Watch = unwatched,
 ) -> Measured:
-    """Time compact copies of a model beside it; the model is left as it is.
+    """Time compact copies of a model along with it; the model stays unchanged.
 
     Args:
-        model: The model that the plan is of.
-        plan: Says which groups can shrink, and at which density the schedule ends.
-        measuring: At which densities and shapes, and where.
-        make_inputs: From `B` and `L` to the model's keyword arguments; by default random tokens or images.
-        seed: Chooses the heads and units that go.
+        model: The model of the plan.
+        plan: The plan, with the groups that can shrink and the density at which the schedule ends.
+        measuring: Densities, shapes and device.
+        make_inputs: Returns the model's keyword arguments for `B` and `L`; by default random tokens or images.
+        seed: Seed of the choice of heads and units to remove.
         watch: Is told of progress, never while anything is timed.
 
     Returns:
-        The plan's part ``measured``; without copies where nothing that is pruned makes the model smaller.
+        The plan's part ``measured``; it has no copies where pruning makes nothing smaller.
     """
     device, dtype = torch.device(measuring.device), DTYPES[measuring.dtype]
     own = next(model.parameters())
     if (own.device.type, own.dtype) != (device.type, dtype):
         model = copy.deepcopy(model).to(device, dtype)
     layout = PrunableLayout.of(model)
-    free = _can_shrink(plan)
+    free = {group["name"] for group in plan["groups"] if shrinks(group)}
     shrinking = [group for group in layout.groups if group.name in free]
     roles = {group.role for group in shrinking}
     points, shapes = [_Point(1.0, dict.fromkeys(roles, 1.0))], []
@@ -160,14 +161,14 @@ def measured(
 def saturation(times: Iterable[tuple[float, float]]) -> float | None:
     """The density below which halving it again makes a model less than `WORTHWHILE` times faster.
 
-    Between what was measured, time is taken to follow straight lines.
+    Times are interpolated between the measured ones.
 
     Args:
-        times: Densities, 0 and 1 among them, each with the time taken there, relative to any other.
+        times: Densities, with 0 and 1 among them, each with its relative time.
 
     Returns:
-        The density; 1 where halving gains less from the beginning, `None` where it gains as much still at the lowest
-        density measured above 0.
+        The density; 1 where already the first halving gains less, `None` where halving still gains as much at the
+        lowest density measured above 0.
 
     >>> saturation([(0.0, 0.3), (0.05, 0.335), (1.0, 1.0)])  # 0.3 + 0.7 d = 1.1 (0.3 + 0.35 d), where d = 0.03 / 0.315
     0.0952
@@ -184,7 +185,7 @@ def saturation(times: Iterable[tuple[float, float]]) -> float | None:
     def worth(density: float) -> float:
         return time(density) - WORTHWHILE * time(density / 2)
 
-    # Straight between these: the first root is found exactly.
+    # Linear between these corners, so the first root is exact.
     corners = sorted({each for density, _ in known for each in (density, 2 * density) if each <= 1})
     for left, right in pairwise(corners):
         before, after = worth(left), worth(right)
@@ -194,27 +195,20 @@ def saturation(times: Iterable[tuple[float, float]]) -> float | None:
     return 1.0
 
 
-# -- what is measured --------------------------------------------------------------------------------------------------
-
-
-def _can_shrink(plan: Plan) -> set[str]:
-    """Names of the groups that can lose heads or units: not where N of M neighbours stay in every row."""
-    return {
-        group["name"]
-        for group in plan["groups"]
-        if group["obstacle"] is None and any(":" not in each for each in group["granularity"])
-    }
+# -- densities, shapes and rows ----------------------------------------------------------------------------------------
 
 
 def _asked(plan: Plan, roles: Iterable[str], densities: Sequence[float] | None) -> list[_Point]:
-    """The densities to measure, descending, each once; the schedule's own, where no others are named, by role."""
+    """The densities to measure, descending, each once; by default with that of the schedule, by role."""
     points = [_Point(density, dict.fromkeys(roles, density)) for density in densities or DEFAULT_DENSITIES]
     estimates = plan["estimates"]
     if densities is None and estimates is not None and estimates["density_from"] == "schedule":
         (target,) = estimates["at"]
         by_role = {role: target["by_role"][role] for role in roles}
         points.append(_Point(target["density"], by_role, target=True))
-    by_density = {round(point.density, 3): point for point in points}  # the schedule's own, last, before its like
+    by_density = {
+        round(point.density, 3): point for point in points
+    }  # the schedule's, which comes last, replaces an equal one
     return sorted(by_density.values(), key=lambda point: point.density, reverse=True)
 
 
@@ -224,7 +218,7 @@ def _shapes(model: nn.Module, measuring: Measuring) -> list[tuple[int, int]]:
 
 
 def _in_dtype(make_inputs: MakeInputs, dtype: torch.dtype) -> MakeInputs:
-    """The same inputs, images in the precision of the model."""
+    """The same inputs, with images in the precision of the model."""
 
     def made(rows: int, tokens: int) -> dict[str, Tensor]:
         inputs = make_inputs(rows, tokens)
@@ -241,7 +235,7 @@ def _row(
     flops: tuple[Mapping[str, int], Mapping[str, int]],
     times: tuple[Mapping[str, Times], Mapping[str, Times]],
 ) -> MeasuredModel:
-    """One model beside the dense one, whose FLOPs and times come first."""
+    """The row of one model; the FLOPs and times of the dense model come first."""
     names = {group.name for group in shrinking}
     ideal = {shape: flops[0][shape] / count for shape, count in flops[1].items()}
     faster = {shape: paired_ratio(times[0][shape], own) for shape, own in times[1].items()}

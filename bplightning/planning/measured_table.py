@@ -1,4 +1,4 @@
-"""The tables of what was measured for a plan, drawn from its JSON alone."""
+"""The tables of a plan's measurements, drawn from its JSON."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 
-from bplightning.planning.schema import Measured, MeasuredModel, Plan
-from bplightning.planning.table_format import WHOLE, per_cent, section, short, titled_table
+from bplightning.planning.schema import WHOLE, Measured, MeasuredModel, Plan
+from bplightning.reporting.table_format import per_cent, section, short, titled_table
 
 
 def measured(plan: Plan, found: Measured) -> RenderableType:
-    """Draw what was measured.
+    """Draw the measurements.
 
     Args:
         plan: The plan.
         found: Its part ``measured``.
 
     Returns:
-        What a `rich.console.Console` prints, for usual models no wider than 80 columns.
+        Renderable for a `rich.console.Console`, for usual models no wider than 80 columns.
     """
     if found["limit"] is None:
-        why = "nothing that this strategy prunes can go as whole heads or units, so no model would get smaller"
+        why = "this strategy prunes nothing that can be removed as whole heads or units, so no model gets smaller"
         return section("Speed-up on this machine: not measured", [why])
     sizes = ["<kept", "<heads", "<FFN units", "<encoder linear", "<all parameters"]
     times = ["shape", "<kept", "<median ms", "<ideal", "<speed-up", "<95 % within", "<efficiency"]
     return Group(
         titled_table("Compact copies, pruned at random", sizes, _sizes(found), _which(plan)),
         titled_table("Speed-up on this machine", times, _times(found), _where(found)),
-        section("Where it saturates: halving the density again gains less than 10 %", [*_ends(found)]),
+        section("Saturation: halving the density again gains less than 10 %", [*_ends(found)]),
     )
 
 
 def _models(found: Measured) -> Iterator[tuple[str, MeasuredModel]]:
-    """What to call each, and each."""
+    """Name and record of each model."""
     yield "dense", found["dense"]
     for model in found["at"]:
         yield f"{'target, ' if model['target'] else ''}{_kept(model['density'])}", model
@@ -55,15 +55,15 @@ def _sizes(found: Measured) -> Iterator[tuple[str, ...]]:
 
 
 def _which(plan: Plan) -> str:
-    text = "Whole heads and units, in unlike numbers from layer to layer."
+    text = "Whole heads and units, in different numbers from layer to layer."
     alike: dict[tuple[str, str], list[str]] = {}
     for role in plan["roles"]:
         finer = [each for each in role["granularity"] if each not in WHOLE and ":" not in each]
         if finer:
             alike.setdefault((role["kind"], ", ".join(finer)), []).append(role["role"])
     for (kind, grains), roles in alike.items():
-        text += f" Of {', '.join(roles)}, pruned by {grains}, only training shows which {kind} die: "
-        text += f"in the copies {kind} go by the same share."
+        text += f" {', '.join(roles)} is pruned by {grains}, and only training shows which {kind} become dead: "
+        text += f"the copies lose the same fraction of {kind}."
     return text
 
 
@@ -89,7 +89,7 @@ def _where(found: Measured) -> str:
     device = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
     threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
     return (
-        f"{device}, {threads}, {found['dtype']}; one forward pass, the models in turns. Ideal: ratio of FLOPs; "
+        f"{device}, {threads}, {found['dtype']}; one forward pass, models timed in turns. Ideal: ratio of FLOPs; "
         "efficiency: speed-up / ideal."
     )
 
@@ -102,13 +102,13 @@ def _ends(found: Measured) -> Iterator[str]:
             where = f"not down to {_kept(lowest['density'])}" if density is None else f"below {_kept(density)}"
         yield f"{shape}: {where}; {limit['speedup'][shape]:.3g}x with nothing kept"
     yield (
-        "What nothing takes away: embeddings, norms, the head of the task. What shrinks, but for less than its FLOPs: "
-        "softmax and small matrices."
+        "Pruning never removes embeddings, norms and the head of the task. Softmax and small matrices get faster by "
+        "less than their FLOPs."
     )
 
 
 def _kept(density: float) -> str:
-    """A density in two figures or more.
+    """A density with two or three significant figures.
 
     >>> _kept(0.75), _kept(0.0434), _kept(0.0056)
     ('75 %', '4.3 %', '0.56 %')

@@ -1,7 +1,7 @@
-"""What a strategy would prune of a model, found without training.
+"""Finding the parts of a model that a strategy would prune, without training.
 
-It goes through the strategy contract alone: a copy of the strategy attaches its masks to a copy of the model and,
-brought to the end of its schedule, says what it keeps.
+Only the strategy contract is used: a copy of the strategy attaches its masks to a copy of the model, advances to the
+end of its schedule, and reports the density that it keeps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bplightning.layout.resizing import Group, kind_of, size_of
 from bplightning.masks.masking import Mask
 from bplightning.measuring import measure
 from bplightning.planning.estimate import estimates
-from bplightning.planning.inventory import alone, embeddings, not_pruned, obstacle, ties
+from bplightning.planning.inventory import alone, embeddings, not_pruned, obstacle, shrinks, ties
 from bplightning.planning.schema import (
     SCHEMA_VERSION,
     Estimates,
@@ -42,9 +42,11 @@ from bplightning.planning.schema import (
 from bplightning.plugins import name_of
 
 NOMINAL_STEPS = 1_000_000
-"""Optimizer steps of a run whose length nobody knows, because no data is read. So many that warm-ups given in steps
-leave room for the schedule; those given as fractions leave what they leave in a run of any length. What a schedule ends
-at does not depend on how long it took."""
+"""Optimizer steps of a run whose length is unknown, because no data is read.
+
+It is so long that warm-ups given in steps leave room for the schedule. The end of a schedule does not depend on its
+length.
+"""
 
 
 def plan(
@@ -57,14 +59,14 @@ def plan(
     shapes: Sequence[tuple[int, int]] = measure.DEFAULT_SHAPES,
     end: Progress | None = None,
 ) -> Plan:
-    """Say what `strategy` would prune of `model`; neither is changed.
+    """Plan what `strategy` would prune of `model`; both stay unchanged.
 
     Args:
         model: A transformers model, dense or compact.
-        strategy: A strategy that is not attached to a model yet.
+        strategy: A strategy that is not yet attached to a model.
         task: The task's name, for the title.
-        family: The row of the family table to read the model by; by default that of its ``model_type``.
-        make_inputs: From rows and tokens to the model's keyword arguments, for counting FLOPs; by default random
+        family: The row of the family table to read the model with; by default that of its ``model_type``.
+        make_inputs: Returns the model's keyword arguments for rows and tokens, for counting FLOPs; by default random
             tokens, as many for a decoder as for its encoder, or random images.
         shapes: Rows and tokens at which FLOPs are counted, `measure.fitting` the model.
         end: The last step of training; by default that of a long run without warm-up.
@@ -73,11 +75,11 @@ def plan(
         The plan, plain JSON; `bplightning.planning.table.render` draws it.
 
     Raises:
-        UserError: The architecture is not known, or the strategy is attached already. What the strategy refuses is no
-            exception but one of the plan's problems.
+        UserError: The architecture is not supported, or the strategy is already attached. A refusal by the strategy is
+            no exception, but one of the plan's problems.
     """
     if strategy.all_masks:
-        raise UserError("the strategy carries masks already: give `plan` a fresh one, of which it attaches a copy.")
+        raise UserError("the strategy already has masks: give `plan` a new one, of which it attaches a copy.")
     layout = PrunableLayout.of(model, family)
     attached, problems = _attach(layout, strategy)
     masks = [mask for trial in attached for mask in trial.all_masks]
@@ -87,24 +89,24 @@ def plan(
     by_training = prunes_by_training(strategy)
     if strategy.capability(Staged) is not None or not by_training:
         verb = "fit" if by_training else "prune"
-        data = "how much of each layer goes is found from data, which `plan` does not read"
-        told = f"{data}: `{verb}` says it as it prunes."
+        data = "how much of each layer is removed follows from data, which `plan` does not read"
+        told = f"{data}: `{verb}` reports it when it prunes."
         problems = [*problems, _problem(layout, None, told)]
     if masks and not problems:
         last = end or Progress(NOMINAL_STEPS, NOMINAL_STEPS, warmup_steps=0)
         try:
             density = _final_density(attached[0], last)
         except UserError as error:
-            assumed = f" ({NOMINAL_STEPS:,} steps are assumed here, where no data is read.)"
+            assumed = f" ({NOMINAL_STEPS:,} steps are assumed here, because no data is read.)"
             told = f"{error}{assumed}" if last.total_steps == NOMINAL_STEPS else str(error)
             problems = [_problem(layout, None, told)]
         else:
-            shrinking = _shrinking(layout, masks)
+            shrinking = [group for group, planned in zip(layout.groups, groups, strict=True) if shrinks(planned)]
             make_inputs = make_inputs or (lambda rows, tokens: random_inputs(model, rows, tokens))
             fitting = measure.fitting(model, shapes)
             flops = {shape: measure.flops_by_module(model, make_inputs(*shape)) for shape in fitting}
             found = estimates(model, shrinking, parameters=counts, flops=flops, density=density)
-    prunable = set(layout.members)  # a mask of the stream multiplies norms, which are no linear weights
+    prunable = set(layout.members)  # a mask of the stream multiplies norms, which are not linear weights
     masked = sum(mask.total_weights for mask in masks if any(cover.member in prunable for cover in mask.covers))
     own = {id(parameter) for parameter in model.parameters()}
     learned = {id(p): p.numel() for trial in attached for p in trial.parameters() if id(p) not in own}
@@ -133,14 +135,14 @@ def plan(
 
 
 def _attach(layout: PrunableLayout, strategy: PruningStrategy) -> tuple[list[PruningStrategy], list[Problem]]:
-    """A copy of the strategy attached to a copy of the model; where it refuses, one for each group it does not refuse.
+    """A copy of the strategy attached to a copy of the model; if it refuses, one copy for each group that it accepts.
 
-    A strategy's refusal is one message for all groups; trying group by group shows which of them it means.
+    A strategy refuses all groups with one message; trying them one by one shows which are meant.
     """
 
     def attempt(part: PrunableLayout) -> PruningStrategy:
         tensors = itertools.chain(part.model.parameters(), part.model.buffers())
-        shell = copy.deepcopy(part.model, {id(tensor): tensor for tensor in tensors})  # no weight takes memory twice
+        shell = copy.deepcopy(part.model, {id(tensor): tensor for tensor in tensors})  # weights are not copied
         trial = copy.deepcopy(strategy)
         trial.attach(replace(part, model=shell))
         return trial
@@ -165,17 +167,16 @@ def _attach(layout: PrunableLayout, strategy: PruningStrategy) -> tuple[list[Pru
 
 @torch.no_grad()
 def _final_density(strategy: PruningStrategy, end: Progress) -> dict[str, float]:
-    """What the strategy keeps at the end of its schedule, by role, if scores say nothing yet."""
+    """The density that the strategy keeps at the end of its schedule, by role, while scores carry no information."""
     for mask in strategy.all_masks:
         if mask.scores is not None:
-            # All alike at the start, so that a ranking over the whole model would favour whatever comes first: spread
-            # evenly within each mask, and so little that no threshold lies between them.
+            # Equal scores would let a ranking over the whole model favour whatever comes first. So they are spread
+            # evenly within each mask, so little that no threshold lies between them.
             spread = torch.linspace(-1e-6, 1e-6, mask.scores.numel(), device=mask.scores.device)
             mask.scores.copy_(spread.view_as(mask.scores))
     strategy.advance(replace(end, step=0))
-    steps = range(
-        end.total_steps
-    )  # a strategy that chooses anew only so often surely does so where it reaches its target
+    # A strategy that updates its masks only now and then does so at the step where it reaches its target.
+    steps = range(end.total_steps)
     reached = bisect_left(steps, True, key=lambda step: strategy.target_reached(replace(end, step=step)))
     strategy.advance(replace(end, step=reached))
     strategy.advance(end)
@@ -183,7 +184,7 @@ def _final_density(strategy: PruningStrategy, end: Progress) -> dict[str, float]
 
 
 def _problem(layout: PrunableLayout, group: Group | None, message: str, alike: Sequence[Group] = ()) -> Problem:
-    """What was refused, with the blocks that would divide all groups of the role."""
+    """The refusal, with the blocks that would divide all groups of the role."""
 
     def shapes(groups: Iterable[Group]) -> list[tuple[int, int]]:
         sizes = (tuple(member.weight(layout.model).shape) for each in groups for member in each.members)
@@ -201,7 +202,7 @@ def _problem(layout: PrunableLayout, group: Group | None, message: str, alike: S
 
 
 def _divisors(number: int) -> list[int]:
-    """All of them, ascending; none of 0.
+    """All divisors, ascending; 0 has none.
 
     >>> _divisors(12)
     [1, 2, 3, 4, 6, 12]
@@ -210,7 +211,7 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)})
 
 
-# -- what is described -------------------------------------------------------------------------------------------------
+# -- the parts of the document -----------------------------------------------------------------------------------------
 
 
 def _planned_model(layout: PrunableLayout) -> PlannedModel:
@@ -277,7 +278,7 @@ def _weights(layout: PrunableLayout, members: Iterable[Member]) -> int:
 
 
 def _granularity(layout: PrunableLayout, group: Group, mask: Mask) -> str:
-    """What the entries of a mask stand for, in the words that granularity is chosen with, read off its grid."""
+    """The granularity of a mask, found from its grid."""
     if mask.pattern is not None:
         return "{}:{}".format(*mask.pattern)
     rows, columns = mask.kept.shape
@@ -289,9 +290,3 @@ def _granularity(layout: PrunableLayout, group: Group, mask: Mask) -> str:
     tile = out_features // rows, in_features // columns
     named = {(1, 1): "element", (1, in_features): "row", (out_features, 1): "column"}
     return named.get(tile, "{}x{}".format(*tile))
-
-
-def _shrinking(layout: PrunableLayout, masks: Sequence[Mask]) -> list[Group]:
-    """The groups that can lose heads or units: not where N of M neighbours stay in every row."""
-    free = [mask for mask in masks if mask.pattern is None]
-    return [group for group in layout.groups if _masks_on(group, free) and obstacle(layout, group) is None]

@@ -6,10 +6,14 @@ from typing import Literal, TypedDict
 
 from bplightning.measuring.records import Machine, ParameterCount
 
+WHOLE = ("head", "unit")
+"""Granularities at which everything that is pruned makes the model smaller."""
+
 SCHEMA_VERSION = 2
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit.
 
-Version 1 had no ``measured``."""
+Version 1 had no ``measured``.
+"""
 
 
 class PlannedModel(TypedDict):
@@ -23,10 +27,10 @@ class PlannedModel(TypedDict):
 
 
 class PlannedRole(TypedDict):
-    """All groups of one role: how many heads or units they have, and what the strategy's masks do to them.
+    """All groups of one role: how many heads or units they have, and how the strategy masks them.
 
-    An entry of a mask keeps or drops from ``entry_weights[0]`` to ``entry_weights[1]`` weights at once; `scores` are
-    learned numbers that training carries beside the weights. Without masks granularity and `entry_weights` are empty.
+    An entry of a mask keeps or drops from ``entry_weights[0]`` to ``entry_weights[1]`` weights at once; `scores` is the
+    number of learned scores. Without masks, `granularity` and `entry_weights` are empty.
     """
 
     role: str
@@ -63,7 +67,7 @@ class PlannedGroup(TypedDict):
 
 
 class Prunable(TypedDict):
-    """Weights under masks, and their share of the two denominators, in [0, 1]; `scores` are all that is learned."""
+    """Weights under masks, and their share of the two denominators, in [0, 1]; `scores` counts all learned scores."""
 
     weights: int
     of_encoder_linear: float
@@ -72,7 +76,7 @@ class Prunable(TypedDict):
 
 
 class NotPruned(TypedDict):
-    """Parameters that stay, whatever the strategy does; `names` with ``*`` for the number of a layer."""
+    """Parameters that no strategy prunes; `names` have ``*`` for the number of a layer."""
 
     what: str
     parameters: int
@@ -92,7 +96,7 @@ class Tie(TypedDict):
 
 
 class Problem(TypedDict):
-    """Why the strategy refuses a group, or with `group` null, the whole.
+    """Why the strategy refuses a group, or with `group` null, the model.
 
     `shapes` are those of the group's weights, ``[rows, columns]``; a block of any of `rows` by any of `columns` divides
     all weights of the role's refused groups.
@@ -107,9 +111,9 @@ class Problem(TypedDict):
 
 
 class Estimate(TypedDict):
-    """Size and work of the compact model if what is pruned goes as whole heads and units.
+    """Size and FLOPs of the compact model if everything pruned is removed as whole heads and units.
 
-    `density` is the fraction kept of the weights under masks, in all and by role; `flops` and `speedup` (dense over
+    `density` is the fraction kept of the weights under masks, in total and by role; `flops` and `speedup` (dense over
     pruned FLOPs) by shape ``"BxL"``.
     """
 
@@ -121,7 +125,7 @@ class Estimate(TypedDict):
 
 
 class Estimates(TypedDict):
-    """What the compact model would be.
+    """Estimates of the compact model.
 
     `density_from`: ``schedule`` where the strategy's schedule ends at a density, the only one of `at`; ``training``
     where the density follows from training, and `at` holds examples.
@@ -133,10 +137,11 @@ class Estimates(TypedDict):
 
 
 class MeasuredModel(TypedDict):
-    """A model timed beside the dense one: the dense model itself, or a compact copy pruned at random.
+    """A model timed along with the dense one: the dense model itself, or a compact copy pruned at random.
 
-    `density` is the fraction asked for, `kept` what whole heads and units made of it, of the weights that can shrink;
-    `target` is true where the strategy's schedule ends there. `heads` are query heads. By shape ``"BxL"``, one forward
+    `density` is the fraction asked for, `kept` the one reached with whole heads and units, of the weights that can
+    shrink; `target` is true where the strategy's schedule ends there. `heads` are query heads. By shape ``"BxL"``, one
+    forward
     pass: `flops`, `ideal` (dense over own FLOPs), `latency_ms` (median), `speedup` (median of the paired ratios dense
     over own time), `within` (its 95 % confidence interval, two numbers) and `efficiency` (speed-up over ideal).
     """
@@ -157,12 +162,12 @@ class MeasuredModel(TypedDict):
 
 
 class Measured(TypedDict):
-    """What could be gained on one machine.
+    """The possible gain on one machine.
 
-    `at` is empty, and `limit` null, where nothing that is pruned makes the model smaller. `limit` has no head and unit
-    left: what remains. `saturation` is by shape the density below which halving it again makes the model less than 10 %
-    faster, times taken to lie on straight lines between the measured ones; null where that is below the lowest density
-    measured. `seed` chose the heads and units that went.
+    `at` is empty, and `limit` null, where nothing that is pruned makes the model smaller. `limit` is a model without
+    heads and units. `saturation` is, by shape, the density below which halving it again makes the model less than 10 %
+    faster, with times interpolated between the measured ones; null where it is below the lowest density measured.
+    `seed` chose the heads and units that were removed.
     """
 
     machine: Machine
@@ -177,8 +182,8 @@ class Measured(TypedDict):
 class Plan(TypedDict):
     """The whole document.
 
-    `estimates` is null where there are problems or nothing is pruned, `measured` where there are problems or nobody
-    asked for it.
+    `estimates` is null where there are problems or nothing is pruned, `measured` where there are problems or it was not
+    asked for.
     """
 
     schema_version: int

@@ -1,4 +1,4 @@
-"""The tables of a plan, drawn from its JSON alone."""
+"""The tables of a plan, drawn from its JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bplightning.planning.measured_table import measured
-from bplightning.planning.schema import Plan, PlannedGroup, PlannedRole, Problem
-from bplightning.planning.table_format import WHOLE, per_cent, section, short, span, titled_table, unit_of
+from bplightning.planning.schema import WHOLE, Plan, PlannedGroup, PlannedRole, Problem
+from bplightning.reporting.table_format import per_cent, section, short, span, titled_table, unit_of
 
 _WITH_NAMES = ("head of the task", "others", "pooler", "position bias")
-"""What is not pruned that its name alone does not explain."""
+"""Kinds of parameters that need the names of their modules to be understood."""
 
 _FREE = {"heads": "head, row, column and element", "units": "unit, row, column and element"}
 """Granularities that divide every weight of a group."""
@@ -26,19 +26,19 @@ def render(plan: Plan) -> Group:
         plan: A plan, as `bplightning.planning.plan.plan` makes it.
 
     Returns:
-        What a `rich.console.Console` prints, for usual models no wider than 80 columns.
+        Renderable for a `rich.console.Console`, for usual models no wider than 80 columns.
     """
     parts: list[RenderableType] = [_heading(plan), _roles(plan), _layers(plan), _not_pruned(plan)]
     if plan["tied"]:
         parts.append(section("Tied together", [tie["what"] for tie in plan["tied"]]))
     obstacles = [group["obstacle"] for group in plan["groups"] if group["obstacle"]]
     if obstacles:
-        first = obstacles[0] if len(obstacles) == 1 else f"{obstacles[0]} (The other {len(obstacles) - 1} alike.)"
-        parts.append(section("Compaction cannot shrink these yet; they stay as they are", [first]))
+        first = obstacles[0] if len(obstacles) == 1 else f"{obstacles[0]} (The same for {len(obstacles) - 1} others.)"
+        parts.append(section("Compaction cannot shrink these yet; their zeros stay", [first]))
     if plan["estimates"]:
         parts.append(_estimates(plan))
     elif not plan["problems"]:
-        parts.append(section("At the target", ["this strategy puts a mask on nothing: the model stays as it is"]))
+        parts.append(section("At the target", ["this strategy masks nothing: the model stays unchanged"]))
     if plan["measured"]:
         parts.append(measured(plan, plan["measured"]))
     if plan["problems"]:
@@ -86,12 +86,12 @@ def _pruned_caption(plan: Plan) -> str:
     return (
         f"under masks: {short(prunable['weights'])} weights, {100 * prunable['of_encoder_linear']:.1f} % of encoder "
         f"linear weights, {100 * prunable['of_all_parameters']:.1f} % of all parameters; an entry of a mask keeps or "
-        f"drops its weights as one; training learns {scores} beside the weights"
+        f"drops all its weights; training also learns {scores}"
     )
 
 
 def _layers(plan: Plan) -> RenderableType:
-    """One row for each run of layers that are alike."""
+    """One row for each run of equal layers."""
     groups = sorted(plan["groups"], key=lambda group: (group["stack"] != "encoder", group["layer"]))
     layers = [
         (stack, number, _describe(list(own)))
@@ -130,7 +130,7 @@ def _not_pruned(plan: Plan) -> RenderableType:
         names = list(dict.fromkeys(names))
         which = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         rows.append((part["what"], short(part["parameters"]), per_cent(part["parameters"], every), which))
-    return titled_table("What is not", ("", "<parameters", "<of all", "which"), rows)
+    return titled_table("What is not pruned", ("", "<parameters", "<of all", "which"), rows)
 
 
 def _estimates(plan: Plan) -> RenderableType:
@@ -142,10 +142,10 @@ def _estimates(plan: Plan) -> RenderableType:
         by_role = ", ".join(f"{role} {100 * kept:.1f} %" for role, kept in estimates["at"][0]["by_role"].items())
         caption = f"The schedule ends at this density; by role: {by_role}. "
     else:
-        caption = "How much stays follows from training, not from the schedule: these are examples. "
+        caption = "How much is kept follows from training, not from the schedule: these are examples. "
     if not exact:
         caption += (
-            "At best, all that is pruned goes as whole heads and units; zeros inside those that stay make nothing "
+            "At best, everything pruned is removed as whole heads and units; zeros inside those that stay make nothing "
             "smaller. "
         )
     where = "below" if plan["measured"] else "with --measure"
@@ -170,12 +170,12 @@ def _estimates(plan: Plan) -> RenderableType:
         )
     headings = (f"<{unit}FLOP {shape}" for shape, (unit, _) in units.items())
     columns = ("<kept", "<encoder linear", "<all parameters", *headings, "<speed-up")
-    title = "At the target" if scheduled else "If so much stays"
+    title = "At the target" if scheduled else "Examples"
     return titled_table(title if exact else f"{title}, at best", columns, rows, caption)
 
 
 def _problems(plan: Plan) -> RenderableType:
-    """By role, with what would fit; the strategy's own words for the first group of each."""
+    """Problems by role, with blocks that would fit; the strategy's message for the first group of each."""
     lines = []
     by_role = groupby(sorted(plan["problems"], key=lambda p: p["role"] or ""), key=lambda p: p["role"])
     for role, problems in by_role:
@@ -190,7 +190,7 @@ def _problem(role: PlannedRole | None, problems: Sequence[Problem]) -> str:
     shapes = dict.fromkeys(f"{rows}x{columns}" for each in problems for rows, columns in each["shapes"])
     rows, columns = (" ".join(map(str, sizes)) for sizes in (first["rows"], first["columns"]))
     fitting = f"rows and columns: {rows}" if rows == columns else f"rows: {rows}; columns: {columns}"
-    others = f" (The other {len(problems) - 1} alike.)" if len(problems) > 1 else ""
+    others = f" (The same for {len(problems) - 1} others.)" if len(problems) > 1 else ""
     return (
         f"{role['role']}: refused in {len(problems)} of {role['groups']} groups, with weights of {', '.join(shapes)}\n"
         f"{first['message']}{others}\n"

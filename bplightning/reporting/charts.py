@@ -1,6 +1,6 @@
-"""Charts as SVG: lines over steps, pairs of bars, histograms over time. Colours are classes, which the page defines.
+"""Charts as SVG: lines over steps, pairs of bars, histograms over time. Colours are classes of the page's style sheet.
 
-All are `WIDTH` units wide, about a phone's width, so that words in them have the same size everywhere.
+All are `WIDTH` units wide, about the width of a phone, so that their texts have the same size everywhere.
 """
 
 from __future__ import annotations
@@ -10,27 +10,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from bplightning.reporting.markup import el, picture, written
+from markupsafe import Markup
+
+from bplightning.reporting.svg import el, picture, written
 
 WIDTH = 420.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 20.0, 10.0, 34.0
-"""Margins of what has axes."""
+"""Margins of charts with axes."""
 
 MARKED = 15
-"""Points of a line, at most, for each to have a mark."""
+"""Most points of a line that still gets a mark at each point."""
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places.
+    """Maps values to coordinates.
 
     Attributes:
-        low: The least value.
-        high: The greatest value, above `low`.
-        start: Place of `low`.
-        end: Place of `high`.
+        low: The lowest value.
+        high: The highest value, above `low`.
+        start: Coordinate of `low`.
+        end: Coordinate of `high`.
     """
 
     low: float
@@ -39,12 +41,12 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """The place of a value."""
+        """The coordinate of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values from `low` to `high`, not many.
+    """A few round values from `low` to `high`.
 
     >>> ticks(0, 100, 4), ticks(3, 560), ticks(-0.2, 0.31, 4)
     ([0.0, 25.0, 50.0, 75.0, 100.0], [200.0, 400.0], [-0.2, 0.0, 0.2])
@@ -65,17 +67,17 @@ def lines(
     bounds: tuple[float, float],
     unit: str = "",
     height: float = 240.0,
-) -> Element:
+) -> Markup:
     """Lines over optimizer steps.
 
     Args:
         name: The picture's name in the page.
-        title: What it is.
-        words: What is to be seen in it.
+        title: Its title.
+        words: Description of what it shows.
         series: Class and points, ascending, of each line.
-        bounds: Least and greatest value of the vertical axis.
-        unit: What is written behind its numbers.
-        height: Of the picture.
+        bounds: Lowest and highest value of the vertical axis.
+        unit: Unit written after its numbers.
+        height: Height of the picture.
     """
     steps = [step for _, points in series for step, _ in points]
     first, last = min(0.0, *steps), max(*steps, 1.0)
@@ -95,11 +97,11 @@ class Pair:
     """Two values of one kind.
 
     Attributes:
-        label: What they are.
-        note: What is written beside it.
-        dense: The dense model's, or `None`.
-        compact: The compact model's.
-        texts: Both as they are written.
+        label: What they measure.
+        note: A comparison of both, written next to the label.
+        dense: Value of the dense model, or `None`.
+        compact: Value of the compact model.
+        texts: Both values as text.
     """
 
     label: str
@@ -109,14 +111,14 @@ class Pair:
     texts: tuple[str, str]
 
 
-def paired_bars(name: str, title: str, words: str, pairs: Sequence[Pair]) -> Element:
-    """Horizontal bars, dense over compact, each pair on a scale of its own.
+def paired_bars(name: str, title: str, words: str, pairs: Sequence[Pair]) -> Markup:
+    """Horizontal bars, dense above compact; each pair has its own scale.
 
     Args:
         name: The picture's name in the page.
-        title: What it is.
-        words: What is to be seen in it.
-        pairs: What is compared.
+        title: Its title.
+        words: Description of what it shows.
+        pairs: The pairs.
     """
     parts, top = [], 0.0
     for pair in pairs:
@@ -139,11 +141,11 @@ class Ridge:
     """One histogram.
 
     Attributes:
-        label: When it was.
-        low: Least value.
-        high: Greatest value.
-        pruned: Counts of bars of equal width from `low` to `high`, of what is pruned.
-        kept: The same of what is kept.
+        label: Its step.
+        low: Lowest value.
+        high: Highest value.
+        pruned: Counts of pruned entries in bars of equal width from `low` to `high`.
+        kept: The same for kept entries.
     """
 
     label: str
@@ -153,16 +155,16 @@ class Ridge:
     kept: Sequence[int]
 
 
-def ridges(name: str, title: str, words: str, rows: Sequence[Ridge], *, kind: str, axis: str) -> Element:
-    """Histograms under one another, each to a height of its own.
+def ridges(name: str, title: str, words: str, rows: Sequence[Ridge], *, kind: str, axis: str) -> Markup:
+    """Histograms under one another, each with its own height.
 
     Args:
         name: The picture's name in the page.
-        title: What it is.
-        words: What is to be seen in it.
+        title: Its title.
+        words: Description of what it shows.
         rows: From the first to the last.
-        kind: Class of what is kept.
-        axis: What the horizontal axis is.
+        kind: Class of kept entries.
+        axis: Name of the horizontal axis.
     """
     low, high = min(row.low for row in rows), max(row.high for row in rows)
     if high <= low:
@@ -184,7 +186,7 @@ def ridges(name: str, title: str, words: str, rows: Sequence[Ridge], *, kind: st
 
 
 def _steps(heights: Sequence[float], start: float, end: float, base: float) -> str:
-    """The outline of bars side by side; those of no width get one."""
+    """The outline of bars side by side, with a minimal width."""
     width = max((end - start) / len(heights), 1.5 if end - start < 1 else 0.0)
     path = [f"M{written(start)} {written(base)}"]
     for place, height in enumerate(heights):
@@ -193,7 +195,7 @@ def _steps(heights: Sequence[float], start: float, end: float, base: float) -> s
 
 
 def _rules(y: Scale, unit: str) -> Iterator[Element]:
-    """Horizontal lines and the numbers they stand for."""
+    """Horizontal lines with their numbers."""
     for value in ticks(y.low, y.high, 4):
         place = y(value)
         yield el("line", {"class": "rule", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": place, "y2": place})
@@ -215,11 +217,11 @@ class Dot:
     """One point of a plane.
 
     Attributes:
-        label: What is written beside it.
+        label: Text next to it.
         x: Its cost.
         y: Its score.
         kind: Its class.
-        best: Whether no other one beats it.
+        best: Whether it is Pareto-optimal.
     """
 
     label: str
@@ -229,16 +231,16 @@ class Dot:
     best: bool
 
 
-def dots(name: str, title: str, words: str, marks: Sequence[Dot], *, axis: str, height: float = 280.0) -> Element:
-    """Points in a plane, with a line through the best; the horizontal axis begins at 0.
+def dots(name: str, title: str, words: str, marks: Sequence[Dot], *, axis: str, height: float = 280.0) -> Markup:
+    """Points in a plane, with a line through the Pareto-optimal ones; the horizontal axis begins at 0.
 
     Args:
         name: The picture's name in the page.
-        title: What it is.
-        words: What is to be seen in it.
+        title: Its title.
+        words: Description of what it shows.
         marks: The points.
-        axis: What the horizontal axis is.
-        height: Of the picture.
+        axis: Name of the horizontal axis.
+        height: Height of the picture.
     """
     lowest, highest = min(mark.y for mark in marks), max(mark.y for mark in marks)
     room = 0.1 * (highest - lowest) or 1.0

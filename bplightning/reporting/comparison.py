@@ -1,6 +1,6 @@
-"""Runs side by side: score against measured latency and size, and which models no other one beats in both.
+"""Comparing runs: score against measured latency and size, and which models are Pareto-optimal.
 
-Pure functions of reports; nothing is run here.
+These are pure functions of reports; nothing is run here.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ SCHEMA_VERSION = 2
 """Raised by one whenever a key of a comparison is renamed, removed, added or changes its meaning or unit."""
 
 COSTS: tuple[Literal["latency_ms"], Literal["bytes"]] = ("latency_ms", "bytes")
-"""What a score is set against."""
+"""The costs that a score is compared with."""
 
 
 class Point(TypedDict):
     """One model: the compact one of a run, or a dense one.
 
-    ``beaten`` says of each of `COSTS` whether another model costs no more and scores no worse, and one of both better;
-    `None` where it was not measured, or not on one machine. Of runs that were compared with one dense model, the
-    milliseconds are that model's, their median, over each run's speed-up.
+    ``beaten`` says for each of `COSTS` whether another model costs no more, scores no worse, and is better in one of
+    both, so that this model is not Pareto-optimal. It is `None` where the cost was not measured, or not on one machine.
+    For runs with the same dense model, ``latency_ms`` is that model's median over the runs divided by the run's
+    speed-up.
     """
 
     run: str
@@ -56,15 +57,15 @@ class Comparison(TypedDict):
 
 
 def compare(reports: Mapping[str, Report], *, metric: str | None = None, shape: str | None = None) -> Comparison:
-    """Set runs side by side.
+    """Compare runs.
 
     Args:
         reports: A run's name to its report.
-        metric: The score; by default the one that says which model is better.
+        metric: The score; by default the metric by which the task chooses the best model.
         shape: Rows and tokens, ``"BxL"``, of the latency; by default 8x128, or the last that all have.
 
     Raises:
-        UserError: Scores are of other tasks or validation sets, or there is no such metric or shape.
+        UserError: Scores are of different tasks or validation sets, or there is no such metric or shape.
     """
     first = next(iter(reports.values()))
     _require_comparable(reports)
@@ -80,7 +81,7 @@ def compare(reports: Mapping[str, Report], *, metric: str | None = None, shape: 
     common = _dense_ms(list(reports.values()), shape)
     points = [_compact(run, report, name, shape, common) for run, report in reports.items()]
     for point in (_dense(run, report, name, shape, common) for run, report in reports.items()):
-        same = ("model", "score", "bytes")  # a dense model that several runs were compared with stands there once
+        same = ("model", "score", "bytes")  # a dense model that several runs share is listed once
         if point is not None and not any(
             other["kind"] == "dense" and all(other[key] == point[key] for key in same)  # type: ignore[literal-required]
             for other in points
@@ -106,11 +107,11 @@ def compare(reports: Mapping[str, Report], *, metric: str | None = None, shape: 
 def dominated(
     points: Sequence[Point], cost: Literal["latency_ms", "bytes"], *, least_is_best: bool = False
 ) -> list[bool | None]:
-    """Of each point, whether another costs no more and scores no worse, and is better in one of both.
+    """For each point, whether another costs no more and scores no worse, and is better in one of both.
 
     Args:
-        points: The points; those whose cost is `None` beat none, and are `None` themselves.
-        cost: What a score is set against.
+        points: The points; one whose cost is `None` is ignored, and gets `None`.
+        cost: The cost that scores are compared with.
         least_is_best: Whether a lower score is better.
     """
     places = [(point[cost], -point["score"] if least_is_best else point["score"]) for point in points]
@@ -127,14 +128,14 @@ def dominated(
 
 
 DenseMs = Mapping[tuple[str, int], float]
-"""A dense model's name and size to its milliseconds."""
+"""Name and size of a dense model to its milliseconds."""
 
 
 def _dense_ms(reports: Sequence[Report], shape: str) -> DenseMs:
-    """The median over the runs that were compared with one dense model of the times that it took.
+    """The median time of each dense model over the runs that were compared with it.
 
-    Each run has timed it beside its own compact model, on a machine that was busier at one time than at another. Only
-    their ratio holds; against one time for all, runs can be compared.
+    Each run timed it along with its own compact model, on a machine that is busier at some times than at others. Only
+    the ratio is reliable, so runs are compared by their ratios to one common time.
     """
     times: dict[tuple[str, int], list[float]] = {}
     for report in reports:
@@ -166,14 +167,14 @@ def _compact(run: str, report: Report, metric: str, shape: str, common: DenseMs)
 
 
 def _left(report: Report) -> float:
-    """The part of the linear weights that are not zero: after a refill that fills zeros, all that are stored."""
+    """Fraction of the linear weights that are not zero; after a refill that fills zeros, all that are stored."""
     if not fills_zeros(report):
         return report["density"]["encoder_linear"]
     return report["parameters"]["compact"]["encoder_linear"] / report["parameters"]["dense"]["encoder_linear"]
 
 
 def _dense(run: str, report: Report, metric: str, shape: str, common: DenseMs) -> Point | None:
-    """The dense model that a run was compared with, where there was one."""
+    """The dense model that a run was compared with, if any."""
     score = (report["metrics"]["dense"] or {}).get(metric)
     if score is None:
         return None
@@ -193,7 +194,7 @@ def _dense(run: str, report: Report, metric: str, shape: str, common: DenseMs) -
 
 
 def _require_comparable(reports: Mapping[str, Report]) -> None:
-    """Refuse scores that are not of the same thing."""
+    """Refuse scores of different tasks, data or evaluation settings."""
     (first, reference), *others = reports.items()
     for run, report in others:
         for key in ("task", "data", "evaluation"):
@@ -201,12 +202,12 @@ def _require_comparable(reports: Mapping[str, Report]) -> None:
             if here != there:
                 raise UserError(
                     f"scores of {run!r} and {first!r} cannot be compared: {key} is {here!r} in one, {there!r} in the "
-                    "other. Compare runs of one task on one validation set, evaluated alike."
+                    "other. Compare runs of one task on one validation set, with the same evaluation settings."
                 )
 
 
 def _shape(reports: Mapping[str, Report], shape: str | None) -> str:
-    """The shape that was asked for, or the usual one, or the last one of all."""
+    """The shape asked for, else 8x128, else the last that all runs have."""
     common = [
         name
         for name in next(iter(reports.values()))["latency_ms"]["compact"]

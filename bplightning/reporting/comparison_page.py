@@ -1,10 +1,9 @@
-"""A comparison as a table for the terminal and as a page, each from its JSON alone."""
+"""A comparison as a table for the terminal and as a page, both drawn from its JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
-from xml.etree.ElementTree import Element
 
 from rich import box
 from rich.table import Table
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from bplightning.reporting.charts import Dot, dots
 from bplightning.reporting.comparison import Comparison, Point
-from bplightning.reporting.markup import document, el, figure, legend, table
+from bplightning.reporting.rendering import Figure, rendered
 from bplightning.reporting.table import quantity
 
 HEADS = ("run", "strategy", "seed", "kept", "score", "ms", "faster", "on disk")
@@ -48,17 +47,14 @@ def draw(comparison: Comparison) -> str:
     if comparison["machines"] == 1:
         pictures.append(_plane(comparison, "latency_ms", f"latency at {comparison['shape']} (ms)"))
     pictures.append(_plane(comparison, "bytes", "weights on disk (MB)"))
-    rows = [(str(place), *row) for place, row in enumerate(_rows(comparison), 1)]
-    title = _title(comparison)
-    content = [
-        el("p", {"class": "eyebrow"}, "bplightning comparison"),
-        el("h1", None, title),
-        el("p", {"class": "note"}, _note(comparison)),
-        el("div", {"class": "columns"}, *pictures),
-        el("h2", None, "The models"),
-        table(["", *HEADS], rows),
-    ]
-    return document(title, content)
+    values = {
+        "title": _title(comparison),
+        "note": _note(comparison),
+        "pictures": pictures,
+        "heads": ("", *HEADS),
+        "rows": [(str(place), *row) for place, row in enumerate(_rows(comparison), 1)],
+    }
+    return rendered("comparison.html.j2", values)
 
 
 def _title(comparison: Comparison) -> str:
@@ -70,10 +66,11 @@ def _title(comparison: Comparison) -> str:
 def _note(comparison: Comparison) -> str:
     better = "Higher" if comparison["mode"] == "max" else "Lower"
     note = (
-        f"{better} is better; ms at {comparison['shape']}. *: no other model here costs as little and scores as well."
+        f"{better} is better; *: Pareto-optimal. ms: time of a batch of {comparison['shape']}, computed from the run's "
+        "measured speed-up and the median time of the dense model over the runs."
     )
     if comparison["machines"] > 1:
-        note += f" Latencies are of {comparison['machines']} machines, and not compared."
+        note += f" Latencies are from {comparison['machines']} machines and are not compared."
     return note
 
 
@@ -102,8 +99,8 @@ def _best(point: Point, cost: str) -> bool:
     return point["beaten"].get(cost) is False
 
 
-def _plane(comparison: Comparison, cost: Literal["latency_ms", "bytes"], axis: str) -> Element:
-    """Score against one cost, points by their numbers in the table."""
+def _plane(comparison: Comparison, cost: Literal["latency_ms", "bytes"], axis: str) -> Figure:
+    """Score against one cost; points have their numbers in the table."""
     numbered = [(place, point) for place, point in enumerate(comparison["points"], 1) if point[cost] is not None]
     divisor = 1e6 if cost == "bytes" else 1.0
     marks = [
@@ -111,11 +108,12 @@ def _plane(comparison: Comparison, cost: Literal["latency_ms", "bytes"], axis: s
         for place, point in numbered
     ]
     best = _names([(place, point) for place, point in numbered if _best(point, cost)])
-    return figure(
+    words = f"Pareto-optimal: {best}."
+    return Figure(
         f"Against {axis.partition(' (')[0]}",
-        "Numbers are those of the table. The line goes through the models that no other one beats.",
-        legend([("compact", "compact"), ("dense", "dense")]),
-        dots(cost, f"{comparison['metric']} against {axis}", f"Not beaten: {best}.", marks, axis=axis),
+        dots(cost, f"{comparison['metric']} against {axis}", words, marks, axis=axis),
+        note="Numbers are those of the table. The line connects the Pareto-optimal models.",
+        legend=[("compact", "compact"), ("dense", "dense")],
     )
 
 

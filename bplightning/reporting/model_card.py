@@ -1,4 +1,4 @@
-"""The model card of a compact folder, ``README.md`` in the Hub's format, drawn from the report."""
+"""The model card of a compact folder: a ``README.md`` in the Hub's format, drawn from the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bplightning.reporting.schema import Report
 from bplightning.reporting.table import fills_zeros, is_faster, left_of_linear, notes, rows
 
 CARD_FILE = "README.md"
-"""The card's file, by the Hub's rule."""
+"""The card's file name, required by the Hub."""
 
 
 def model_card(report: Report, *, architecture: str, reader: str) -> str:
@@ -24,7 +24,7 @@ def model_card(report: Report, *, architecture: str, reader: str) -> str:
 
     Args:
         report: Its report.
-        architecture: Class of the model, which says what its pipeline is on the Hub.
+        architecture: Class of the model, from which its pipeline on the Hub follows.
         reader: Class whose `from_pretrained` reads it, such as ``AutoModelForQuestionAnswering``.
     """
     data = ModelCardData(
@@ -41,7 +41,7 @@ def model_card(report: Report, *, architecture: str, reader: str) -> str:
 
 
 def _results(report: Report, pipeline: str | None) -> Iterator[EvalResult]:
-    """The metrics of the compact model as the Hub's ``model-index`` has them."""
+    """The metrics of the compact model in the form of the Hub's ``model-index``."""
     data: dict[str, Any] = report["data"] or {}
     name = str(data.get("validation") or report["task"])
     for metric, value in (report["metrics"]["compact"] or {}).items():
@@ -57,13 +57,13 @@ def _results(report: Report, pipeline: str | None) -> Iterator[EvalResult]:
 
 
 def _pipeline(architecture: str) -> str | None:
-    """The Hub's name of what models of a class are for, where transformers knows it."""
+    """The Hub's name for the pipeline of a model class, if transformers has one."""
     mapping: dict[str, Any] = TASK_MAPPING
     return next((tag for tag, names in mapping.items() if architecture in names.values()), None)
 
 
 def _base_model(model: str) -> str | None:
-    """A name on the Hub; a folder's is nothing to anyone else."""
+    """A name on the Hub; the name of a local folder is left out."""
     named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model, re.ASCII) is not None
     return model if named and not Path(model).exists() else None
 
@@ -83,10 +83,10 @@ from transformers import {reader}
 model = {reader}.from_pretrained("FOLDER_OR_NAME")
 ```
 
-Where its `config.json` has a `compaction`, transformers refuses it without that import.
-`compaction_plan.json` says which heads, feed-forward units and dimensions of the residual stream were kept.
+If `config.json` has a field `compaction`, the import is required.
+`compaction_plan.json` lists the heads, feed-forward units and dimensions of the residual stream that were kept.
 
-## What it cost and what it gave
+## Results
 
 | | dense | this model |
 |---|---|---|
@@ -119,7 +119,7 @@ def _text(report: Report, reader: str) -> str:
 
 
 def _what(report: Report) -> str:
-    """What the model is beside the dense one: no smaller where pruning left zeros only, no faster where it is not."""
+    """How the model differs from the dense one; it is called smaller or faster only where it is."""
     model, task = _plain(short_name(report["model"])), _plain(report["task"])
     share, smaller = left_of_linear(report)
     if not smaller:
@@ -135,7 +135,7 @@ def _what(report: Report) -> str:
 
 
 def _structure(report: Report) -> str:
-    """What kind of model a smaller one is: an ordinary one, unless it skips what ordinary ones have."""
+    """The kind of a smaller model: ordinary, unless it skips sub-layers."""
     skipped = report["skipped"]
     if not skipped:
         return "It is an ordinary dense model with smaller matrices."
@@ -147,16 +147,16 @@ def _structure(report: Report) -> str:
 
 
 def _speed(report: Report) -> str:
-    """The end of a sentence on the model: that it is faster, where it is; else its speed in numbers."""
+    """The end of a sentence: that the model is faster, where it is, and its speed in numbers."""
     speedup = report["speedup"] or {}
     told = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in speedup.items())
     if not told:
         return ""
     if all(map(is_faster, speedup.values())):
         return f", and it is faster ({told})"
-    return f"; its speed is {told}, where the dense model's is 1"
+    return f"; its speed is {told} that of the dense model"
 
 
 def _plain(text: str) -> str:
-    """A text as Markdown shows it, on one line and in one cell of a table."""
+    """Escape a text for Markdown, on one line and for one cell of a table."""
     return re.sub(r"([\\`*_{}\[\]|#<>])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

@@ -1,18 +1,18 @@
-"""The report as a page, ``report.html``: one file that loads nothing, drawn from what a run has written."""
+"""The report as a page: one self-contained file, ``report.html``, drawn from the files of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from xml.etree.ElementTree import Element
+from typing import NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from bplightning.io.files import writable, write_whole
 from bplightning.reporting.charts import Pair, paired_bars
-from bplightning.reporting.markup import document, el, figure, folded, table
 from bplightning.reporting.page_curves import curves_of
 from bplightning.reporting.page_map import layer_map
+from bplightning.reporting.rendering import Figure, rendered
 from bplightning.reporting.report import load_report
 from bplightning.reporting.schema import Report
 from bplightning.reporting.table import is_faster, left_of_linear, notes, quantity, rows
@@ -26,14 +26,14 @@ def report_run(run: Path, output: Path | None = None, *, overwrite: bool = False
 
     Args:
         run: The run's folder, with ``report.json``, and with ``metrics.csv`` and ``scores.jsonl`` where it has them.
-        output: The page's file; by default ``report.html`` in the run's folder, drawn anew where it is there.
-        overwrite: Whether to replace an `output` that is there already.
+        output: The page's file; by default ``report.html`` in the run's folder, which is replaced.
+        overwrite: Whether to replace an `output` that exists.
 
     Returns:
         The file.
 
     Raises:
-        UserError: There is no report, or it cannot be read, or `output` is there already or cannot be written.
+        UserError: There is no report, it cannot be read, or `output` exists or cannot be written.
     """
     report = load_report(run / REPORT_FILE)
     file = run / PAGE_FILE if output is None else writable(output, overwrite)
@@ -42,19 +42,18 @@ def report_run(run: Path, output: Path | None = None, *, overwrite: bool = False
 
 
 def write_drawn(file: Path, draw_it: Callable[[], str], *, again: str) -> None:
-    """Write what is drawn from a report; that it cannot be drawn is a warning, and never costs a run its end.
+    """Write a file that is drawn from a report; a failure is only a warning, so that the run still ends.
 
     Args:
         file: The file.
-        draw_it: Gives its text.
-        again: How to try it again, for the warning.
+        draw_it: Returns its text.
+        again: How to draw it again, for the warning.
     """
     try:
         write_whole(file, draw_it())
-    except Exception as error:  # whatever it is: hours of training stand behind it, and it can be drawn again
+    except Exception as error:  # any error: the run took hours, and the file can be drawn again
         rank_zero_warn(
-            f"{str(file)!r} could not be drawn ({type(error).__name__}: {error}). Nothing else is the worse for it; "
-            f"{again}"
+            f"{str(file)!r} could not be drawn ({type(error).__name__}: {error}). All other files are complete; {again}"
         )
 
 
@@ -63,35 +62,38 @@ def draw(report: Report, run: Path) -> str:
 
     Args:
         report: The report.
-        run: Folder with the run's curves; what is not there is left out.
+        run: Folder with the run's curves; missing files are left out.
     """
-    title = f"{short_name(report['model'])} on {report['task']}, pruned by {report['strategy']}"
-    curves = curves_of(run, report)
-    content = [
-        el("p", {"class": "eyebrow"}, f"bplightning report, {report['date'][:10]}"),
-        el("h1", None, title),
-        el("div", {"class": "tiles"}, *_tiles(report)),
-        el("h2", None, "What is left"),
-        el("p", {"class": "note"}, _left(report)),
-        *layer_map(report),
-        *([el("h2", None, "While it was pruned"), el("div", {"class": "columns"}, *curves)] if curves else []),
-        el("h2", None, "What it gives"),
-        el("div", {"class": "columns"}, _latency(report), _sizes(report)),
-        el("h2", None, "All of it in numbers"),  # but for what is in the map, the indented rows by layer
-        table(
-            ["", "dense", "masked", "compact"],
-            [[cell.replace("( ", "(") for cell in row] for row in rows(report) if row[0].strip() == row[0]],
-        ),
-        el("h2", None, "How it was made"),
-        el("dl", None, *_made(report)),
-        folded("Versions", el("dl", None, *_entries(report["versions"]))),
-        el("footer", None, "Drawn from report.json and the curves beside it. This page loads nothing."),
-    ]
-    return document(title, content)
+    values = {
+        "title": f"{short_name(report['model'])} on {report['task']}, pruned by {report['strategy']}",
+        "date": report["date"][:10],
+        "tiles": list(_tiles(report)),
+        "left": _left(report),
+        "map": layer_map(report),
+        "curves": curves_of(run, report),
+        "latency": _latency(report),
+        "sizes": _sizes(report),
+        # Indented rows are those by layer, which the map shows.
+        "numbers": [[cell.replace("( ", "(") for cell in row] for row in rows(report) if row[0].strip() == row[0]],
+        "command": report["command"],
+        "made": _made(report),
+        "notes": notes(report),
+        "versions": report["versions"],
+    }
+    return rendered("report.html.j2", values)
+
+
+class Tile(NamedTuple):
+    """A number in large type, with what it is and what it was."""
+
+    name: str
+    number: str
+    words: str
+    more: str
 
 
 def short_name(model: str) -> str:
-    """A model's name of the hub as it is, of a folder its last part; one that was never saved has none.
+    """The name of a model: its name on the hub, or the last part of its folder; one that was never saved has none.
 
     >>> short_name("google/bert_uncased"), short_name("/models/mine/"), short_name("")
     ('google/bert_uncased', 'mine', 'model')
@@ -101,17 +103,17 @@ def short_name(model: str) -> str:
     return (path.name if local else model) or "model"
 
 
-def _tiles(report: Report) -> Iterator[Element]:
-    """Speed, size and score, each large, with what it was."""
+def _tiles(report: Report) -> Iterator[Tile]:
+    """Speed, size and score, each with the dense model's."""
     latency, speedup, parameters = report["latency_ms"], report["speedup"], report["parameters"]
     shapes = list(latency["compact"])
     if speedup:
         at = list(speedup)[-1] if "8x128" not in speedup else "8x128"
         others = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in speedup.items() if shape != at)
         words = f"faster than the dense model at {at}" if is_faster(speedup[at]) else f"the dense model's speed at {at}"
-        yield _tile("Speed", f"{speedup[at]:.2f}x", words, others)
+        yield Tile("Speed", f"{speedup[at]:.2f}x", words, others)
     elif shapes:
-        yield _tile("Speed", f"{latency['compact'][shapes[-1]]:.2f} ms", f"at {shapes[-1]}", "no dense model was timed")
+        yield Tile("Speed", f"{latency['compact'][shapes[-1]]:.2f} ms", f"at {shapes[-1]}", "no dense model was timed")
     dense, compact = parameters["dense"]["encoder_linear"], parameters["compact"]["encoder_linear"]
     on_disk = report["bytes_on_disk"]
     disk = f"{quantity(on_disk['compact'])} on disk" if on_disk["compact"] is not None else ""
@@ -120,7 +122,7 @@ def _tiles(report: Report) -> Iterator[Element]:
     words = f"of the linear weights, {quantity(compact, bytes=False)} of {quantity(dense, bytes=False)}"
     if not smaller:
         words = f"of the linear weights not zero after pruning; all {quantity(compact, bytes=False)} are stored"
-    yield _tile("Size", f"{share:.1f} %", words, disk + was)
+    yield Tile("Size", f"{share:.1f} %", words, disk + was)
     metrics, monitor = report["metrics"], report["monitor"]
     names = list(metrics["compact"] or {})
     if names:
@@ -128,24 +130,19 @@ def _tiles(report: Report) -> Iterator[Element]:
         told = [_change(report, name) for name in sorted(names, key=lambda name: name != first)]
         value = (metrics["compact"] or {})[first]
         others = "; ".join(f"{name} {words}" for name, _, words in told[1:3])
-        yield _tile("Score", "none" if value is None else f"{value:.2f}", f"{first}{told[0][1]}", others)
+        yield Tile("Score", "none" if value is None else f"{value:.2f}", f"{first}{told[0][1]}", others)
 
 
 def _change(report: Report, name: str) -> tuple[str, str, str]:
-    """A metric, what it was, and both in words."""
+    """A metric, its dense value in words, and both values in words."""
     dense, compact = ((report["metrics"][model] or {}).get(name) for model in ("dense", "compact"))
     now = "none" if compact is None else f"{compact:.2f}"
     was = "" if dense is None else f" (dense {dense:.2f})"
     return name, was, f"{now}{was}"
 
 
-def _tile(name: str, number: str, words: str, more: str) -> Element:
-    lines = [el("p", {"class": "name"}, name), el("p", {"class": "big"}, number), el("p", None, words)]
-    return el("div", {"class": "tile"}, *lines, *([el("p", None, more)] if more else []))
-
-
 def _left(report: Report) -> str:
-    """Heads, units, the width where it is another, and what is skipped."""
+    """Heads, units, the width where it changed, and skipped sub-layers."""
     heads, units = report["heads"], report["units"]
     by_role = report["density"]["by_role"]
     text = (
@@ -155,20 +152,20 @@ def _left(report: Report) -> str:
     narrower = width is not None and width["kept"] != width["total"]
     if narrower:
         assert width is not None
-        text += f" {width['kept']:,} of {width['total']:,} dimensions of the residual stream, which every layer has."
+        text += f" {width['kept']:,} of {width['total']:,} dimensions of the residual stream, in every layer."
     if report["skipped"]:
         text += f" Skipped, each with its norm: {', '.join(report['skipped'])}."
     if report["patterns"] and "attention" in by_role:
         text += (
-            " Of each layer's four attention weights a band is a head: rows of query, key and value, columns of the "
+            " Each band of a layer's four attention weights is a head: rows of query, key and value, columns of the "
             "output."
         )
         if narrower:
-            text += " The other way of each run the dimensions that stay."
+            text += " Across each band run the dimensions that stay."
     return text
 
 
-def _latency(report: Report) -> Element:
+def _latency(report: Report) -> Figure:
     latency, speedup = report["latency_ms"], report["speedup"] or {}
     dense = latency["dense"] or {}
     pairs = [
@@ -184,12 +181,12 @@ def _latency(report: Report) -> Element:
     return _bars(
         "latency",
         "Latency",
-        f"Median time of a batch (rows x tokens) on {report['machine']['device']}, shorter is better.",
+        f"Median time of a batch (rows x tokens) on {report['machine']['device']}; shorter is better.",
         pairs,
     )
 
 
-def _sizes(report: Report) -> Element:
+def _sizes(report: Report) -> Figure:
     parameters, disk, flops = report["parameters"], report["bytes_on_disk"], report["flops"]
     full, small = parameters["dense"], parameters["compact"]
     values: list[tuple[str, float | None, float | None, bool]] = [
@@ -209,45 +206,37 @@ def _sizes(report: Report) -> Element:
         for label, dense, compact, size in values
         if compact is not None
     ]
-    return _bars("sizes", "Size and work", "Of the model as it is stored, and of one forward pass.", pairs)
+    return _bars("sizes", "Size and work", "The stored model, and one forward pass.", pairs)
 
 
-def _bars(name: str, caption: str, note: str, pairs: list[Pair]) -> Element:
+def _bars(name: str, caption: str, note: str, pairs: list[Pair]) -> Figure:
     words = "; ".join(
         f"{pair.label}: " + (f"dense {pair.texts[0]}, " if pair.dense is not None else "") + f"compact {pair.texts[1]}"
         for pair in pairs
     )
     cells = [(pair.label, pair.texts[0] or "–", pair.texts[1], pair.note or "–") for pair in pairs]
-    return figure(
+    return Figure(
         caption,
-        f"{note} Grey: dense; colour: compact.",
         paired_bars(name, caption, words, pairs),
-        folded("As a table", table(["", "dense", "compact", ""], cells)),
+        note=f"{note} Grey: dense; colour: compact.",
+        heads=("", "dense", "compact", ""),
+        rows=cells,
     )
 
 
-def _made(report: Report) -> Iterator[Element]:
+def _made(report: Report) -> dict[str, str]:
     machine, seed = report["machine"], report["seed"]
     threads = f"{machine['threads']} CPU threads"
-    yield from (el("dt", None, "command"), el("dd", None, el("code", None, report["command"])))
-    yield from _entries(
-        {
-            "model": report["model"],
-            "task and data": ", ".join(filter(None, (report["task"], _data(report)))),
-            "strategy": report["strategy"],
-            "seed": "not fixed" if seed is None else str(seed),
-            "machine": f"{machine['cpu']}, {threads}; {machine['device']}, {machine['platform']}",
-            "processes": str(report["world_size"]),
-        }
-    )
-    yield from (el("dt", None, "notes"), el("dd", None, *(el("p", None, line) for line in notes(report))))
+    return {
+        "model": report["model"],
+        "task and data": ", ".join(filter(None, (report["task"], _data(report)))),
+        "strategy": report["strategy"],
+        "seed": "not fixed" if seed is None else str(seed),
+        "machine": f"{machine['cpu']}, {threads}; {machine['device']}, {machine['platform']}",
+        "processes": str(report["world_size"]),
+    }
 
 
 def _data(report: Report) -> str:
     data = report["data"] or {}
     return " ".join(str(data[key]) for key in ("validation", "dataset_config") if data.get(key))
-
-
-def _entries(values: dict[str, str]) -> Iterator[Element]:
-    for name, value in values.items():
-        yield from (el("dt", None, name), el("dd", None, value))

@@ -1,4 +1,4 @@
-"""What a run's curves show: density by role, the score on the validation set, and how learned scores spread."""
+"""Figures of a run's curves: density by role, the validation score, and histograms of learned scores."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
-from xml.etree.ElementTree import Element
 
 from bplightning.masks.granularity import ROLES
 from bplightning.reporting.charts import Points, Ridge, lines, ridges
-from bplightning.reporting.markup import figure, folded, legend, table
+from bplightning.reporting.rendering import Figure
 from bplightning.reporting.schema import Report
 from bplightning.reporting.score_history import SCORES_FILE, Scores, read_scores
 
 METRICS_FILE = "metrics.csv"
 DRAWN = 300
-"""Points of a line, at most."""
+"""Most points of a line."""
 
 SHOWN = 12
-"""Rows of a table, and histograms of a picture, at most."""
+"""Most rows of a table, and most histograms of a picture."""
 
 T = TypeVar("T")
 
 Curves = dict[str, list[tuple[float, float]]]
-"""Column to steps and values, ascending."""
+"""Column to its steps and values, ascending by step."""
 
 
 def read_curves(file: Path) -> Curves:
-    """The columns of a ``metrics.csv``; of a step that was trained twice the later value.
+    """The columns of a ``metrics.csv``; for a step that was trained twice, the later value.
 
     Args:
-        file: The file; one that is not there has no columns.
+        file: The file; a missing one has no columns.
     """
     found: dict[str, dict[float, float]] = {}
     if file.is_file():
@@ -46,8 +45,8 @@ def read_curves(file: Path) -> Curves:
     return {column: sorted(values.items()) for column, values in found.items()}
 
 
-def curves_of(run: Path, report: Report) -> list[Element]:
-    """The figures that the files of a run give; none where they are not there.
+def curves_of(run: Path, report: Report) -> list[Figure]:
+    """The figures of a run; none where its files are missing.
 
     Args:
         run: Folder with ``metrics.csv`` and ``scores.jsonl``.
@@ -63,7 +62,7 @@ def curves_of(run: Path, report: Report) -> list[Element]:
 
 
 def thinned(items: Sequence[T], most: int = SHOWN) -> list[T]:
-    """So many of the items, evenly, the first and the last among them.
+    """At most this many of the items, evenly spread, with the first and the last.
 
     >>> thinned(range(100), 4)
     [0, 33, 66, 99]
@@ -74,7 +73,7 @@ def thinned(items: Sequence[T], most: int = SHOWN) -> list[T]:
 
 
 def role_words(role: str) -> str:
-    """A role as one writes it.
+    """A role in words.
 
     >>> role_words("feed_forward")
     'feed-forward'
@@ -82,7 +81,7 @@ def role_words(role: str) -> str:
     return role.replace("feed_forward", "feed-forward").replace("_", " ")
 
 
-def _density(curves: Curves) -> Iterator[Element]:
+def _density(curves: Curves) -> Iterator[Figure]:
     names = [name for name in (*ROLES, "total") if f"density/{name}" in curves]
     if not names:
         return
@@ -91,7 +90,7 @@ def _density(curves: Curves) -> Iterator[Element]:
     drawn = lines(
         "density",
         "Density over training by role",
-        f"Per cent of weights that the masks keep. {words}.",
+        f"Percentage of weights that the masks keep. {words}.",
         [(name, thinned(points, DRAWN)) for name, points in series.items()],
         bounds=(0.0, 100.0),
         unit=" %",
@@ -102,16 +101,17 @@ def _density(curves: Curves) -> Iterator[Element]:
         (f"{step:,g}", *(f"{by_step[name][step]:.1f} %" if step in by_step[name] else "" for name in names))
         for step, _ in steps
     ]
-    yield figure(
+    yield Figure(
         "Density",
-        "Share of the weights that the masks keep, while they learn.",
-        legend([(name, f"{role_words(name)} {points[-1][1]:.1f} %") for name, points in series.items()]),
         drawn,
-        folded("As a table", table(["step", *map(role_words, names)], rows)),
+        note="Fraction of the weights that the masks keep during training.",
+        legend=[(name, f"{role_words(name)} {points[-1][1]:.1f} %") for name, points in series.items()],
+        heads=["step", *map(role_words, names)],
+        rows=rows,
     )
 
 
-def _score(curves: Curves, report: Report) -> Iterator[Element]:
+def _score(curves: Curves, report: Report) -> Iterator[Figure]:
     monitor = report["monitor"]
     points = curves.get(f"val_{monitor['metric']}", []) if monitor is not None else []
     if monitor is None or not points:
@@ -134,16 +134,17 @@ def _score(curves: Curves, report: Report) -> Iterator[Element]:
     better = "higher" if monitor["mode"] == "max" else "lower"
     keys = [("score", f"masked {points[-1][1]:.2f}"), *([("total", f"dense {dense:.2f}")] if dense is not None else [])]
     rows = [(f"{step:,g}", f"{value:.2f}") for step, value in thinned(points)]
-    yield figure(
+    yield Figure(
         f"Score: {metric}",
-        f"Of the masked model on the validation set; {better} is better.",
-        legend(keys),
         drawn,
-        folded("As a table", table(["step", metric], rows)),
+        note=f"The masked model on the validation set; {better} is better.",
+        legend=keys,
+        heads=["step", metric],
+        rows=rows,
     )
 
 
-def _histograms(role: str, scores: Sequence[Scores]) -> Element:
+def _histograms(role: str, scores: Sequence[Scores]) -> Figure:
     lines_of = [(line["step"], line["roles"][role]) for line in scores if role in line["roles"]]
     rows = [Ridge(f"{step:,}", of["low"], of["high"], of["pruned"], of["kept"]) for step, of in lines_of]
     step, last = lines_of[-1]
@@ -156,12 +157,13 @@ def _histograms(role: str, scores: Sequence[Scores]) -> Element:
         (f"{step:,}", f"{of['low']:.3g}", f"{of['high']:.3g}", f"{sum(of['kept']):,}", f"{sum(of['pruned']):,}")
         for step, of in lines_of
     ]
-    return figure(
+    return Figure(
         f"Scores: {role_words(role)}",
-        "What was learned of each block, head or unit. From top to bottom: step by step, each to a height of its own.",
-        legend([(role, f"kept {kept:,}"), ("pruned", f"pruned {pruned:,}")]),
         ridges(f"scores-{role}", f"Scores of {role_words(role)} over training", words, rows, kind=role, axis="score"),
-        folded("As a table", table(["step", "lowest", "highest", "kept", "pruned"], cells)),
+        note="Learned scores of blocks, heads or units, step by step from top to bottom; each row has its own height.",
+        legend=[(role, f"kept {kept:,}"), ("pruned", f"pruned {pruned:,}")],
+        heads=["step", "lowest", "highest", "kept", "pruned"],
+        rows=cells,
     )
 
 

@@ -1,47 +1,92 @@
 """The map of every layer: heads and units kept, and the blocks left inside the heads that stay.
 
-A row of the map is an attention sub-layer with the feed-forward sub-layer after it. Of its four weights each is drawn
-with the heads from top to bottom, so that one band is one head in all of them: rows of query, key and value, columns of
-the output.
+A row of the map is an attention sub-layer with the feed-forward sub-layer after it. Each of its four weights is drawn
+with the heads from top to bottom, so one band is one head in all of them: rows of query, key and value, columns of the
+output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from xml.etree.ElementTree import Element
 
-from bplightning.reporting.markup import el, folded, legend, picture, table, written
+from markupsafe import Markup
+
 from bplightning.reporting.schema import HeadLayer, Pattern, Report, UnitLayer
+from bplightning.reporting.svg import el, picture, written
 
 SLOT, GAP = 100.0, 8.0
 """Width of one weight in the map, and the space between two."""
 
 NAMES = ("query", "key", "value", "output")
 
+NOTHING = Markup("")
 
-def layer_map(report: Report) -> list[Element]:
-    """The map, with its legend and its table.
+
+@dataclass(frozen=True)
+class MapRow:
+    """One row of the map.
+
+    Attributes:
+        label: Stack and number of the layer.
+        heads: Heads kept, in words; empty where the row has no attention.
+        strip: Picture of its heads.
+        blocks: Picture of the blocks inside its heads.
+        no_heads: Whether all of its heads were removed.
+        units: Units kept, in words; empty where the row has no feed-forward sub-layer.
+        bar: Picture of its units.
+    """
+
+    label: str
+    heads: str = ""
+    strip: Markup = NOTHING
+    blocks: Markup = NOTHING
+    no_heads: bool = False
+    units: str = ""
+    bar: Markup = NOTHING
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """The map.
+
+    Attributes:
+        legend: Class and text of each swatch.
+        names: Heads of the four weights in a row, empty without patterns.
+        rows: Its rows.
+        cells: The same numbers as rows of a table: sub-layer, kept, total, indices of heads.
+    """
+
+    legend: list[tuple[str, str]]
+    names: tuple[str, ...]
+    rows: list[MapRow]
+    cells: list[tuple[str, str, str, str]]
+
+
+def layer_map(report: Report) -> LayerMap:
+    """The map of a report.
 
     Args:
-        report: A report; without patterns, one of an earlier version, it shows heads and units.
+        report: A report; without patterns, from an earlier version, the map shows only heads and units.
     """
     patterns = {pattern["name"]: pattern for pattern in report["patterns"]}
     keys = [("attention", "kept"), ("zero", "pruned inside a head that stays"), ("gone", "head removed")]
-    parts = [legend([*(keys if patterns else keys[:1] + keys[2:]), ("feed_forward", "feed-forward units kept")])]
-    heading = el("div", {"class": "layer heads", "aria-hidden": "true"}, el("div"), _names(bool(patterns)), el("div"))
-    rows = [_row(place, *row, patterns) for place, row in enumerate(_rows(report))]
     cells = [
         (of["name"], str(of["kept"]), str(of["total"]), _listed(of["indices"])) for of in report["heads"]["by_layer"]
     ]
     cells += [(of["name"], f"{of['kept']:,}", f"{of['total']:,}", "") for of in report["units"]["by_layer"]]
-    parts.append(el("div", {"class": "layers"}, heading, *rows))
-    parts.append(folded("The map as a table", table(["sub-layer", "kept", "of", "which heads"], cells)))
-    return parts
+    return LayerMap(
+        legend=[*(keys if patterns else keys[:1] + keys[2:]), ("feed_forward", "feed-forward units kept")],
+        names=NAMES if patterns else (),
+        rows=[_row(place, *row, patterns) for place, row in enumerate(_rows(report))],
+        cells=cells,
+    )
 
 
 def _rows(report: Report) -> list[tuple[HeadLayer | None, UnitLayer | None]]:
-    """Attention and feed-forward sub-layers side by side: of the same stack and layer."""
+    """Attention and feed-forward sub-layers of the same stack and layer, side by side."""
     layers: dict[str, tuple[list[HeadLayer], list[UnitLayer]]] = {}
     for head in report["heads"]["by_layer"]:
         layers.setdefault(_layer(head["name"]), ([], []))[0].append(head)
@@ -56,7 +101,7 @@ def _layer(name: str) -> str:
 
 
 def _part(name: str) -> str:
-    """Which part of a layer's feed-forward network a sub-layer is, where it has several.
+    """The part of a layer's feed-forward network that a sub-layer is, where it has several.
 
     >>> _part("decoder.3.feed_forward.expert.5"), _part("encoder.3.feed_forward")
     ('expert 5', '')
@@ -64,11 +109,7 @@ def _part(name: str) -> str:
     return " ".join(name.split(".")[3:])
 
 
-def _names(patterns: bool) -> Element:
-    return el("div", {"class": "names"}, *(el("span", None, name) for name in (NAMES if patterns else ())))
-
-
-def _row(place: int, heads: HeadLayer | None, units: UnitLayer | None, patterns: dict[str, Pattern]) -> Element:
+def _row(place: int, heads: HeadLayer | None, units: UnitLayer | None, patterns: dict[str, Pattern]) -> MapRow:
     sub_layer = heads or units
     assert sub_layer is not None
     stack, number, *kind = sub_layer["name"].split(".")
@@ -76,31 +117,20 @@ def _row(place: int, heads: HeadLayer | None, units: UnitLayer | None, patterns:
     part = "" if units is None else _part(units["name"])
     if heads is None and part:
         label += f", {part}"
-    first = [el("b", None, label)]
-    middle: list[Element] = []
+    row = MapRow(label)
     if heads is not None:
-        first += [el("span", None, f"{heads['kept']} of {heads['total']} heads"), _strip(f"heads-{place}", heads)]
+        words = f"{heads['kept']} of {heads['total']} heads"
+        row = replace(row, heads=words, strip=_strip(f"heads-{place}", heads), no_heads=not heads["kept"])
         if heads["name"] in patterns and heads["kept"]:
-            middle = [_blocks(f"blocks-{place}", heads, patterns[heads["name"]])]
-        elif not heads["kept"]:
-            middle = [el("span", None, "no head is left: attention is a constant, or skipped")]
-    last = (
-        []
-        if units is None
-        else [
-            el(
-                "span",
-                None,
-                f"{f'{part}: ' if heads and part else ''}{units['kept']:,} of {units['total']:,} units",
-            ),
-            _units(place, units),
-        ]
-    )
-    return el("div", {"class": "layer"}, *(el("div", None, *content) for content in (first, middle, last)))
+            row = replace(row, blocks=_blocks(f"blocks-{place}", heads, patterns[heads["name"]]))
+    if units is not None:
+        words = f"{f'{part}: ' if heads and part else ''}{units['kept']:,} of {units['total']:,} units"
+        row = replace(row, units=words, bar=_units(place, units))
+    return row
 
 
-def _strip(name: str, heads: HeadLayer) -> Element:
-    """A square a head."""
+def _strip(name: str, heads: HeadLayer) -> Markup:
+    """One square per head."""
     kept, size = set(heads["indices"]), 10.0
     across = min(heads["total"], 12)
     squares = []
@@ -111,16 +141,15 @@ def _strip(name: str, heads: HeadLayer) -> Element:
         f"kept: {_listed(heads['indices'])}; removed: {_listed([h for h in range(heads['total']) if h not in kept])}"
     )
     height = size * (-(-heads["total"] // across) or 1)
-    drawn = picture(name, (across * size or size, height), f"Heads of {heads['name']}", words, squares)
-    drawn.set("class", "strip")
-    return drawn
+    title = f"Heads of {heads['name']}"
+    return picture(name, (across * size or size, height), title, words, squares, kind="strip")
 
 
 def _listed(indices: Sequence[int]) -> str:
     return ", ".join(map(str, indices)) or "none"
 
 
-def _units(place: int, units: UnitLayer) -> Element:
+def _units(place: int, units: UnitLayer) -> Markup:
     share = units["kept"] / units["total"] if units["total"] else 0.0
     bars = [
         el("rect", {"class": "zero", "x": 0, "y": 0, "width": 220, "height": 10, "rx": 2}),
@@ -130,8 +159,8 @@ def _units(place: int, units: UnitLayer) -> Element:
     return picture(f"units-{place}", (220, 10), f"Units of {units['name']}", words, bars)
 
 
-def _blocks(name: str, heads: HeadLayer, pattern: Pattern) -> Element:
-    """The four weights, a band a head; of heads that are gone an outline."""
+def _blocks(name: str, heads: HeadLayer, pattern: Pattern) -> Markup:
+    """The four weights, with one band per head; removed heads are outlines."""
     kept, total = set(heads["indices"]), heads["total"]
     band, shares = _band_height(pattern, total), []
     parts: list[Element] = []
@@ -171,13 +200,13 @@ def _blocks(name: str, heads: HeadLayer, pattern: Pattern) -> Element:
 
 
 def _band_height(pattern: Pattern, total: int) -> float:
-    """Of one head: its tiles are squares, where they are small enough for that."""
+    """Height of one head: its tiles are squares, if they are small enough."""
     query = pattern["projections"]["query"].split(" ")
     return min(12.0, max(4.0, len(query) / total * SLOT / max(len(query[0]), 1)))
 
 
 def _runs(row: str) -> list[tuple[int, int, str]]:
-    """Start, end and level of each run of tiles that are alike.
+    """Start, end and level of each run of equal tiles.
 
     >>> _runs("0099")
     [(0, 2, '0'), (2, 4, '9')]
@@ -187,6 +216,6 @@ def _runs(row: str) -> list[tuple[int, int, str]]:
 
 
 def _share(rows: Sequence[str], kept: set[int], each: int) -> float:
-    """Per cent of the tiles inside these heads of which something is left."""
+    """Percentage of the tiles inside these heads that are not all zero."""
     inside = "".join(rows[place] for head in kept for place in range(head * each, (head + 1) * each))
     return 100 * (1 - inside.count("0") / len(inside)) if inside else 0.0

@@ -1,4 +1,4 @@
-"""Which blocks are left inside the heads that stay: the zeros of a masked model, tile by tile, as short text.
+"""Patterns of the blocks left inside the heads that stay: the zeros of a masked model, tile by tile, as short text.
 
 Legend: `O` out features, `I` in features, `R`, `C` tiles along them, `H` heads, `D` head size.
 """
@@ -14,17 +14,17 @@ from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.reporting.schema import Pattern
 
 FINEST = 32
-"""Edge of the smallest tile, the papers' block; smaller only where a head is."""
+"""Edge of the smallest tile, the papers' block; tiles are smaller only where a head is."""
 
 MOST = 32
-"""Tiles along one side of a weight; tiles of greater models are larger, but never larger than a head."""
+"""Most tiles along one side of a weight; larger models have larger tiles, but never larger than a head."""
 
 PROJECTIONS = ("query", "key", "value", "output")
 
 
 @torch.no_grad()
 def head_patterns(layout: PrunableLayout) -> list[Pattern]:
-    """How much is left of each tile of every attention sub-layer's projections, of dimensions of the stream that stay.
+    """The fraction left of each tile in the projections of every attention sub-layer, over live dimensions.
 
     Args:
         layout: The layout of a masked model, its masks hardened to zeros.
@@ -34,7 +34,7 @@ def head_patterns(layout: PrunableLayout) -> list[Pattern]:
 
 
 def tile_edge(size: int, count: int = 1) -> int:
-    """Edge of the tiles that `count` pieces of `size` weights each are cut into, so that none lies across two pieces.
+    """Edge of the tiles that `count` pieces of `size` weights are cut into, so that no tile crosses two pieces.
 
     >>> tile_edge(768), tile_edge(64, 12), tile_edge(128, 32), tile_edge(16, 4)
     (32, 32, 128, 16)
@@ -46,13 +46,13 @@ def tile_edge(size: int, count: int = 1) -> int:
 def levels(
     weight_OI: Tensor, tile: tuple[int, int], *, rows: Tensor | None = None, columns: Tensor | None = None
 ) -> str:
-    """A digit a tile, 0 for nothing left to 9 for all of it, in between by eighths; rows of tiles apart by spaces.
+    """One digit per tile, from 0 (nothing left) to 9 (all left), in eighths; rows of tiles are separated by spaces.
 
     Args:
         weight_OI: A weight with zeros.
         tile: Rows and columns of a tile.
-        rows: Indices of the rows that count; `None` for all. A tile of which none counts is left out.
-        columns: The same of its columns.
+        rows: Indices of the rows that count; `None` for all. A tile without any is left out.
+        columns: The same for its columns.
 
     >>> levels(torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 2.0]]), (2, 2))
     '93'
@@ -68,7 +68,7 @@ def levels(
 
 
 def _counted(size: int, indices: Tensor | None) -> Tensor:
-    """1 at each of the indices, 0 elsewhere; 1 throughout with `None`."""
+    """1 at each of the indices, 0 elsewhere; 1 everywhere for `None`."""
     return torch.ones(size) if indices is None else torch.zeros(size).index_fill(0, indices.cpu(), 1.0)
 
 

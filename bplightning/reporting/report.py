@@ -1,7 +1,6 @@
-"""The report: what pruning cost and what it gave, as JSON first.
+"""The report of a run, as JSON: scores, sizes, speed, and how they were measured.
 
-`build_report` is a pure function of measured values, and `render` draws its table from the JSON alone, so that plots, a
-page or a model card can be drawn later from the file.
+`build_report` is a pure function of measured values. The table, the page and the model card are drawn from the JSON.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ __all__ = [
 ]
 
 LayerKept = tuple[str, Sequence[int], int]
-"""A layer's name, the indices kept of it (heads or units), and how many there were."""
+"""Name of a sub-layer, the indices of its heads or units that were kept, and their total."""
 
 
 def build_report(
@@ -99,22 +98,22 @@ def build_report(
     quantized: Quantized | None = None,
     family: Sequence[FamilyMember] = (),
 ) -> Report:
-    """The report from measured values alone; what is absent from a mapping over models counts as not measured.
+    """The report of measured values; a model that is missing from a mapping was not measured.
 
     Args:
         task: The task's name.
         strategy: The pruning strategy's name.
-        model: What the run started from, a hub name or a folder.
+        model: The model that the run started from, a hub name or a folder.
         metrics: ``dense``, ``masked``, ``compact`` to metric name to value.
-        evaluation: What the task says of how it measured them, as JSON; `None` where it measured nothing.
+        evaluation: How the task measured them, as JSON; `None` where it measured nothing.
         density_by_role: Role to fraction of its weights kept.
-        heads_by_layer: For each attention sub-layer its name, the indices of kept heads, and how many there were.
-        units_by_layer: For each feed-forward sub-layer its name, the indices of kept units, and how many there were.
-        parameters: ``dense``, ``masked`` (non-zero ones), ``compact`` to ``encoder_linear`` and ``all``, counts. The
+        heads_by_layer: For each attention sub-layer its name, the indices of kept heads, and their total.
+        units_by_layer: For each feed-forward sub-layer its name, the indices of kept units, and their total.
+        parameters: ``dense``, ``masked`` (those not zero), ``compact`` to ``encoder_linear`` and ``all``, counts. The
             dense counts are known without a baseline: a masked model has the dense shapes.
-        vocabulary: Tokens kept in the compact model, and those of the dense one.
+        vocabulary: Tokens of the compact model, and of the dense one.
         dtype: Precision the compact model is saved in, for example ``float32``.
-        bytes_on_disk: ``dense``, ``compact`` to the size of the weights' files, bytes.
+        bytes_on_disk: ``dense``, ``compact`` to the size of the files of weights, bytes.
         flops: ``dense``, ``compact`` to operations of one forward pass at `flops_shape`.
         flops_shape: Rows and tokens of that pass, ``"BxL"``.
         latency_ms: ``dense``, ``compact`` to ``"BxL"``, or ``"BxL+N"`` where `N` tokens were generated, to median
@@ -123,24 +122,24 @@ def build_report(
         equivalence: ``masked_compact``, ``compact_reloaded`` to the largest absolute logit difference.
         equivalence_relative: The same, divided by the largest absolute logit.
         world_size: Processes that trained.
-        mask_hashes: Of each of them, a hash of what its masks kept and of their scores.
+        mask_hashes: For each process, a hash of its masks and their scores.
         seed: The run's seed, `None` where it was not fixed.
         command: The command line that repeats the run.
-        versions: Package to version, see `versions`.
+        versions: Package to version, see `bplightning.io.provenance.versions`.
         machine: See `bplightning.measuring.measure.machine`.
-        date: ISO 8601 in UTC, see `now`.
-        monitor: The metric that says which model is better.
-        data: What the task says of the data it was measured on, as JSON; `None` where it says nothing.
-        stream: Dimensions of the residual stream kept, and how many there were; `None` where its width stays.
-        skipped: Names of the sub-layers that are skipped, and their norm with them.
-        patterns: What is left inside the heads, see `bplightning.reporting.patterns.head_patterns`.
-        distillation: The teacher and what was learned from it; `None` without one.
-        simplification: What of the network became simpler; `None` where nothing did.
-        alignment: Which removed units were put back; `None` where widths are as pruning left them.
+        date: ISO 8601 in UTC, see `bplightning.io.provenance.now`.
+        monitor: The metric by which the best model is chosen.
+        data: The task's description of its validation data, as JSON, or `None`.
+        stream: Dimensions of the residual stream kept, and their total; `None` where its width stays.
+        skipped: Names of the sub-layers that are skipped together with their norm.
+        patterns: The blocks left inside the heads, see `bplightning.reporting.patterns.head_patterns`.
+        distillation: The teacher and its losses; `None` without one.
+        simplification: The settings of simplification; `None` without it.
+        alignment: The removed units that were restored; `None` without alignment.
         refill: How the compact model was fine-tuned; `None` where it was not.
-        snap: What the last correction of the masks did; `None` where nothing was steered.
-        quantized: What the compact model became in 8 bits; `None` where it was not quantized.
-        family: Other models that the run made.
+        snap: The last correction of the masks; `None` where no target was steered to.
+        quantized: The compact model in 8 bits; `None` where it was not quantized.
+        family: Other models that the run saved.
 
     Returns:
         The document, ready for `save_report` and `render`.
@@ -209,7 +208,7 @@ def build_report(
 
 
 def save_report(report: Report, path: str | Path) -> None:
-    """Write the report as JSON; a reader finds the whole of it or the file that was there before.
+    """Write the report as JSON; a reader finds either all of it or the previous file.
 
     Args:
         report: What `build_report` returned.
@@ -232,7 +231,7 @@ def load_report(path: str | Path) -> Report:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"report {str(path)!r} does not exist: a run writes it at its end, beside config.yaml; give that folder."
+            f"report {str(path)!r} does not exist: a run writes it at its end, next to config.yaml; give that folder."
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"report {str(path)!r} is not JSON ({error}): build it again.") from error

@@ -27,7 +27,7 @@ ADDED: dict[int, dict[str, Any]] = {
     6: _STREAM,
     7: {},
 }
-"""A version that is read, to the keys it lacks, or may lack, and what they are read as."""
+"""Each version that can be read, to the keys that it may lack, with their default."""
 
 
 Numbers = dict[str, float | None]
@@ -43,7 +43,7 @@ class Metrics(TypedDict):
 
 
 class Monitor(TypedDict):
-    """The metric that says which model is better, and whether ``"max"`` or ``"min"`` of it is."""
+    """The metric by which the best model is chosen, and whether its ``"max"`` or ``"min"`` is best."""
 
     metric: str
     mode: str
@@ -67,7 +67,7 @@ class HeadLayer(TypedDict):
 
 
 class UnitLayer(TypedDict):
-    """Hidden units of one feed-forward sub-layer; which ones is in the compaction plan."""
+    """Hidden units of one feed-forward sub-layer; their indices are in the compaction plan."""
 
     name: str
     kept: int
@@ -98,7 +98,7 @@ class Stream(TypedDict):
 
 
 class Pattern(TypedDict):
-    """What is left of an attention's projections, a digit a tile, by `bplightning.reporting.patterns.levels`."""
+    """The weights left in an attention's projections, one digit per tile, as `patterns.levels` writes them."""
 
     name: str
     tile: list[int]
@@ -106,7 +106,7 @@ class Pattern(TypedDict):
 
 
 class Parameters(TypedDict):
-    """Parameters of the three models; those of `masked` are its non-zero ones."""
+    """Parameters of the three models; for `masked` those that are not zero."""
 
     dense: ParameterCount
     masked: ParameterCount
@@ -121,7 +121,7 @@ class Vocabulary(TypedDict):
 
 
 class Bytes(TypedDict):
-    """Size of the weights' files, bytes."""
+    """Size of the files of weights, bytes."""
 
     dense: int | None
     compact: int | None
@@ -164,7 +164,7 @@ class AlignedLayer(TypedDict):
 
 
 class AlignmentCandidate(TypedDict):
-    """What was measured of one multiple; `speedup` over no alignment, by shape ``"BxL"``."""
+    """Measurements of one multiple; `speedup` over no alignment, by shape ``"BxL"``."""
 
     multiple_of: int
     units_added: int
@@ -172,7 +172,7 @@ class AlignmentCandidate(TypedDict):
 
 
 class Aligned(TypedDict):
-    """Which removed units were put back, for widths that suit the hardware."""
+    """The removed units that were restored, for widths that suit the hardware."""
 
     multiple_of: int
     auto: bool
@@ -196,7 +196,7 @@ class Refilled(TypedDict):
 
 
 class Quantized(TypedDict):
-    """What the compact model became in 8 bits; `speedup` over the dense model in torch, by shape ``"BxL"``."""
+    """The compact model in 8 bits; `speedup` over the dense model in torch, by shape ``"BxL"``."""
 
     kind: str
     backend: str
@@ -206,9 +206,9 @@ class Quantized(TypedDict):
 
 
 class Snap(TypedDict):
-    """What the last correction of the masks did to meet a target that the penalty had been steered to.
+    """The last correction of the masks, after the penalty was steered to a target.
 
-    A target in time is meant for `shape`, ``"BxL"``.
+    A latency target holds for `shape`, ``"BxL"``.
     """
 
     kind: str
@@ -221,7 +221,7 @@ class Snap(TypedDict):
 
 
 class FamilyMember(TypedDict):
-    """A smaller or larger model that the same run made; `speedup` over the dense shapes, by shape ``"BxL"``."""
+    """A smaller or larger model of the same run; `speedup` over the dense model, by shape ``"BxL"``."""
 
     name: str
     folder: str
@@ -276,14 +276,14 @@ def validate_report(document: object, *, name: str = "report") -> Report:
     """Check a document against the schema.
 
     Args:
-        document: What was read from JSON.
-        name: What to call it in messages.
+        document: The values read from JSON.
+        name: Its name in messages.
 
     Returns:
-        The document, with the keys added that it lacks where it may.
+        The document, with the keys added that it may lack.
 
     Raises:
-        UserError: Another schema version; or keys that are missing, unknown, or hold another type, each named.
+        UserError: It has another schema version, or keys that are missing, unknown or of another type; each is named.
     """
     version = document.get("schema_version") if isinstance(document, dict) else None
     if isinstance(document, dict) and type(version) is int and version in ADDED:
@@ -293,7 +293,7 @@ def validate_report(document: object, *, name: str = "report") -> Report:
     elif version is not None:
         readable = ", ".join(map(str, ADDED))
         raise UserError(
-            f"{name} has schema_version {str(version)[:40]}, and this version of bplightning reads {readable}: "
+            f"{name} has schema_version {str(version)[:40]}, but this version of bplightning reads {readable}: "
             "read it with the version of bplightning that wrote it (its `versions.bplightning`), or run again."
         )
     problems = list(schema_problems(document, Report))

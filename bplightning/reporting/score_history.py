@@ -1,4 +1,4 @@
-"""How learned scores spread while a network is pruned: a histogram by role at each validation, in ``scores.jsonl``."""
+"""Histograms of learned scores during training: one per role at each validation, in ``scores.jsonl``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from bplightning.contracts.strategy import PruningStrategy
 
 SCORES_FILE = "scores.jsonl"
-"""The file, beside ``metrics.csv``; one line a validation."""
+"""The file, next to ``metrics.csv``; one line per validation."""
 
 BINS = 40
-"""Bars of a histogram, of equal width from the lowest score of a role to its highest."""
+"""Bars of a histogram, of equal width from the lowest score of a role to the highest."""
 
 
 class Histogram(TypedDict):
-    """Scores of one role; an entry is what one score keeps or drops: a block, a unit, a head, a weight."""
+    """Scores of one role; each entry of a mask has one score: a block, a unit, a head or a weight."""
 
     low: float
     high: float
@@ -37,20 +37,20 @@ class Scores(TypedDict):
 
 
 class ScoreHistory(Callback):
-    """Writes the histograms; every `PruningModule` brings it. A strategy without scores, or no logger, leaves nothing.
+    """Writes the histograms; every `PruningModule` adds it. Without scores, or without a logger, nothing is written.
 
-    What is counted is counted on the device, at validations, for which training stands still anyway.
+    Scores are counted on the device, during validation, when training waits anyway.
     """
 
     def __init__(self) -> None:
         self._file: Path | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add a line, where a validation is part of training."""
+        """Add a line, if the validation is part of training."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         module: Any = pl_module
-        folder = trainer.log_dir  # asked on all ranks, for it is sent from the first to the others
+        folder = trainer.log_dir  # asked on all ranks, since the first sends it to the others
         if not trainer.is_global_zero or not trainer.loggers or folder is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         roles = histograms(module.strategy)
@@ -61,7 +61,7 @@ class ScoreHistory(Callback):
         if self._file != file:
             self._file = file
             file.parent.mkdir(parents=True, exist_ok=True)
-            if file.is_file() and not file.read_bytes().endswith(b"\n"):  # a process that was killed left half a line
+            if file.is_file() and not file.read_bytes().endswith(b"\n"):  # a killed process left half a line
                 before = file.read_bytes()
                 file.write_bytes(before[: before.rfind(b"\n") + 1])
         with file.open("a", encoding="utf-8") as lines:
@@ -70,7 +70,7 @@ class ScoreHistory(Callback):
 
 @torch.no_grad()
 def histograms(strategy: PruningStrategy) -> dict[str, Histogram]:
-    """Role to the histogram of its scores at this moment; empty where nothing has scores.
+    """Role to the histogram of its current scores; empty where no mask has scores.
 
     Args:
         strategy: The strategy, with its masks.
@@ -83,7 +83,7 @@ def histograms(strategy: PruningStrategy) -> dict[str, Histogram]:
 
 
 def _histogram(pairs: list[tuple[Tensor, Tensor]]) -> Histogram:
-    """Of scores ``(R, C)`` and grids ``(R, C)``, mask by mask, so that no copy of all scores is made."""
+    """Histogram of scores ``(R, C)`` and grids ``(R, C)``, mask by mask, so that scores are not copied."""
     ends = torch.stack([torch.stack(scores_RC.aminmax()) for scores_RC, _ in pairs])
     low, high = ends[:, 0].min(), ends[:, 1].max()
     width = ((high - low) / BINS).clamp(min=torch.finfo(torch.float32).tiny)
@@ -96,10 +96,10 @@ def _histogram(pairs: list[tuple[Tensor, Tensor]]) -> Histogram:
 
 
 def read_scores(file: Path) -> list[Scores]:
-    """The lines of the file by step, ascending; of a step that was trained twice the later one.
+    """The lines of the file by step, ascending; for a step that was trained twice, the later one.
 
     Args:
-        file: A run's ``scores.jsonl``; one that is not there has no lines.
+        file: A run's ``scores.jsonl``; a missing one has no lines.
     """
     found: dict[int, Scores] = {}
     if file.is_file():
@@ -107,6 +107,6 @@ def read_scores(file: Path) -> list[Scores]:
             try:
                 line: Scores = json.loads(text)
                 found[line["step"]] = line
-            except (ValueError, KeyError, TypeError):  # half a line, of a process that was killed
+            except (ValueError, KeyError, TypeError):  # half a line, from a killed process
                 continue
     return [found[step] for step in sorted(found)]

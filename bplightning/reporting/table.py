@@ -1,4 +1,4 @@
-"""The table dense | masked | compact, drawn from the JSON of a report alone."""
+"""The table dense | masked | compact, drawn from the JSON of a report."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from rich.text import Text
 
 from bplightning.measuring.records import ParameterCount
 from bplightning.reporting.schema import HeadLayer, Heads, Parameters, Report, UnitLayer, Units
+from bplightning.reporting.table_format import BYTES, COUNTS, FLOPS, unit_of
 
 NOT_MEASURED = "\N{EN DASH}"
 
 
 def render(report: Report) -> Table:
-    """Draw the table dense | masked | compact from the JSON alone; an en dash stands for what was not measured.
+    """Draw the table dense | masked | compact; an en dash stands for a value that was not measured.
 
     Args:
         report: A report, as `load_report` reads it.
 
     Returns:
-        A table for a `rich.console.Console`, at most 100 columns wide; for usual models 80 suffice.
+        A table for a `rich.console.Console`, at most 100 columns wide; 80 are enough.
     """
     table = Table(
         title=Text(f"{report['task']}, {report['strategy']}, {report['model']}"),
@@ -31,17 +32,12 @@ def render(report: Report) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("", max_width=28)
+    table.add_column("", no_wrap=True)
     for model in ("dense", "masked", "compact"):
-        table.add_column(model, justify="right", max_width=30 if model == "compact" else 16)
+        table.add_column(model, justify="right", no_wrap=model != "compact", max_width=30 if model == "compact" else 16)
     for row in rows(report):
         table.add_row(*(Text(cell) for cell in row))
     return table
-
-
-_COUNTS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
-_BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
-_FLOPS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12}
 
 
 def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
@@ -65,12 +61,12 @@ def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
         yield "width (dimensions)", str(width["total"]), str(width["kept"]), str(width["kept"])
     yield from _kept_rows("heads", report["heads"])
     yield from _kept_rows("FFN units", report["units"])
-    weights = "weights on disk" if report["dtype"] == "float32" else f"on disk, {report['dtype']}"
+    weights = "on disk" if report["dtype"] == "float32" else f"on disk, {report['dtype']}"
     for label, sizes, units in (
-        (weights, report["bytes_on_disk"], _BYTES),
-        (f"FLOPs {report['flops']['shape']}", report["flops"], _FLOPS),
+        (weights, report["bytes_on_disk"], BYTES),
+        (f"FLOPs {report['flops']['shape']}", report["flops"], FLOPS),
     ):
-        unit, divisor = _unit(sizes["compact"] if sizes["dense"] is None else sizes["dense"], units)
+        unit, divisor = unit_of(sizes["compact"] if sizes["dense"] is None else sizes["dense"], units)
         dense, compact = (_cell(sizes[model], "{:.2f}", divisor) for model in ("dense", "compact"))
         yield f"{label} ({unit})", dense, "", compact
     latency, speedup = report["latency_ms"], report["speedup"] or {}
@@ -85,9 +81,9 @@ def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
 def _parameter_row(
     label: str, parameters: Parameters, pick: Callable[[ParameterCount], int]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Counts with their share of the dense one; of the masked model its non-zero ones."""
+    """Counts with their share of the dense count; for the masked model those that are not zero."""
     full = pick(parameters["dense"])
-    unit, divisor = _unit(full, _COUNTS)
+    unit, divisor = unit_of(full, COUNTS)
 
     def cell(count: ParameterCount) -> str:
         number = f"{pick(count) / divisor:.2f}" if unit else f"{pick(count)}"
@@ -98,7 +94,7 @@ def _parameter_row(
 
 
 def _kept_rows(label: str, kept: Heads | Units) -> Iterator[tuple[str, str, str, str]]:
-    """The total, then one row a kind of sub-layer (self or cross, encoder or decoder) with a number a layer."""
+    """The total, then one row per kind of sub-layer (self or cross, encoder or decoder) with a number per layer."""
     yield label, str(kept["total"]), str(kept["kept"]), str(kept["kept"])
     kinds: dict[str, list[HeadLayer | UnitLayer]] = {}
     for layer in kept["by_layer"]:
@@ -111,24 +107,29 @@ def _kept_rows(label: str, kept: Heads | Units) -> Iterator[tuple[str, str, str,
 
 
 def notes(report: Report) -> list[str]:
-    """What else is to be said, line by line.
+    """The notes below the table, line by line.
 
     Args:
         report: A report, as `load_report` reads it.
     """
     density, equivalence, machine = report["density"], report["equivalence"], report["machine"]
-    linear, every = (f"{100 * density[name]:.1f} %" for name in ("encoder_linear", "all_parameters"))
-    kept = f"kept: {linear} of encoder linear weights, {every} of all parameters"
-    kept += ", before the refill" if fills_zeros(report) else ""
+    stored, dense = report["parameters"]["compact"], report["parameters"]["dense"]
+    kept = (
+        f"encoder linear weights: {100 * density['encoder_linear']:.1f} % kept, "
+        f"{100 * stored['encoder_linear'] / dense['encoder_linear']:.1f} % stored; all parameters: "
+        f"{100 * density['all_parameters']:.1f} % kept, {100 * stored['all'] / dense['all']:.1f} % stored "
+        f"(kept: not zero after pruning{', before the refill' if fills_zeros(report) else ''})"
+    )
     by_role = dict(density["by_role"])
-    dimensions = by_role.pop("stream", None)  # the residual stream's, which are no weights
+    dimensions = by_role.pop("stream", None)  # of the residual stream, which has no weights
     roles = ", ".join(f"{role} {100 * fraction:.1f} %" for role, fraction in by_role.items())
     if dimensions is not None:
-        roles += f"; and {100 * dimensions:.1f} % of the dimensions of the residual stream"
+        roles += f"; {100 * dimensions:.1f} % of the dimensions of the residual stream"
     compact, reloaded = (_cell(equivalence[name], "{:.1e}") for name in ("masked_compact", "compact_reloaded"))
     measured = ", ".join(_settings(report["evaluation"] or {}))
     return [
-        f"{kept}{'; by role: ' if roles else ''}{roles}",
+        kept,
+        *([f"kept by role: {roles}"] if roles else []),
         *([f"skipped with their norms: {', '.join(report['skipped'])}"] if report["skipped"] else []),
         *_stages(report),
         *([f"evaluated with {measured}"] if measured else []),
@@ -139,24 +140,24 @@ def notes(report: Report) -> list[str]:
 
 
 def quantity(value: float, *, bytes: bool = True) -> str:
-    """A number of bytes, or of anything else, in three or four figures.
+    """A number of bytes, or of something else, with a unit.
 
     >>> quantity(1_596_520), quantity(246_016, bytes=False), quantity(512, bytes=False)
     ('1.60 MB', '246.02 k', '512')
     """
-    unit, divisor = _unit(value, _BYTES if bytes else _COUNTS)
+    unit, divisor = unit_of(value, BYTES if bytes else COUNTS)
     return f"{value / divisor:.2f} {unit}" if unit else f"{value:g}"
 
 
 def left_of_linear(report: Report) -> tuple[float, bool]:
-    """What is left of the linear weights of the layers, and whether that makes the compact model smaller.
+    """The percentage of the layers' linear weights that is left, and whether the compact model is smaller for it.
 
     Args:
         report: A report, as `load_report` reads it.
 
     Returns:
-        Per cent of the dense model's weights that the compact one stores, and true; where it stores as many, per cent
-        that pruning left not zero, and false.
+        The percentage of the dense model's weights that the compact one stores, and true; where it stores all of them,
+        the percentage that is not zero after pruning, and false.
     """
     dense, compact = (report["parameters"][model]["encoder_linear"] for model in ("dense", "compact"))
     if compact < dense:
@@ -165,7 +166,7 @@ def left_of_linear(report: Report) -> tuple[float, bool]:
 
 
 def fills_zeros(report: Report) -> bool:
-    """Whether a refill let zeros of the compact model grow, so that all weights it stores count.
+    """Whether a refill trained the zeros of the compact model, so that all its stored weights count.
 
     Args:
         report: A report, as `load_report` reads it.
@@ -174,7 +175,7 @@ def fills_zeros(report: Report) -> bool:
 
 
 def is_faster(speedup: float) -> bool:
-    """Whether a speed-up is one as it is written, with two decimals.
+    """Whether a speed-up is above 1 when written with two decimals.
 
     >>> is_faster(1.01), is_faster(1.004), is_faster(0.98)
     (True, False, False)
@@ -183,7 +184,7 @@ def is_faster(speedup: float) -> bool:
 
 
 def _stages(report: Report) -> Iterator[str]:
-    """What was done beside pruning."""
+    """The stages other than pruning."""
     teacher, refill, snap = report["distillation"], report["refill"], report["snap"]
     if teacher is not None:
         yield f"teacher: {teacher['teacher']}"
@@ -192,46 +193,48 @@ def _stages(report: Report) -> Iterator[str]:
     if snap is not None:
         kind, values = snap["kind"].replace("_", " "), (snap["target"], snap["before"], snap["after"])
         target, before, after = (f"{value:.4g}" for value in values)
-        yield f"target {kind} {target}: steered to {before}, then snapped to {after} ({snap['changed']} entries)"
+        yield (
+            f"target {kind} {target}: training reached {before}; the last correction changed {snap['changed']} mask "
+            f"entries and reached {after}"
+        )
         counted = report["flops"]
-        if (
-            "flops" in snap["kind"] and counted["dense"] and counted["compact"]
-        ):  # heads that go before a refill, or units put back, come after the snap
+        # Heads removed before a refill, and restored units, come after the correction.
+        if "flops" in snap["kind"] and counted["dense"] and counted["compact"]:
             ratio = counted["dense"] / counted["compact"]
-            yield f"the compact model: {1 / ratio if snap['kind'] == 'flops' else ratio:.4g}"
+            yield f"{kind} of the compact model: {1 / ratio if snap['kind'] == 'flops' else ratio:.4g}"
         if (shape := snap["shape"]) is not None:
             measured = _cell((report["speedup"] or {}).get(shape), "{:.4g}")
-            yield f"these by the latency table, for {shape}; measured there {measured}"
+            yield f"estimated from the latency table at {shape}; measured: {measured}"
     if (aligned := report["alignment"]) is not None:
-        multiple, measured = aligned["multiple_of"], ", the fastest measured" if aligned["auto"] else ""
-        widths = "as pruning left them" if multiple == 1 else f"multiples of {multiple}"
-        added = f"{aligned['units_added']} units put back, {aligned['parameters_added']:,} parameters"
-        yield f"FFN widths: {widths}{measured}; {added}"
+        multiple, measured = aligned["multiple_of"], " (the fastest measured)" if aligned["auto"] else ""
+        widths = "unchanged" if multiple == 1 else f"multiples of {multiple}"
+        added = f"{aligned['units_added']} units restored, {aligned['parameters_added']:,} parameters"
+        yield f"feed-forward widths: {widths}{measured}; {added}"
         if aligned["units_added"]:
             (speedup,) = (of["speedup"] for of in aligned["candidates"] if of["multiple_of"] == multiple)
             gains = ", ".join(f"{shape} {ratio:.3f}x" for shape, ratio in speedup.items())
             without = [f"{100 * aligned['density_before']:.1f} % of encoder linear weights"]
             without += [f"{name} {_cell(value, '{:.2f}')}" for name, value in (aligned["metrics_before"] or {}).items()]
-            yield f"without: {', '.join(without)}; speed-up by it: {gains}"
+            yield f"without restored units: {', '.join(without)}; speed-up from them: {gains}"
     if (small := report["quantized"]) is not None:
         scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in small["metrics"].items())
-        times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in (small["speedup"] or {}).items())
-        times += " over dense in torch, what the backend gains included" if times else ""
+        times = ", ".join(f"{shape} {ratio:.2f}x" for shape, ratio in (small["speedup"] or {}).items())
+        times = f"; speed-up over the dense model in torch, with the gain of the backend: {times}" if times else ""
         yield f"in {small['kind']} ({small['backend']}): {scores}, {quantity(small['bytes_on_disk'])}{times}"
     for member in report["family"]:
         scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in member["metrics"].items())
         times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in member["speedup"].items())
-        yield f"also {member['folder']}: {scores}, {quantity(member['bytes_on_disk'])}{times}"
+        yield f"also saved {member['folder']}: {scores}, {quantity(member['bytes_on_disk'])}{times}"
     if refill is not None:
-        held = ", zeros held" if refill["hold_masks"] else ""
-        yield f"compact: refilled, epochs {refill['max_epochs']}{held}"
+        held = ", zeros stay zero" if refill["hold_masks"] else ""
+        yield f"the compact model was refilled, epochs {refill['max_epochs']}{held}"
         if refill["heads"] == "any":
             change = _cell(refill["logit_difference"], "{:.1e}")
-            yield f"before it {refill['heads_removed']} heads went by the paper's rule, and logits changed by {change}"
+            yield f"before it, the paper's rule removed {refill['heads_removed']} heads and changed logits by {change}"
 
 
 def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Each by name; those within one stand for themselves."""
+    """Each setting by name; nested ones are listed without their group."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _settings(value)
@@ -241,10 +244,3 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
 
 def _cell(value: float | None, form: str, divisor: float = 1) -> str:
     return NOT_MEASURED if value is None else form.format(value / divisor)
-
-
-def _unit(value: float | None, units: Mapping[str, float]) -> tuple[str, float]:
-    """The largest unit that `value` reaches, or the smallest there is."""
-    return max(
-        ((n, d) for n, d in units.items() if (value or 0) >= d), key=lambda u: u[1], default=next(iter(units.items()))
-    )

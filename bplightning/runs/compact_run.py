@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from bplightning.compaction.loading import DTYPES
 from bplightning.compaction.vocabulary import Corpus
 from bplightning.errors import UserError
-from bplightning.io.files import made_parent
+from bplightning.io.files import made_parent, require_empty
 from bplightning.io.run_folder import baseline_of, settings_of
 from bplightning.reporting.schema import Report
 from bplightning.runs.reading import load_run, refill_of, task_of_run
@@ -50,8 +50,7 @@ def compact_run(
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
     wanted = None if multiple_of is None else Alignment(multiple_of)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"cannot write to {str(out)!r}, which exists and is not an empty folder: name another one.")
+    require_empty(out)
     if vocabulary is not None:
         next(iter(Corpus(vocabulary)))  # a corpus that cannot be read is refused before anything is computed
     refill, filled = refill_of(run), find_checkpoint(run / "refill" / "checkpoints")

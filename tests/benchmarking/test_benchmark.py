@@ -243,7 +243,7 @@ def test_generating_models_are_timed_by_first_token_and_decoding(tmp_path: Path)
     assert 0 < each < first < whole
     assert row_of(found, "compact", work="decoding")["ideal_speedup"] > 1.1
     with pytest.raises(
-        UserError, match=r"which is not timed in compile, and --backends is eager,compile: leave compile out"
+        UserError, match=r"which compile cannot time, but --backends is eager,compile: leave compile out"
     ):
         benchmark(str(folder / "compact"), backends=["eager", "compile"], **QUICK)
 
@@ -278,7 +278,7 @@ def test_shapes_are_fitted_once_each_and_it_is_said(model_type: str, asked: Any,
 def test_a_decoder_has_one_room_for_what_it_reads_and_writes() -> None:
     llama = tiny("llama", auto=AutoModelForCausalLM)
     assert fitted([llama], [(1, 64)], new_tokens=8)[0] == [(1, 32)]
-    with pytest.raises(UserError, match=r"new_tokens is 40, and the model has room for 40 tokens: give fewer\."):
+    with pytest.raises(UserError, match=r"new_tokens is 40, but the model has room for 40 tokens: give fewer\."):
         fitted([llama], [(1, 64)], new_tokens=40)
 
 
@@ -332,7 +332,7 @@ def test_no_compiler_is_said_in_one_line(pair: Path) -> None:
 
 
 def test_onnx_wants_its_packages_and_what_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="the backend onnx runs on the processor in float32"):
+    with pytest.raises(UserError, match="the backend onnx runs on the CPU in float32"):
         check_backends(["onnx"], device=CPU, dtype=torch.bfloat16)
     monkeypatch.setattr(exporting_files, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs onnx, onnxruntime, onnxscript: pip install"):
@@ -398,7 +398,7 @@ def test_table_has_ratios_first_and_says_how_well_they_are_known() -> None:
     assert "CPU threads: 3, a processor" in text
     unsure = drawn(example(compact_ms=(2.0, 2.2)))
     assert "4.77x?" in unsure
-    assert "? not known within 2 % after 20 s: give --seconds more" in unsure
+    assert "? not known within 2 % after 20 s: give more --seconds" in unsure
 
 
 def test_table_with_backends_fits_into_80_columns_and_shows_both_shares() -> None:
@@ -481,7 +481,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
             "the output 'there.json' is there already: name another file, or give --overwrite",
         ),
         (["--plot", "there.png"], "the output 'there.png' is there already"),
-        (["--backends", "cuda-graph"], "the backend cuda-graph runs on a GPU of NVIDIA's, and device is 'cpu': give"),
+        (["--backends", "cuda-graph"], "the backend cuda-graph needs an NVIDIA GPU, but device is 'cpu': give"),
         (["--plot", "new.doc"], "the plot 'new.doc' must end with one of .eps"),
         (["--against", "nowhere"], "the dense model 'nowhere' cannot be loaded"),
     ],
@@ -514,7 +514,7 @@ def test_a_recorded_pass_computes_what_is_in_its_inputs_now(pair: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(refused: Any, pair: Path) -> None:
-    assert "device is 'cuda', and torch finds no GPU here: give --device cpu" in refused(
+    assert "device is 'cuda', but torch finds no GPU here: give --device cpu" in refused(
         str(pair / "dense"), "--device", "cuda"
     )
 

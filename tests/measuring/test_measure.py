@@ -204,7 +204,7 @@ def test_bytes_on_disk_are_those_of_all_shards(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no weights .* give a folder that `save_pretrained` wrote"):
+    with pytest.raises(UserError, match=r"holds no weights .* give a folder written by `save_pretrained`"):
         bytes_on_disk(tmp_path)
 
 

@@ -195,8 +195,8 @@ def test_what_finer_grains_leave_open_is_said() -> None:
         made = planned(model, Ranked({"attention": grain, "feed_forward": "unit"}))
         made["measured"] = found(model, made, densities=(0.5,))
         text = " ".join(drawn(made).split())
-        assert ("Of attention, pruned by 4x4, only training shows which heads die" in text) == open_
-        assert "which units die" not in text
+        assert ("attention is pruned by 4x4, and only training shows which heads become dead" in text) == open_
+        assert "which units become dead" not in text
 
 
 def test_shapes_are_fitted_and_each_is_timed_once() -> None:

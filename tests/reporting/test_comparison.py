@@ -103,7 +103,7 @@ def test_latencies_of_two_machines_are_not_compared() -> None:
     assert {p["beaten"]["latency_ms"] for p in found["points"]} == {None}
     assert found["points"][1]["beaten"]["bytes"] is False
     page = Page(draw(found))
-    assert "Latencies are of 2 machines, and not compared." in page.text
+    assert "Latencies are from 2 machines and are not compared." in page.text
     assert [picture.findtext("title") for picture in page.pictures] == ["f1 against weights on disk (MB)"]
 
 
@@ -133,7 +133,7 @@ def test_the_verb_writes_table_json_and_page(tmp_path: Path, capsys: pytest.Capt
     assert [p["run"] for p in found["points"]] == ["one/version_0", "two/version_0", "one/version_0"]
     page = Page((tmp_path / "c.html").read_text())
     words = [picture.findtext("desc") or "" for picture in page.pictures]
-    assert words[0] == "Not beaten: 1 (one/version_0, compact, 87.50), 3 (one/version_0, dense, 88.50)."
+    assert words[0] == "Pareto-optimal: 1 (one/version_0, compact, 87.50), 3 (one/version_0, dense, 88.50)."
     with pytest.raises(SystemExit):  # before any run is made
         main(["compare", "--strategies", "l0", "--folder", str(tmp_path / "none"), *files])
     assert not (tmp_path / "none").exists()

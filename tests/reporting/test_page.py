@@ -101,7 +101,7 @@ def test_it_says_how_wide_the_model_is_and_what_is_skipped(run: Path) -> None:
     text = Page(draw(built(), run)).text
     assert "372 of 384 dimensions of the residual stream" in text
     assert "Skipped, each with its norm: encoder.2.self." in text
-    assert "run the dimensions that stay" in text
+    assert "Across each band run the dimensions that stay" in text
     text = Page(draw(built(stream={"kept": 384, "total": 384}, skipped=[]), run)).text
     assert "dimensions" not in text
     assert "norm: encoder" not in text
@@ -164,7 +164,7 @@ def test_an_older_report_and_no_curves_give_a_page(tmp_path: Path, version: int)
     page = Page(report_run(tmp_path).read_text())
     assert {picture.findtext("title") for picture in page.pictures} >= {"Heads of encoder.0.self", "Latency"}
     assert "no dense model was timed" in page.text
-    assert "While it was pruned" not in page.text
+    assert "During pruning" not in page.text
 
 
 def test_the_verb_writes_where_it_is_told_and_replaces_nothing_by_chance(
@@ -187,7 +187,7 @@ def test_what_cannot_be_drawn_is_a_warning_and_leaves_nothing(tmp_path: Path) ->
     def fail() -> str:
         raise ZeroDivisionError("no width")
 
-    with pytest.warns(UserWarning, match=r"could not be drawn \(ZeroDivisionError: no width\).* worse for it; again\."):
+    with pytest.warns(UserWarning, match=r"could not be drawn \(ZeroDivisionError: no width\).* are complete; again\."):
         write_drawn(tmp_path / "report.html", fail, again="again.")
     assert not list(tmp_path.iterdir())
 

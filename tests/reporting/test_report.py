@@ -159,14 +159,14 @@ def test_a_document_full_of_problems_is_one_short_line() -> None:
     with pytest.raises(UserError, match=r"by_layer\[7\] is int, not an object; and 99992 more\. docs") as caught:
         validate_report(document)
     assert len(str(caught.value)) < 1000
-    with pytest.raises(UserError, match=r"has schema_version \[4\], and this version"):
+    with pytest.raises(UserError, match=r"has schema_version \[4\], but this version"):
         validate_report(document | {"schema_version": [4]})
 
 
 def test_another_schema_version_is_refused_before_its_keys() -> None:
     document: Any = {"schema_version": 99}
     with pytest.raises(
-        UserError, match="has schema_version 99, and this version of bplightning reads 2, 3, 4, 5, 6, 7:"
+        UserError, match="has schema_version 99, but this version of bplightning reads 2, 3, 4, 5, 6, 7:"
     ) as error:
         validate_report(document)
     assert "missing" not in str(error.value)
@@ -231,14 +231,14 @@ def test_the_table_is_drawn_from_json_alone() -> None:
     assert rows["all parameters (M)"] == ["100.00 (100.0 %)", "40.00 ( 40.0 %)", "44.00 ( 44.0 %)"]
     assert rows["heads"] == ["12", "6", "6"]
     assert rows["FFN units"] == ["1024", "300", "300"]
-    assert rows["weights on disk (MB)"] == ["400.12", "176.00"]
+    assert rows["on disk (MB)"] == ["400.12", "176.00"]
     assert rows["FLOPs 8x128 (GFLOP)"] == ["12.34", "5.00"]
     assert rows["latency 8x128 (ms)"] == ["120.00", "50.00"]
     assert rows["speed-up 8x128"] == ["1.00x", "2.44x"]
 
 
 def test_the_table_names_the_other_models_of_the_run() -> None:
-    line = f"also compact-1.5x: f1 88.25, loss {DASH}, 280.00 MB, 8x128 1.52x"
+    line = f"also saved compact-1.5x: f1 88.25, loss {DASH}, 280.00 MB, 8x128 1.52x"
     assert line in " ".join(drawn(built()).split())
     assert built()["family"][0]["metrics"]["loss"] is None  # JSON has no NaN
 
@@ -264,7 +264,7 @@ def test_the_table_shows_a_width_that_changed_and_what_is_skipped() -> None:
     report = built(density_by_role={"attention": 0.5, "stream": 0.96875})
     text = " ".join(drawn(report).split())
     assert cells(drawn(report))["width (dimensions)"] == ["384", "372", "372"]
-    assert "by role: attention 50.0 %; and 96.9 % of the dimensions of the residual stream" in text
+    assert "by role: attention 50.0 %; 96.9 % of the dimensions of the residual stream" in text
     assert "skipped with their norms: encoder.2.self" in text
     for width in (None, {"kept": 384, "total": 384}):
         assert "width (dim" not in drawn(built(stream=width))
@@ -289,7 +289,7 @@ def test_layers_of_several_kinds_have_a_row_each() -> None:
 def test_the_table_shows_a_dash_for_what_was_not_measured() -> None:
     rows = cells(drawn(without_baseline()))
     assert rows["f1"] == [DASH, "87.50", "87.50"]
-    for label in ("weights on disk (MB)", "FLOPs 8x128 (GFLOP)", "latency 8x128 (ms)"):
+    for label in ("on disk (MB)", "FLOPs 8x128 (GFLOP)", "latency 8x128 (ms)"):
         assert rows[label][0] == DASH != rows[label][1]
     assert rows["speed-up 8x128"] == [DASH, DASH]
 
@@ -302,29 +302,31 @@ def test_the_table_of_a_large_model_fits_100_columns_and_loses_nothing() -> None
 
 
 def test_the_table_of_a_usual_model_wraps_no_row_at_80_columns() -> None:
-    assert {"all parameters (M)", "FLOPs 8x128 (GFLOP)", "weights on disk (MB)"} <= cells(
-        drawn(built(), width=80)
-    ).keys()
+    assert {"all parameters (M)", "FLOPs 8x128 (GFLOP)", "on disk (MB)"} <= cells(drawn(built(), width=80)).keys()
 
 
 def test_the_table_says_which_units_were_put_back_and_what_for() -> None:
     text = " ".join(drawn(built()).split())
-    assert "FFN widths: multiples of 16, the fastest measured; 5 units put back, 7,685 parameters" in text
-    assert "without: 24.8 % of encoder linear weights, f1 87.50; speed-up by it: 8x128 1.031x" in text
+    assert "feed-forward widths: multiples of 16 (the fastest measured); 5 units restored, 7,685 parameters" in text
+    assert "without restored units: 24.8 % of encoder linear weights, f1 87.50" in text
+    assert "speed-up from them: 8x128 1.031x" in text
     nothing = built()["alignment"] | {"auto": False, "multiple_of": 8, "units_added": 0}  # type: ignore[operator]
     text = " ".join(drawn(built(alignment=nothing)).split())
-    assert "FFN widths: multiples of 8; 0 units put back" in text
-    assert "speed-up by it" not in text
+    assert "feed-forward widths: multiples of 8; 0 units restored" in text
+    assert "speed-up from them" not in text
 
 
 def test_the_table_says_what_came_after_pruning_to_a_size() -> None:
     text = " ".join(drawn(built()).split())
-    assert "kept: 25.0 % of encoder linear weights, 40.0 % of all parameters, before the refill" in text
+    assert "encoder linear weights: 25.0 % kept, 30.0 % stored; all parameters: 40.0 % kept, 44.0 % stored" in text
+    assert "(kept: not zero after pruning, before the refill)" in text
     held = built()["refill"] | {"hold_masks": True}  # type: ignore[operator]
     for refill in (held, None):
         assert "before the refill" not in drawn(built(refill=refill))
     snap = built()["snap"] | {"kind": "flops_speedup", "target": 2.5, "before": 2.46, "after": 2.5}  # type: ignore[operator]
-    assert "snapped to 2.5 (7 entries) the compact model: 2.468" in " ".join(drawn(built(snap=snap)).split())
+    text = " ".join(drawn(built(snap=snap)).split())
+    assert "training reached 2.46; the last correction changed 7 mask entries and reached 2.5" in text
+    assert "flops speedup of the compact model: 2.468" in text
 
 
 def test_names_with_brackets_are_not_markup() -> None:

@@ -414,7 +414,7 @@ def test_the_command_line(
     main(["compact", str(run), "other", "--multiple_of", "24", "--checkpoint", "last"])
     kept = [layer["kept"] for layer in load_report("other/report.json")["units"]["by_layer"]]
     assert {width % 24 for width in kept} == {0}
-    assert "FFN widths: multiples of 24" in " ".join(capsys.readouterr().out.split())
+    assert "feed-forward widths: multiples of 24" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

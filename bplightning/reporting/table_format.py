@@ -1,8 +1,8 @@
-"""How tables of a plan are drawn, and numbers in them written."""
+"""Drawing titled tables for the terminal, and writing numbers in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -10,10 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-_COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-
-WHOLE = ("head", "unit")
-"""Granularities at which all that is pruned makes the model smaller."""
+COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+FLOPS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12}
 
 
 def section(title: str, lines: Sequence[str], style: str = "bold") -> RenderableType:
@@ -24,7 +23,7 @@ def section(title: str, lines: Sequence[str], style: str = "bold") -> Renderable
 def titled_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None
 ) -> RenderableType:
-    """A table under its title; a column whose name begins with ``<`` is set to the right."""
+    """A table under its title; a column whose name begins with ``<`` is aligned to the right."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(columns):
         right = name.startswith("<")
@@ -37,13 +36,14 @@ def titled_table(
     return Group(Text(f"\n{title}", style="bold"), Padding(table, (0, 0, 0, 2)), *below)
 
 
-def unit_of(count: float) -> tuple[str, float]:
-    """The largest unit that `count` reaches."""
-    return max(((n, d) for n, d in _COUNTS.items() if count >= d), key=lambda u: u[1], default=("", 1.0))
+def unit_of(value: float | None, units: Mapping[str, float] = COUNTS) -> tuple[str, float]:
+    """The largest unit that a value reaches, or the smallest one, with its size."""
+    reached = ((name, size) for name, size in units.items() if (value or 0) >= size)
+    return max(reached, key=lambda unit: unit[1], default=next(iter(units.items())))
 
 
 def short(count: float) -> str:
-    """A number in three or four figures.
+    """A number with its unit.
 
     >>> short(512), short(10_616_832)
     ('512', '10.62 M')
@@ -53,7 +53,7 @@ def short(count: float) -> str:
 
 
 def per_cent(part: float, whole: float) -> str:
-    """A share.
+    """A share in per cent.
 
     >>> per_cent(1, 8)
     '12.5 %'
@@ -62,5 +62,5 @@ def per_cent(part: float, whole: float) -> str:
 
 
 def span(sizes: Sequence[float]) -> str:
-    """`sizes` is empty, or the least and the greatest."""
+    """The lowest and the highest of `sizes`; empty without any."""
     return " to ".join(dict.fromkeys(f"{size:,.0f}" for size in sizes))
