@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bplightning.runs.predicting import predict
     from bplightning.training.module import PruningModule
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 find_neighbours()
 
