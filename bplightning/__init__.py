@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from bplightning.contracts.capabilities import Advising, LearnsFromTeacher, OneShot, Prepared, Staged, Steered
     from bplightning.contracts.scheduled import ScheduledStrategy
     from bplightning.contracts.strategy import Progress, PruningStrategy
+    from bplightning.contracts.target import Target
+    from bplightning.contracts.targeted import Targeted
     from bplightning.contracts.task import Task
+    from bplightning.contracts.window import PruningWindow
     from bplightning.errors import UserError
     from bplightning.integrations.lightning_callback import PruningCallback
     from bplightning.layout.prunable_layout import PrunableLayout
@@ -46,9 +49,12 @@ _HOMES = {
     "PruningCallback": "integrations.lightning_callback",
     "PruningModule": "training.module",
     "PruningStrategy": "contracts.strategy",
+    "PruningWindow": "contracts.window",
     "ScheduledStrategy": "contracts.scheduled",
     "Staged": "contracts.capabilities",
     "Steered": "contracts.capabilities",
+    "Target": "contracts.target",
+    "Targeted": "contracts.targeted",
     "Task": "contracts.task",
     "UserError": "errors",
     "compact": "compaction.exact_compaction",
@@ -71,9 +77,12 @@ __all__ = [
     "PruningCallback",
     "PruningModule",
     "PruningStrategy",
+    "PruningWindow",
     "ScheduledStrategy",
     "Staged",
     "Steered",
+    "Target",
+    "Targeted",
     "Task",
     "UserError",
     "compact",

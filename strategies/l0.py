@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bplightning.contracts.scheduled import ScheduledStrategy
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.window import PRUNING_WINDOW, PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.granularity import FALLBACKS, check_role_weights
@@ -58,8 +59,7 @@ class L0(ScheduledStrategy):
             (attention) or unit (feed-forward). Default: element; a decoder's as the encoder's.
         score_learning_rate: Learning rate of the scores, above 0. Default: 1e-1 as in the paper, and more in runs of
             fewer than about 280 optimizer steps, in which scores could not travel far enough.
-        initial_warmup: Length of training before the penalty rises, in multiples of the learning-rate warm-up.
-        final_warmup: Length of training after it has risen, in multiples of the learning-rate warm-up.
+        window: When the penalty rises. `freeze_masks` must be false: gates follow from scores, which go on learning.
         role_weights: Factor of a role's share of the penalty, by role. Default: 1; a decoder's as the encoder's.
     """
 
@@ -68,6 +68,7 @@ class L0(ScheduledStrategy):
         *ScheduledStrategy.collapse_remedies,
     )
 
+    freezes_masks: ClassVar[bool] = False
     penalty_weight: Tensor
 
     def __init__(
@@ -76,11 +77,10 @@ class L0(ScheduledStrategy):
         initial_regularization: float = 0.0,
         granularity: dict[str, str] | None = None,
         score_learning_rate: float | None = None,
-        initial_warmup: float = 1.0,
-        final_warmup: float = 2.0,
+        window: PruningWindow = PRUNING_WINDOW,
         role_weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(granularity, initial_warmup, final_warmup, freeze_masks=False)
+        super().__init__(granularity, window)
         weights = {"regularization": regularization, "initial_regularization": initial_regularization}
         for name, value in weights.items():
             if not value >= 0:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from bplightning.contracts.target import NO_TARGET, Target
+from bplightning.contracts.window import PRUNING_WINDOW, PruningWindow
 from bplightning.errors import UserError
 from bplightning.masks.masking import Mask
 from bplightning.strategies.shared.top_k import TopK
@@ -20,32 +22,28 @@ class Movement(TopK):
     (`refresh_every`).
 
     Args:
-        density: Fraction of weights kept at the end of the schedule, in (0, 1]. An N:M granularity keeps its own. The
-            papers take 0.15 and less.
+        target: What to keep at the end of the schedule: a density, a quarter by default. An N:M granularity keeps its
+            own. The papers take densities of 0.15 and less.
         granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
             cross_attention, decoder_feed_forward): element, row, column, a block such as 32x32 (rows x columns), N:M
             such as 2:4, head (attention) or unit (feed-forward). Default: element; a decoder's as the encoder's.
         scope: Where weights compete: `local`, within each matrix, which all reach the density; or `global`, in one
             ranking of the whole model.
         score_learning_rate: Learning rate of the scores.
-        initial_warmup: Length of training before pruning begins, in multiples of the learning-rate warm-up.
-        final_warmup: Length of training after the density is reached, in multiples of the learning-rate warm-up.
-        freeze_masks: Whether masks stand still after the density is reached, so that only weights still learn.
+        window: When it prunes.
         refresh_every: Optimizer steps between two choices of what to keep, 1 or more.
     """
 
     def __init__(
         self,
-        density: float = 0.25,
+        target: Target = NO_TARGET,
         granularity: dict[str, str] | None = None,
         scope: Literal["local", "global"] = "local",
         score_learning_rate: float = 1e-2,
-        initial_warmup: float = 1.0,
-        final_warmup: float = 2.0,
-        freeze_masks: bool = False,
+        window: PruningWindow = PRUNING_WINDOW,
         refresh_every: int = 1,
     ) -> None:
-        super().__init__(density, granularity, scope, initial_warmup, final_warmup, freeze_masks, refresh_every)
+        super().__init__(target, granularity, scope, window, refresh_every)
         if score_learning_rate <= 0:
             raise UserError(
                 f"score_learning_rate is {score_learning_rate:g}; it must be above 0. The papers take 1e-2."

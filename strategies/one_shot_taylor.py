@@ -21,10 +21,7 @@ class OneShotTaylor(Budgeted):
     are, where that divides those of a layer by their l2 norm first.
 
     Args:
-        target_flops: Share of the dense model's floating-point operations to keep, in (0, 1); `None` without another
-            target is 0.5.
-        target_latency_speedup: In its place, the dense model's time over the compact one's, above 1.
-        latency_table: File with the table of `latency-table` for that; by default one is measured first.
+        target: What to keep: FLOPs, half of them by default, or a speed-up as measured.
     """
 
     def losses(self, gradients_EN: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from bplightning.contracts.capabilities import Prepared, Steered
 from bplightning.contracts.scheduled import ScheduledStrategy
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import KINDS, NO_TARGET, Target
+from bplightning.contracts.targeted import Targeted
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.granularity import FALLBACKS, check_role_weights
@@ -29,8 +33,11 @@ SATURATED = 9.2
 SCORE_TRAVEL = 30.0
 """How far scores can travel in a run whose score learning rate follows from its length: times the way to the cut."""
 
+LONG_AT_THE_END = PruningWindow(initial_warmup=1.0, final_warmup=10.0)
+"""The papers' window on SQuAD: half of their run is left for the weights."""
 
-class SoftMovement(ScheduledStrategy, Prepared, Steered):
+
+class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
     """Keeps the tiles whose sigmoid(score) is above a threshold that rises while a penalty pushes scores down.
 
     The gradient of a score is how much the loss wants its weights to move away from zero, summed over the tile,
@@ -39,9 +46,11 @@ class SoftMovement(ScheduledStrategy, Prepared, Steered):
     code in having no least number of weights kept per matrix: whole heads and whole layers may go.
 
     Args:
-        regularization: Weight lambda of the penalty that pushes scores down: greater prunes more; the density reached
-            follows from it. The papers take 1 to 40 for blocks and 20 to 400 for single elements;
-            runs of few steps need more.
+        target: What to keep: a density, FLOPs or a speed-up as measured. The penalty is steered there, from
+            `regularization` on, and masks stay as they are from the end of the schedule. Default: none, what is kept
+            follows from `regularization`.
+        regularization: Weight lambda of the penalty that pushes scores down: greater prunes more. The papers take 1 to
+            40 for blocks and 20 to 400 for single elements.
         final_score_threshold: Cut-off on sigmoid(score) at the end of the schedule, in (0, 0.5).
         initial_score_threshold: Cut-off on sigmoid(score) at its beginning, in [0, 0.5).
         granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
@@ -50,20 +59,8 @@ class SoftMovement(ScheduledStrategy, Prepared, Steered):
             for hybrid; a decoder's as the encoder's.
         score_learning_rate: Learning rate of the scores. Default: 1e-2 as in the papers, and more in runs of fewer than
             about 6,600 optimizer steps, in which scores could not travel far enough.
-        initial_warmup: Length of training before pruning begins, in multiples of the learning-rate warm-up.
-        final_warmup: Length of training after the threshold is reached, in multiples of the learning-rate warm-up.
-        freeze_masks: Whether masks stand still after the threshold is reached, so that only weights still learn.
+        window: When it prunes; its end is where the final threshold is reached.
         role_weights: Factor of a role's share of the penalty, by role. Default: 1; a decoder's as the encoder's.
-        target_density: Fraction of the prunable weights to keep, in (0, 1): the penalty is steered there, from
-            `regularization` on, masks stand still from the end of the schedule. Default: none, what stays follows from
-            `regularization`.
-        target_flops_speedup: The same for how many times fewer floating-point operations the compact model is to need
-            than the dense one (8 rows of 128 tokens, as the report counts them), above 1; in place of `target_density`.
-        target_latency_speedup: The same for how many times faster than the dense model the compact one is to be, as
-            measured, above 1; in place of `target_density`.
-        latency_table: File of the verb `latency-table` that says what heads and units take on the machine and at the
-            shape the speed-up is meant for. Default: a table is measured when training begins, in a minute or some, on
-            the device that trains, for one row of 128 tokens.
         guide: Folder of a former compact model of the same dense model: what touches a head that it kept is always
             kept, and takes no part in the penalty. Default: none.
     """
@@ -73,28 +70,28 @@ class SoftMovement(ScheduledStrategy, Prepared, Steered):
         *ScheduledStrategy.collapse_remedies,
     )
 
+    target_kinds: ClassVar[tuple[str, ...]] = KINDS
+
     score_threshold: Tensor
     penalty_weight: Tensor
 
     def __init__(
         self,
+        target: Target = NO_TARGET,
         regularization: float = 20.0,
         final_score_threshold: float = 0.1,
         initial_score_threshold: float = 0.0,
         granularity: dict[str, str] | None = None,
         score_learning_rate: float | None = None,
-        initial_warmup: float = 1.0,
-        final_warmup: float = 10.0,
-        freeze_masks: bool = False,
+        window: PruningWindow = LONG_AT_THE_END,
         role_weights: dict[str, float] | None = None,
-        target_density: float | None = None,
-        target_flops_speedup: float | None = None,
-        target_latency_speedup: float | None = None,
-        latency_table: str | None = None,
         guide: str | None = None,
     ) -> None:
-        target = size_target(target_density, target_flops_speedup, target_latency_speedup, latency_table)
-        super().__init__(granularity, initial_warmup, final_warmup, freeze_masks or target is not None)
+        super().__init__(granularity, window)
+        self.take_target(target)
+        self.target = size_target(self.asked)
+        if self.target is not None:
+            self.window = replace(window, freeze_masks=True)
         for name, value in (("initial", initial_score_threshold), ("final", final_score_threshold)):
             if not 0 <= value < 0.5 or (name == "final" and value == 0):
                 raise UserError(
@@ -105,15 +102,13 @@ class SoftMovement(ScheduledStrategy, Prepared, Steered):
             raise UserError(
                 f"regularization is {regularization:g}; it must be 0 or more. The papers take 1 to 40 for blocks."
             )
-        if target is not None and regularization == 0:
+        if self.target is not None and regularization == 0:
             raise UserError("regularization is 0, from which no penalty can be steered: give one above 0.")
         if score_learning_rate is not None and not score_learning_rate > 0:
             raise UserError(
                 f"score_learning_rate is {score_learning_rate:g}; it must be above 0. The papers take 0.01."
             )
         self.regularization = regularization
-        self.target_density = target_density
-        self.target = target
         self.guide = Guide(guide)
         self.thresholds = initial_score_threshold, final_score_threshold
         self.score_learning_rate = score_learning_rate
@@ -142,7 +137,7 @@ class SoftMovement(ScheduledStrategy, Prepared, Steered):
             self._require_reachable()
 
     def advance(self, progress: Progress) -> None:
-        start, end = self.window(progress)
+        start, end = self.window.steps(progress)
         if self._steers() and progress.step <= end:
             assert self.steering is not None
             self.steering.advance(step=progress.step, start=start, end=end)
@@ -228,7 +223,7 @@ class SoftMovement(ScheduledStrategy, Prepared, Steered):
         Waits for the device; leaves the masks as they are after the snap.
 
         Returns:
-            ``kind`` of target (``"density"``, ``"flops_speedup"`` or ``"latency_speedup"``), ``target``, its value,
+            ``kind`` of target (``"density"``, ``"flops"`` or ``"latency_speedup"``), ``target``, its value,
             ``before`` and ``after``, the values the masks give before and after the snap, ``changed``, how many entries
             of all grids it changed, and ``shape``, ``"BxL"``, that a speed-up in time is meant for. `None` without a
             target, and before the schedule's end.
@@ -264,7 +259,7 @@ class SoftMovement(ScheduledStrategy, Prepared, Steered):
 
     @torch.no_grad()
     def advice(self, progress: Progress) -> list[str]:
-        found, (start, end) = [], self.window(progress)
+        found, (start, end) = [], self.window.steps(progress)
         rate, way = self._score_learning_rate(progress.total_steps), -logit(self.thresholds[1])
         reach = rate * (end - progress.step)  # Adam moves a score by at most about its learning rate a step
         if progress.step <= start and self.target is None and reach < way:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.contracts.capabilities import OneShot
+from bplightning.contracts.target import NO_TARGET, Target
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.groups import Member
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -18,6 +20,9 @@ from bplightning.masks.masking import Mask
 from bplightning.strategies.shared.layer_inputs import mask_name, real_rows
 from bplightning.strategies.shared.top_k import TopK
 from bplightning.strategies.shared.wanda_scores import keep_per_row, wanda_scores
+
+AT_ONCE = PruningWindow(initial_warmup=0.0, final_warmup=0.0)
+"""Nothing is trained, so there is nothing to wait for."""
 
 
 class Wanda(TopK, OneShot):
@@ -29,7 +34,7 @@ class Wanda(TopK, OneShot):
     tile is worth the mean of its weights: by head and unit, which is what becomes smaller and faster.
 
     Args:
-        density: Fraction of weights kept, in (0, 1]. An N:M granularity keeps its own. The paper takes 0.5.
+        target: What to keep: a density, half by default as in the paper. An N:M granularity keeps its own.
         granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
             cross_attention, decoder_feed_forward): element, row, column, a block such as 32x32 (rows x columns), N:M
             such as 2:4, head (attention) or unit (feed-forward). Default: element; a decoder's as the encoder's.
@@ -39,14 +44,15 @@ class Wanda(TopK, OneShot):
     """
 
     learns_scores: ClassVar[bool] = False
+    default_target: ClassVar[Target] = Target(density=0.5)
 
     def __init__(
         self,
-        density: float = 0.5,
+        target: Target = NO_TARGET,
         granularity: dict[str, str] | None = None,
         scope: Literal["row", "local", "global"] = "row",
     ) -> None:
-        super().__init__(density, granularity, "local" if scope == "row" else scope, 0.0, 0.0)
+        super().__init__(target, granularity, "local" if scope == "row" else scope, AT_ONCE)
         self.by_row = scope == "row"
 
     def attach(self, layout: PrunableLayout) -> None:

@@ -40,13 +40,13 @@ SHAPES = ("1x128", "8x128")
 SPEEDUPS = (1.5, 2.0, 3.0)
 HYBRID_KEEPS = {1.5: 0.5, 2.0: 0.34, 3.0: 0.2}
 """Weights kept by hybrid at these speed-ups (benchmarks/speed/latency_target.py)."""
-BY_TABLE = {"--strategy.latency_table": str(TABLE)}
+BY_TABLE = {"--strategy.target.latency_table": str(TABLE)}
 STRUCTURES = {"--strategy.granularity": "{attention: head, feed_forward: unit}"}
 
 
 ZIPLM = {"--strategy": "ziplm", "--strategy.search_tries": "10", **BY_TABLE}
 GRADUAL = {
-    "--strategy.target_speedups": json.dumps(SPEEDUPS),
+    "--strategy.target.latency_speedup": json.dumps(SPEEDUPS),
     "--strategy.start": "0",
     "--distillation.alpha_hidden": "1",
 }
@@ -56,22 +56,22 @@ def trained(speedup: float) -> dict[str, dict[str, str]]:
     return {
         "hybrid": {
             "--strategy": "hybrid",
-            "--strategy.target_latency_speedup": str(speedup),
+            "--strategy.target.latency_speedup": str(speedup),
             "--trainer.max_epochs": "2",
             "--refill.max_epochs": "1",
             **BY_TABLE,
         },
-        "cofi": {"--strategy": "cofi", "--strategy.target_density": str({1.5: 0.6, 2.0: 0.4, 3.0: 0.25}[speedup])},
+        "cofi": {"--strategy": "cofi", "--strategy.target.density": str({1.5: 0.6, 2.0: 0.4, 3.0: 0.25}[speedup])},
     }
 
 
 def untrained(speedup: float) -> dict[str, dict[str, str]]:
-    target = {"--strategy.target_latency_speedup": str(speedup), **BY_TABLE}
+    target = {"--strategy.target.latency_speedup": str(speedup), **BY_TABLE}
     return {
-        "ziplm-one-shot": ZIPLM | {"--strategy.target_speedups": f"[{speedup}]"},
+        "ziplm-one-shot": ZIPLM | {"--strategy.target.latency_speedup": f"[{speedup}]"},
         "post-training": {"--strategy": "post-training", **target},
         "one-shot-taylor": {"--strategy": "one-shot-taylor", **target},
-        "magnitude": {"--strategy": "magnitude", "--strategy.density": str(HYBRID_KEEPS[speedup]), **STRUCTURES},
+        "magnitude": {"--strategy": "magnitude", "--strategy.target.density": str(HYBRID_KEEPS[speedup]), **STRUCTURES},
     }
 
 

@@ -28,9 +28,9 @@ from benchmarks.quality.sst2_minilm import ROOT
 from benchmarks.tables.quality_table import bits, interval
 
 RESULTS = ROOT / "benchmarks" / "results" / "one_shot"
-HALF = {"--strategy.target_flops": "0.5"}
+HALF = {"--strategy.target.flops": "0.5"}
 # Half of each layer's heads and units is half of the FLOPs, but for the pooler and the classifier.
-STRUCTURED = {"--strategy.density": "0.5", "--strategy.granularity": "{attention: head, feed_forward: unit}"}
+STRUCTURED = {"--strategy.target.density": "0.5", "--strategy.granularity": "{attention: head, feed_forward: unit}"}
 
 
 def post_training(**steps: bool) -> dict[str, str]:
@@ -45,10 +45,10 @@ ROWS = {
     "one-shot-taylor": {"--strategy": "one-shot-taylor", **HALF},
     "wanda": {"--strategy": "wanda", **STRUCTURED},
     "magnitude": {"--strategy": "magnitude", **STRUCTURED},
-    "post-training-75": post_training() | {"--strategy.target_flops": "0.75"},
-    "wanda-elements": {"--strategy": "wanda", "--strategy.density": "0.5"},
+    "post-training-75": post_training() | {"--strategy.target.flops": "0.75"},
+    "wanda-elements": {"--strategy": "wanda", "--strategy.target.density": "0.5"},
     "wanda-2-of-4": {"--strategy": "wanda", "--strategy.granularity": "{attention: '2:4', feed_forward: '2:4'}"},
-    "magnitude-elements": {"--strategy": "magnitude", "--strategy.density": "0.5"},
+    "magnitude-elements": {"--strategy": "magnitude", "--strategy.target.density": "0.5"},
 }
 
 

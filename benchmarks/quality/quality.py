@@ -29,11 +29,11 @@ from benchmarks.tables.quality_table import GOES_ON
 
 RESULTS = ROOT / "benchmarks" / "results" / "quality"
 REFILL = {"--refill.max_epochs": "3"}
-TILES = {"--strategy.granularity": "{attention: 32x32, feed_forward: unit}", "--strategy.final_warmup": "10"}
+TILES = {"--strategy.granularity": "{attention: 32x32, feed_forward: unit}", "--strategy.window.final_warmup": "10"}
 
 
 def filled(density: float) -> dict[str, str]:
-    return {"--strategy": "hybrid", "--strategy.target_density": str(density), **REFILL}
+    return {"--strategy": "hybrid", "--strategy.target.density": str(density), **REFILL}
 
 
 TEACHER = "--distillation.teacher"
@@ -42,7 +42,7 @@ SST2 = {
     "filled-25": filled(0.25),
     "filled-50": filled(0.5),
     "filled-12": filled(0.12),
-    "movement-25": {"--strategy": "movement", "--strategy.density": "0.25", **TILES, **REFILL},
+    "movement-25": {"--strategy": "movement", "--strategy.target.density": "0.25", **TILES, **REFILL},
     "struct-25": filled(0.25) | {"--strategy.granularity": "{attention: head, feed_forward: unit}"},
     "struct-25-heads-slower": filled(0.25)
     | {
@@ -54,12 +54,12 @@ SST2 = {
     "no-refill": filled(0.25) | {"--refill.max_epochs": "0", "--trainer.max_epochs": "6"},
     "filled-25-seed1": filled(0.25) | {"--seed_everything": "1"},
     "filled-25-seed2": filled(0.25) | {"--seed_everything": "2"},
-    "magnitude-25": {"--strategy": "magnitude", "--strategy.density": "0.25", **TILES, **REFILL},
+    "magnitude-25": {"--strategy": "magnitude", "--strategy.target.density": "0.25", **TILES, **REFILL},
     # By single weights no head dies: a refill that let zeros grow would give the dense model back.
     "unstructured-25": filled(0.25) | {"--strategy": "soft-movement", "--refill.hold_masks": "true"},
     "untied-scores": filled(0.25) | {"--strategy.granularity": "{attention: 32x32, feed_forward: 32x32}"},
     "score-lr-0.01": filled(0.25) | {"--strategy.score_learning_rate": "0.01"},
-    "late-schedule": filled(0.25) | {"--strategy.final_warmup": "4"},
+    "late-schedule": filled(0.25) | {"--strategy.window.final_warmup": "4"},
 }
 SQUAD = {
     "squad-filled-25": filled(0.25) | {"--refill.max_epochs": "1"},

@@ -31,9 +31,9 @@ SETTINGS = {
     "--model.learning_rate": "5e-5",
 }
 TOP_K = {
-    "--strategy.density": "0.25",
+    "--strategy.target.density": "0.25",
     "--strategy.granularity": "{attention: 32x32, feed_forward: unit}",  # hybrid's
-    "--strategy.final_warmup": "10",  # hybrid's: half of the run at the final density
+    "--strategy.window.final_warmup": "10",  # hybrid's: half of the run at the final density
 }
 SOFT = {"--strategy": "soft-movement", "--strategy.granularity": "{attention: 32x32, feed_forward: 32x32}"}
 ROWS = {

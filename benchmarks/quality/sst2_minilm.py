@@ -36,11 +36,11 @@ SETTINGS = {
 }
 HYBRID_TILES = {"--strategy.granularity": "{attention: 32x32, feed_forward: unit}"}
 SOFT_TILES = {"--strategy.granularity": "{attention: 32x32, feed_forward: 32x32}"}
-HALF_AT_THE_END = {"--strategy.final_warmup": "10"}  # hybrid's: half of the run at the final density
+HALF_AT_THE_END = {"--strategy.window.final_warmup": "10"}  # hybrid's: half of the run at the final density
 
 
 def top_k(strategy: str, density: float) -> dict[str, str]:
-    return {"--strategy": strategy, "--strategy.density": str(density), **HYBRID_TILES, **HALF_AT_THE_END}
+    return {"--strategy": strategy, "--strategy.target.density": str(density), **HYBRID_TILES, **HALF_AT_THE_END}
 
 
 def soft(strategy: str, regularization: float) -> dict[str, str]:

@@ -37,7 +37,7 @@ def main() -> None:
     program = [sys.executable, "-m", "bplightning", "compare"]
     for density in DENSITIES:
         made = ["--strategies", "hybrid", "--models", ",".join(map(str, models)), "--folder", str(folder / "compared")]
-        fit = [*FIT, "--strategy.target_density", str(density)]
+        fit = [*FIT, "--strategy.target.density", str(density)]
         subprocess.run([*program, *made, "--", *fit], check=True)
     runs = [str(report.parent) for report in sorted((folder / "compared").glob("*/runs/*/*/report.json"))]
     subprocess.run([*program, *runs, "--output", str(folder / "compared.json"), "--overwrite", "true"], check=True)

@@ -40,7 +40,7 @@ RESULT = ROOT / "benchmarks" / "results" / "kill_loop.json"
 SHORT = [
     *("--task.max_length", "96", "--task.stride", "32", "--task.eval_batch_size", "16"),
     *("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "12", "--trainer.limit_val_batches", "2"),
-    *("--trainer.val_check_interval", "4", "--strategy.final_warmup", "2"),
+    *("--trainer.val_check_interval", "4", "--strategy.window.final_warmup", "2"),
     *("--refill.max_epochs", "1", "--refill.heads", "any"),
 ]
 """The embedded example made short."""

@@ -86,8 +86,8 @@ def trained(row: str, speedup: float, dense: Path, table: Path, arguments: argpa
     options = SETTINGS | {
         "--trainer.max_epochs": "1",
         "--strategy": "hybrid",
-        "--strategy.target_latency_speedup": str(speedup),
-        "--strategy.latency_table": str(table),
+        "--strategy.target.latency_speedup": str(speedup),
+        "--strategy.target.latency_table": str(table),
         "--task.model": str(dense),
         "--baseline": str(dense),
         "--task.train_file": str(training),

@@ -9,7 +9,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bplightning.errors import UserError
@@ -111,15 +111,35 @@ def _made(given: argparse.Namespace, fit: list[str]) -> dict[str, Path]:
                 f"{option} is given after --, where it would hold for every run, but the runs differ in it: give "
                 f"{varied[option]} before the -- instead."
             )
-    made = {}
+    options_of = {}
     for model, strategy, seed in itertools.product(
         _words(given.models), _words(given.strategies), _words(given.seeds or "0")
     ):
         options = ["--strategy", strategy, "--seed_everything", seed, *(["--task.model", model] if model else []), *fit]
         key = hashlib.blake2b(shlex.join(options).encode(), digest_size=4).hexdigest()
         name = "-".join([*filter(None, (Path(model).name, strategy.rpartition(".")[2])), f"seed{seed}", key])
-        made[name] = _run(Path(given.folder) / name, options)
-    return made
+        options_of[name] = options
+    _require_runnable(options_of.values())
+    return {name: _run(Path(given.folder) / name, options) for name, options in options_of.items()}
+
+
+def _require_runnable(runs: Iterable[list[str]]) -> None:
+    """Parse the options of all runs and make their strategies, before any run is made.
+
+    Raises:
+        UserError: The options of one are refused, by the parser or by its strategy.
+    """
+    from bplightning.cli.training import whole_parser  # these take seconds to import
+    from bplightning.runs.build import strategy_of
+    from bplightning.runs.training_options import recipe_arguments
+
+    parser = whole_parser(["fit"])
+    for options in runs:
+        words = ["fit", *options]
+        try:
+            strategy_of(parser.parse_args(["fit", *recipe_arguments(words), *options]).fit)
+        except UserError as error:
+            raise UserError(f"no run was made, as `{shlex.join(words)}` is refused: {error}") from error
 
 
 def _words(text: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,11 @@ from bplightning.cli.trainers import (
     usual_callbacks,
     with_objects,
 )
-from bplightning.contracts.strategy import PruningStrategy
 from bplightning.errors import UserError
-from bplightning.plugins import STRATEGIES, TASKS, load
+from bplightning.plugins import TASKS, load
 from bplightning.reporting.schema import Report
 from bplightning.runs.build import instantiated
-from bplightning.runs.parser import PluginArgument, PluginParser
+from bplightning.runs.parser import PluginParser
 from bplightning.runs.training_options import PLUGINS, PRUNE_ONLY, new_parser
 from bplightning.stages.alignment import Alignment
 from bplightning.stages.one_shot import EXAMPLES, MODEL, prune
@@ -36,7 +36,7 @@ DESCRIPTION = (
     "compacted, evaluated and reported as at the end of `fit`. Minutes in place of hours, and less accurate where much "
     "is pruned. Options of the trainer that say how to train make no difference."
 )
-OWN_PLUGINS = PLUGINS | {"strategy": PluginArgument(base=PruningStrategy, group=STRATEGIES, default="post-training")}
+OWN_PLUGINS = PLUGINS | {"strategy": replace(PLUGINS["strategy"], default="post-training")}
 
 
 def run_prune(args: Sequence[str]) -> Report | None:

@@ -185,7 +185,7 @@ class Advising(PruningStrategy, ABC):
 
     Attributes:
         collapse_remedies: Which of its own settings help where nothing is left of a layer before pruning is done, such
-            as ``"a greater strategy.initial_warmup"``; the warning of that names them.
+            as ``"a greater strategy.window.initial_warmup"``; the warning of that names them.
     """
 
     collapse_remedies: ClassVar[tuple[str, ...]] = ()

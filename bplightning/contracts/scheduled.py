@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from bplightning.contracts.capabilities import Advising
-from bplightning.contracts.schedule import cubic, pruning_window
+from bplightning.contracts.schedule import cubic
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.granularity import granularity_by_role, make_masks
+from bplightning.plugins import name_of
 
 
 class ScheduledStrategy(Advising, ABC):
@@ -19,38 +21,32 @@ class ScheduledStrategy(Advising, ABC):
 
     A subclass says what masks keep at a point of the schedule (`prune`), and the granularity it has by default.
 
+    Attributes:
+        freezes_masks: Whether its masks can stay as they are while weights go on learning.
+
     Args:
         granularity: Role to granularity, where it is not `default_granularity`.
-        initial_warmup: Length of training before pruning begins, in multiples of the learning-rate warm-up.
-        final_warmup: Length of training after the schedule's end, in multiples of the learning-rate warm-up.
-        freeze_masks: Whether masks stand still after the schedule's end, so that only weights still learn.
+        window: When it prunes.
     """
 
     default_granularity: ClassVar[Mapping[str, str]] = {"attention": "element", "feed_forward": "element"}
     learns_scores: ClassVar[bool] = True
+    freezes_masks: ClassVar[bool] = True
     keeps_patterns: ClassVar[bool] = False
     collapse_remedies: ClassVar[tuple[str, ...]] = (
-        "a greater strategy.initial_warmup",
+        "a greater strategy.window.initial_warmup",
         "a finer strategy.granularity",
     )
 
-    def __init__(
-        self,
-        granularity: Mapping[str, str] | None,
-        initial_warmup: float,
-        final_warmup: float,
-        freeze_masks: bool,
-    ) -> None:
+    def __init__(self, granularity: Mapping[str, str] | None, window: PruningWindow) -> None:
         super().__init__()
-        for name, value in (("initial_warmup", initial_warmup), ("final_warmup", final_warmup)):
-            if not value >= 0:
-                raise UserError(
-                    f"{name} is {value:g}; it must be 0 or more, in multiples of the learning-rate warm-up."
-                )
+        if window.freeze_masks and not self.freezes_masks:
+            raise UserError(
+                f"window.freeze_masks is true, which {name_of(type(self))} cannot do: what it keeps follows from "
+                "scores that learn to the end. Leave it out."
+            )
         self.granularity = granularity_by_role(granularity, default=self.default_granularity)
-        self.initial_warmup = initial_warmup
-        self.final_warmup = final_warmup
-        self.freeze_masks = freeze_masks
+        self.window = window
 
     @abstractmethod
     def prune(self, amount: float, *, steps_after: int) -> None:
@@ -66,20 +62,11 @@ class ScheduledStrategy(Advising, ABC):
         for name, mask in masks:
             self.add_mask(name, mask, layout)
 
-    def window(self, progress: Progress) -> tuple[int, int]:
-        """First and last optimizer step of the schedule."""
-        return pruning_window(
-            total_steps=progress.total_steps,
-            warmup_steps=progress.warmup_steps,
-            initial_warmup=self.initial_warmup,
-            final_warmup=self.final_warmup,
-        )
-
     def advance(self, progress: Progress) -> None:
-        start, end = self.window(progress)
-        if not (self.freeze_masks and progress.step > end):
+        start, end = self.window.steps(progress)
+        if not (self.window.freeze_masks and progress.step > end):
             amount = cubic(step=progress.step, start=start, end=end, initial=0.0, final=1.0)
             self.prune(amount, steps_after=progress.step - end)
 
     def target_reached(self, progress: Progress) -> bool:
-        return progress.step >= self.window(progress)[1]
+        return progress.step >= self.window.steps(progress)[1]

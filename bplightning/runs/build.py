@@ -11,6 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.runs.parser import PluginParser
@@ -81,6 +82,22 @@ def built(parser: PluginParser, settings: Namespace) -> BuiltRun:
         refill=objects.refill,
         quantize=settings.quantize,
     )
+
+
+def strategy_of(settings: Namespace) -> PruningStrategy:
+    """Build the strategy alone that parsed settings name.
+
+    Args:
+        settings: What a parser with `add_run_options` has parsed.
+
+    Raises:
+        UserError: A value makes no sense to the strategy.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--strategy", type=PruningStrategy)
+    with refusals_said():
+        strategy: PruningStrategy = parser.instantiate(Namespace(strategy=settings.strategy)).strategy
+    return strategy
 
 
 def instantiated(parser: ArgumentParser, settings: Namespace) -> Namespace:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -21,6 +21,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from bplightning.errors import UserError
 from bplightning.plugins import GROUPS, STRATEGIES, available, load, summary
 from bplightning.runs.parser_errors import OneLine
+from bplightning.runs.plugin_options import chosen_in, class_path_of, options_of, typed_options, with_nulls
 
 CONFIG_OPTIONS = ("-c", "--config")
 PLUGIN = "NAME_OR_CLASS_PATH"
@@ -40,11 +41,14 @@ class PluginArgument:
         base: The contract a plugin's class derives from.
         group: Entry-point group of the short names.
         default: Short name or class path used when nothing is given.
+        check: Called with the plugin's name or class path, its options by name, and with ``typed``, whether they are
+            from the command line; refuses what the parser's own message would not explain.
     """
 
     base: type
     group: str
     default: str
+    check: Callable[..., None] | None = None
 
     def class_path(self, name_or_class_path: str) -> str:
         """The full class path of a plugin given by short name or class path.
@@ -152,6 +156,7 @@ class PluginParser(OneLine, LightningArgumentParser):
         resolved = dict(config)
         for key in self.plugins.keys() & config.keys():
             resolved[key] = self.plugins[key].resolve(config[key])
+            self._check(key, class_path_of(resolved[key]), options_of(resolved[key]), typed=False)
         for name in self.sections.keys() & config.keys():
             if isinstance(config[name], dict):
                 resolved[name] = self.sections[name].resolve(config[name])
@@ -161,6 +166,7 @@ class PluginParser(OneLine, LightningArgumentParser):
         files: list[str] = []
         choices: list[str] = []
         others: list[str] = []
+        chosen: dict[str, str] = {}
         remaining = list(reversed(args))
         while remaining:
             item = remaining.pop()
@@ -179,7 +185,16 @@ class PluginParser(OneLine, LightningArgumentParser):
                 others.append(f"{option}={self.plugins[key].class_path(value)}")
             else:
                 choices.append(f"--{key}={self._choose(key, value)}")
+                chosen[key] = self._chosen[key]
+        for key in self.plugins:
+            self._check(key, chosen.get(key) or chosen_in(files, key), typed_options(others, key), typed=True)
+            others = with_nulls(others, key)
         return files + choices + others
+
+    def _check(self, key: str, class_path: str | None, options: Mapping[str, Any], *, typed: bool) -> None:
+        plugin = self.plugins[key]
+        if plugin.check is not None and options:
+            plugin.check(class_path or plugin.default, options, typed=typed)
 
     def _choose(self, key: str, value: str) -> str:
         plugin = self.plugins[key]

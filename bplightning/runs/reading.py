@@ -14,6 +14,7 @@ from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.run_folder import baseline_of, settings_of, unreadable
 from bplightning.runs.build import BuiltRun, build
+from bplightning.runs.older_configuration import renewed
 from bplightning.runs.training_options import PRUNE_ONLY
 from bplightning.stages.refill import Refill
 from bplightning.training.checkpoint_files import find_checkpoint, read_checkpoint, require_same_weights
@@ -111,7 +112,7 @@ def _without_load_report() -> Iterator[None]:
 def _read(run: Path, model: Path | None = None) -> BuiltRun:
     """Build what a configuration says, with a task that takes `model`, if given, in place of its own."""
     with settings_of(run) as settings:
-        kept = {key: value for key, value in settings.items() if key not in NOT_READ}
+        kept = renewed({key: value for key, value in settings.items() if key not in NOT_READ})
         if model is not None:
             kept["task"] = kept["task"] | {"init_args": (kept["task"].get("init_args") or {}) | {"model": str(model)}}
     try:

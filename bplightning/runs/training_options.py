@@ -13,6 +13,7 @@ from bplightning.contracts.task import Task
 from bplightning.distillation.distillation import Distillation
 from bplightning.plugins import STRATEGIES, TASKS, load
 from bplightning.runs.parser import CONFIG_OPTIONS, PluginArgument, PluginParser
+from bplightning.runs.strategy_options import check_strategy_options
 from bplightning.stages.alignment import Alignment
 from bplightning.stages.refill import Refill
 from bplightning.training.module import PruningModule
@@ -20,7 +21,7 @@ from bplightning.training.simplification import Simplification
 
 PLUGINS = {
     "task": PluginArgument(base=Task, group=TASKS, default="qa"),
-    "strategy": PluginArgument(base=PruningStrategy, group=STRATEGIES, default="hybrid"),
+    "strategy": PluginArgument(base=PruningStrategy, group=STRATEGIES, default="hybrid", check=check_strategy_options),
 }
 PRUNE_ONLY = "calibration_examples"
 """The option by which a configuration of `prune` is known."""

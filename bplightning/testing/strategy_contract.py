@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, cast
 
 import pytest
@@ -15,6 +16,7 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.contracts.capabilities import CAPABILITIES, OneShot, Prepared, Staged, hooks_of
 from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.contracts.suitability import prunes_by_training
+from bplightning.contracts.targeted import Targeted
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import Mask, has_masks, remove_masks
 from bplightning.testing.arguments import unexplained
@@ -65,8 +67,8 @@ def strategy_cases(cls: type[PruningStrategy]) -> list[StrategyCase]:
     if "scope" in accepted:
         mixed = {"granularity": {"attention": "16x16", "feed_forward": "unit"}}
         options += [{"scope": "global"}, {"scope": "global", **mixed}]
-    if "freeze_masks" in accepted:
-        options.append({"freeze_masks": True})
+    if "window" in accepted and getattr(cls, "freezes_masks", False):
+        options.append({"window": replace(accepted["window"].default, freeze_masks=True)})
     return [StrategyCase(cls, each) for each in options]
 
 
@@ -127,7 +129,8 @@ class StrategyContract:
         assert kept == pytest.approx(float(density["total"]) if density else 1.0, abs=1e-6)
         if density:
             assert 0 < kept < 1
-        asked = getattr(strategy, "target_density", None)
+        targeted = strategy.capability(Targeted)
+        asked = None if targeted is None else targeted.asked.density
         if asked is not None and not any(mask.pattern for mask in masks):
             assert kept == pytest.approx(asked, abs=0.5 * max(sizes) * len(sizes) / total)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from bplightning.compaction.blending import BlendedActivation, BlendedNorm
 from bplightning.compaction.no_norm import NoNorm, norms_of
-from bplightning.contracts.schedule import pruning_window
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.instance_mixin import mix_in, take_out
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -188,13 +188,8 @@ class Simplifier(nn.Module):
         self.amount = float(state)
 
     def _window(self, progress: Progress) -> tuple[int, int]:
-        return pruning_window(
-            total_steps=progress.total_steps,
-            warmup_steps=progress.warmup_steps,
-            initial_warmup=self.settings.initial_warmup,
-            final_warmup=self.settings.final_warmup,
-            section="simplification",
-        )
+        window = PruningWindow(self.settings.initial_warmup, self.settings.final_warmup)
+        return window.steps(progress, section="simplification")
 
     @torch.no_grad()
     def _take_statistics(self) -> None:

@@ -5,14 +5,17 @@ Legend: `O` out features, `I` in features, `N` heads or units of all layers, ``(
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from bplightning import PrunableLayout, ScheduledStrategy, UserError, keep_largest
+from bplightning import PrunableLayout, PruningWindow, ScheduledStrategy, Target, UserError, keep_largest
+from bplightning.contracts import NO_TARGET, PRUNING_WINDOW, Targeted
 from bplightning.layout.groups import Member
 
 
-class TaylorPruning(ScheduledStrategy):
+class TaylorPruning(Targeted, ScheduledStrategy):
     """Removes the heads and units that the loss would miss least, by the first term of its Taylor series.
 
     Without a head or a unit, of weights ``w``, the loss changes by about ``|sum(dL/dw * w)|`` (arXiv 1906.10771,
@@ -22,28 +25,26 @@ class TaylorPruning(ScheduledStrategy):
     papers in pruning while it learns, and in that the weights are those after the step whose gradients they meet.
 
     Args:
-        density: Fraction of the heads, and of the units, kept at the end of the schedule, in (0, 1].
+        target: What to keep at the end of the schedule: a density of the heads, and of the units, half by default.
         memory: Weight of the past in the moving average of the importance, in [0, 1); 0.95 averages about 20 optimizer
             steps.
-        initial_warmup: Length of training before pruning begins, in multiples of the learning-rate warm-up.
-        final_warmup: Length of training after the density is reached, in multiples of the learning-rate warm-up.
+        window: When it prunes; its masks stay as they are afterwards in any case.
     """
 
     learns_scores = False
+    default_target = Target(density=0.5)
 
     def __init__(
         self,
-        density: float = 0.5,
+        target: Target = NO_TARGET,
         memory: float = 0.95,
-        initial_warmup: float = 1.0,
-        final_warmup: float = 2.0,
+        window: PruningWindow = PRUNING_WINDOW,
     ) -> None:
-        super().__init__({"attention": "head", "feed_forward": "unit"}, initial_warmup, final_warmup, freeze_masks=True)
-        if not 0 < density <= 1:
-            raise UserError(f"density is {density:g}; it is the fraction kept and must be in (0, 1].")
+        super().__init__({"attention": "head", "feed_forward": "unit"}, replace(window, freeze_masks=True))
+        self.take_target(target)
         if not 0 <= memory < 1:
             raise UserError(f"memory is {memory:g}; it is the weight of the past and must be in [0, 1).")
-        self.target_density = density
+        self.target_density = self.asked.density
         self.memory = memory
 
     def attach(self, layout: PrunableLayout) -> None:

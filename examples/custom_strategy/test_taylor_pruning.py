@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from taylor_pruning import TaylorPruning
 
-from bplightning import Progress, UserError
+from bplightning import Progress, Target, UserError
 from bplightning.plugins import STRATEGIES, load
 from bplightning.testing import StrategyCase, StrategyContract
 from bplightning.testing.tiny_model import padded_inputs
@@ -73,7 +74,9 @@ def test_a_step_that_was_skipped_teaches_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in strategy.state_dict().items())
 
 
-@pytest.mark.parametrize(("options", "message"), [({"density": 0}, "density is 0"), ({"memory": 1}, "memory is 1")])
-def test_values_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"), [({"target": Target(flops=0.5)}, "cannot prune to"), ({"memory": 1}, "memory is 1")]
+)
+def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         TaylorPruning(**options)

@@ -16,8 +16,10 @@ from bplightning.compaction.narrow_stream import clear_dimensions, narrowing_cov
 from bplightning.compaction.plan import STREAM
 from bplightning.compaction.skipped_sublayers import is_skipped, settle_skips, skip_when_shut
 from bplightning.contracts.capabilities import Advising, LearnsFromTeacher
-from bplightning.contracts.schedule import pruning_window
 from bplightning.contracts.strategy import Capability, Progress
+from bplightning.contracts.target import NO_TARGET, Target
+from bplightning.contracts.targeted import Targeted
+from bplightning.contracts.window import PruningWindow
 from bplightning.distillation.distillation import states_width
 from bplightning.errors import UserError
 from bplightning.layout.groups import AttentionGroup
@@ -28,6 +30,7 @@ from bplightning.strategies.cofi.gated_size import GatedSize
 from bplightning.strategies.cofi.gates import FIRST_SCORE, Gate, Phase, Sublayers
 from bplightning.strategies.cofi.layer_matching import layer_distance, taught_layers
 from bplightning.strategies.shared.seeded_generator import generator_of
+from bplightning.strategies.shared.targets import require_pruning
 
 LIMIT = math.log(100)
 """Scores are held within it on either side once pruning has begun."""
@@ -38,8 +41,11 @@ LEARNING_RATE = 1e-2
 TRAVEL = 6.0
 """How far scores can travel in a run whose rate follows from its length, in ways from one limit to the other."""
 
+UNTIL_REST = PruningWindow(initial_warmup=1.0, final_warmup=4.0)
+"""Gates come to rest early enough for the weights to learn with them."""
 
-class CoFi(LearnsFromTeacher, Advising):
+
+class CoFi(Targeted, LearnsFromTeacher, Advising):
     """Multiplies heads, feed-forward units and whole sub-layers by random gates, held to a size.
 
     Each of these has a hard concrete gate (arXiv 1712.01312), and a head or unit is multiplied by its own and by its
@@ -48,7 +54,7 @@ class CoFi(LearnsFromTeacher, Advising):
     which count only dimensions whose gates are open. A sub-layer wholly shut is skipped, and its norm with it.
 
     The penalty is ``l1 |d - t| + l2 (d - t)^2``, d the fraction of linear weights that gates are expected to leave, in
-    closed form, and t the target, which falls linearly from 1 to `target_density`; the multipliers l1 and l2 ascend,
+    closed form, and t the target, which falls linearly from 1 to the given density; the multipliers l1 and l2 ascend,
     weights and gates descend (equation 2). In evaluation as many gates of a vector are 0 as are expected to be, those
     of the lowest scores, and the others are ``sigmoid(0.8 S / b)``, b = 2/3. From a teacher, where there is one, the
     model also learns layer by layer; which layer learns from which is found anew in each batch (section 3.2).
@@ -62,7 +68,8 @@ class CoFi(LearnsFromTeacher, Advising):
     that of the weights.
 
     Args:
-        target_density: Fraction of the linear weights to keep, in (0, 1); the paper's sparsity is what is missing to 1.
+        target: What to keep of the linear weights: a density, 0.4 by default; the paper's sparsity is what is missing
+            to 1.
         prune_hidden: Whether dimensions of the residual stream go, too: of embeddings, norms and all that reads or
             writes it.
         alpha_layer: Weight of the distance to the teacher's layers, 0 or more; it counts only with a teacher
@@ -71,45 +78,42 @@ class CoFi(LearnsFromTeacher, Advising):
             runs of many steps.
         gate_learning_rate: Learning rate of scores and multipliers, above 0. Default: 1e-2 as in the paper, and more in
             runs of fewer than about 5,500 optimizer steps, in which scores could not travel far enough.
-        initial_warmup: Length of training before gates may shut, in multiples of the learning-rate warm-up.
-        final_warmup: Length of training after they have come to rest, in multiples of the learning-rate warm-up.
+        window: When gates may shut. At its end they come to rest, whatever `freeze_masks` is.
     """
 
-    collapse_remedies: ClassVar[tuple[str, ...]] = ("a greater strategy.initial_warmup", "a greater strategy.ramp")
+    collapse_remedies: ClassVar[tuple[str, ...]] = (
+        "a greater strategy.window.initial_warmup",
+        "a greater strategy.ramp",
+    )
+    default_target: ClassVar[Target] = Target(density=0.4)
     target: Tensor
 
     def __init__(
         self,
-        target_density: float = 0.4,
+        target: Target = NO_TARGET,
         prune_hidden: bool = True,
         alpha_layer: float = 0.9,
         ramp: float = 0.5,
         gate_learning_rate: float | None = None,
-        initial_warmup: float = 1.0,
-        final_warmup: float = 4.0,
+        window: PruningWindow = UNTIL_REST,
     ) -> None:
         super().__init__()
-        if not 0 < target_density < 1:
-            raise UserError(f"target_density is {target_density:g}; it is the fraction kept and must be in (0, 1).")
+        self.take_target(target)
+        require_pruning(self.asked)
         if not alpha_layer >= 0:
             raise UserError(f"alpha_layer is {alpha_layer:g}; it must be 0 or more. The paper takes 0.9.")
         if not 0 < ramp <= 1:
             raise UserError(f"ramp is {ramp:g}; it is a part of the schedule and must be in (0, 1].")
         if gate_learning_rate is not None and not gate_learning_rate > 0:
             raise UserError(f"gate_learning_rate is {gate_learning_rate:g}; it must be above 0. The paper takes 0.01.")
-        for name, value in (("initial_warmup", initial_warmup), ("final_warmup", final_warmup)):
-            if not value >= 0:
-                raise UserError(
-                    f"{name} is {value:g}; it must be 0 or more, in multiples of the learning-rate warm-up."
-                )
-        self.target_density = target_density
+        assert self.asked.density is not None, "there is a default"
+        self.target_density = self.asked.density
         self.prune_hidden = prune_hidden
         self.alpha_layer = alpha_layer
         self.learns_from_layers = alpha_layer > 0
         self.ramp = ramp
         self.gate_learning_rate = gate_learning_rate
-        self.initial_warmup = initial_warmup
-        self.final_warmup = final_warmup
+        self.window = window
         self.phase = Phase()
         self._model: tuple[nn.Module, ...] = ()
         self.sublayers = nn.ModuleDict()
@@ -189,17 +193,9 @@ class CoFi(LearnsFromTeacher, Advising):
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def _window(self, progress: Progress) -> tuple[int, int]:
-        return pruning_window(
-            total_steps=progress.total_steps,
-            warmup_steps=progress.warmup_steps,
-            initial_warmup=self.initial_warmup,
-            final_warmup=self.final_warmup,
-        )
-
     @torch.no_grad()
     def advance(self, progress: Progress) -> None:
-        start, end = self._window(progress)
+        start, end = self.window.steps(progress)
         self._step, self._batches = progress.step, 0
         part = min(max((progress.step - start) / (self.ramp * (end - start)), 0.0), 1.0)
         self.target.fill_(1 - (1 - self.target_density) * part)
@@ -220,7 +216,7 @@ class CoFi(LearnsFromTeacher, Advising):
             set_narrowing(model, narrows=begun)
 
     def target_reached(self, progress: Progress) -> bool:
-        return progress.step >= self._window(progress)[1]
+        return progress.step >= self.window.steps(progress)[1]
 
     def penalty(self) -> Tensor:
         off = self._size.expected() - self.target

@@ -6,12 +6,14 @@ Legend: `O` out features, `I` in features, `E` experts of a layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from bplightning.contracts.capabilities import OneShot
+from bplightning.contracts.target import NO_TARGET, Target
+from bplightning.contracts.targeted import Targeted
 from bplightning.errors import UserError
 from bplightning.layout.groups import Member
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -23,7 +25,7 @@ from bplightning.strategies.moe_pruner.expert_inputs import LayerInputs
 from bplightning.strategies.shared.wanda_scores import keep_n_of_m, keep_per_row, wanda_scores
 
 
-class MoEPruner(OneShot):
+class MoEPruner(Targeted, OneShot):
     """Prunes once, without training: by weights, by what they meet, and by how much the router lets through.
 
     A weight is worth ``|W_ij| * ||X_j * Gate||_2`` (MoE-Pruner, arXiv 2410.12013): the norm of its input feature over
@@ -39,27 +41,29 @@ class MoEPruner(OneShot):
     pruned as well, with ``Gate = 1``, which is Wanda (arXiv 2306.11695), and in that whole experts can go.
 
     Args:
-        density: Fraction of weights kept in each row, in (0, 1]; 1 where only whole experts are to go.
+        target: What to keep in each row: a density, half by default; 1 where only whole experts are to go.
         pattern: N:M, such as 2:4, in place of a density: of each M neighbours in a row N stay. Default: none.
         experts: Experts kept in each layer, at least as many as a token goes to. Default: all.
         router_weighted: Whether tokens count by their router weights; false is Wanda, all tokens of an expert alike.
         attention: Whether attention is pruned, too.
     """
 
+    default_target: ClassVar[Target] = Target(density=0.5)
+
     def __init__(
         self,
-        density: float = 0.5,
+        target: Target = NO_TARGET,
         pattern: str | None = None,
         experts: int | None = None,
         router_weighted: bool = True,
         attention: bool = True,
     ) -> None:
         super().__init__()
-        if not 0 < density <= 1:
-            raise UserError(f"density is {density:g}; it is the fraction of weights kept and must be in (0, 1].")
+        self.take_target(target)
+        assert self.asked.density is not None, "there is a default"
         if pattern is not None and ":" not in check_granularity(pattern):
             raise UserError(f"pattern is {pattern!r}; it must be N:M, such as 2:4, for N of each M neighbours.")
-        self.target_density = density
+        self.target_density = self.asked.density
         self.pattern = pattern
         self.experts = experts
         self.router_weighted = router_weighted

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from bplightning.contracts.target import NO_TARGET, Target
 from bplightning.layout.resizing import Group, writer_columns
 from bplightning.strategies.post_training.gate_tuning import tuned_gates
 from bplightning.strategies.shared.budgeted import Budgeted
@@ -31,23 +32,13 @@ class PostTraining(Budgeted):
     (ALBERT) is not tuned.
 
     Args:
-        target_flops: Share of the dense model's floating-point operations to keep, in (0, 1); `None` without another
-            target is 0.5.
-        target_latency_speedup: In its place, the dense model's time over the compact one's, above 1.
-        latency_table: File with the table of `latency-table` for that; by default one is measured first.
+        target: What to keep: FLOPs, half of them by default, or a speed-up as measured.
         rearrange: Whether what goes is chosen anew within each layer.
         tune: Whether what stays is multiplied by numbers found by least squares.
     """
 
-    def __init__(
-        self,
-        target_flops: float | None = None,
-        target_latency_speedup: float | None = None,
-        latency_table: str | None = None,
-        rearrange: bool = True,
-        tune: bool = True,
-    ) -> None:
-        super().__init__(target_flops, target_latency_speedup, latency_table)
+    def __init__(self, target: Target = NO_TARGET, rearrange: bool = True, tune: bool = True) -> None:
+        super().__init__(target)
         self.rearrange = rearrange
         self.tune = tune
         self.puts_back = not tune  # gates make up for what went

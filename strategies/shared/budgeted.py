@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bplightning.contracts.capabilities import OneShot, Prepared
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import NO_TARGET, Target
+from bplightning.contracts.targeted import Targeted
 from bplightning.errors import UserError
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -21,51 +23,32 @@ from bplightning.layout.resizing import Group, can_shrink
 from bplightning.masks.granularity import masks_of
 from bplightning.masks.masking import Mask
 from bplightning.strategies.shared.head_gates import gradients_by_example
-from bplightning.strategies.shared.latency_target import LatencySpeedup
 from bplightning.strategies.shared.mask_search import best_counts
-from bplightning.strategies.shared.size_targets import FlopsShare, SizeTarget
-
-DEFAULT_FLOPS = 0.5
-"""Share of the FLOPs kept where no target is given."""
+from bplightning.strategies.shared.size_targets import SizeTarget
+from bplightning.strategies.shared.targets import size_target
 
 
-class Budgeted(OneShot, Prepared):
+class Budgeted(Targeted, OneShot, Prepared):
     """Keeps the heads and units of a trained network that its loss would miss most, as many as a budget allows.
 
     A subclass says what the loss would miss (`losses`); it may change what is kept, and weights (`refine`).
 
     Args:
-        target_flops: Share of the dense model's floating-point operations to keep, in (0, 1); `None` without another
-            target is 0.5.
-        target_latency_speedup: In its place, the dense model's time over the compact one's, above 1.
-        latency_table: File with the table of `latency-table` for that; by default one is measured first.
+        target: What to keep: FLOPs, half of them by default, or a speed-up as measured.
 
     Raises:
-        UserError: Several targets are given, one is out of its range, or a table without its target.
+        UserError: The target is of another kind, or keeps everything.
     """
 
-    def __init__(
-        self,
-        target_flops: float | None = None,
-        target_latency_speedup: float | None = None,
-        latency_table: str | None = None,
-    ) -> None:
+    target_kinds: ClassVar[tuple[str, ...]] = ("flops", "latency_speedup")
+    default_target: ClassVar[Target] = Target(flops=0.5)
+
+    def __init__(self, target: Target = NO_TARGET) -> None:
         super().__init__()
-        if target_flops is not None and target_latency_speedup is not None:
-            raise UserError(
-                f"target_flops is {target_flops:g} and target_latency_speedup is {target_latency_speedup:g}, but what "
-                "is kept can only be chosen for one of them: give one."
-            )
-        if latency_table is not None and target_latency_speedup is None:
-            raise UserError(
-                f"latency_table is {latency_table!r}, which only a target in time looks at: give "
-                "target_latency_speedup, too, or leave it out."
-            )
-        self.target: SizeTarget
-        if target_latency_speedup is not None:
-            self.target = LatencySpeedup(target_latency_speedup, latency_table)
-        else:
-            self.target = FlopsShare(DEFAULT_FLOPS if target_flops is None else target_flops)
+        self.take_target(target)
+        measured_by = size_target(self.asked)
+        assert measured_by is not None, "there is a default"
+        self.target: SizeTarget = measured_by
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from bplightning.compaction.survival import Lives
-from bplightning.errors import UserError
 from bplightning.io.progress_bar import watching
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import Group
@@ -38,9 +37,6 @@ class LatencySpeedup(nn.Module, SizeTarget):
     Args:
         speedup: How many times faster, above 1.
         file: The table's file; by default one is measured when training begins, where it runs.
-
-    Raises:
-        UserError: The speed-up is not above 1.
     """
 
     kind: ClassVar[str] = "latency_speedup"
@@ -48,11 +44,6 @@ class LatencySpeedup(nn.Module, SizeTarget):
 
     def __init__(self, speedup: float, file: str | None = None) -> None:
         super().__init__()
-        if not speedup > 1:
-            raise UserError(
-                f"target_latency_speedup is {speedup:g}; it is the dense model's time over the compact one's and must "
-                "be above 1."
-            )
         self.value, self.share = speedup, 1 / speedup
         self.file = file
         self.table: LatencyTable | None = None

@@ -1,4 +1,4 @@
-"""What a network is to be pruned to: a density, or a speed-up counted in floating-point operations.
+"""What a network is to be pruned to: a density, or a share of its floating-point operations.
 
 Both ask what is left above a cut on scores. Of a network there are parts that go one by one, each where the cut reaches
 its score: single tiles for the density; for the operations whole heads and units, each with the score of the tile that
@@ -119,7 +119,7 @@ class SizeTarget(ABC):
         if smallest >= self.share:
             kept = " and the guide's heads" if guided else ""
             raise UserError(
-                f"target_{self.kind} is {self.value:g}, which cannot be reached: with everything removed but what "
+                f"target.{self.kind} is {self.value:g}, which cannot be reached: with everything removed but what "
                 f"cannot be pruned{kept}, it is {self.value_of(smallest):.4g}. Ask for less pruning than that"
                 f"{', or take another guide' if guided else ''}."
             )
@@ -130,16 +130,11 @@ class Density(SizeTarget):
 
     Args:
         density: The fraction kept, in (0, 1).
-
-    Raises:
-        UserError: It is not.
     """
 
     kind: ClassVar[str] = "density"
 
     def __init__(self, density: float) -> None:
-        if not 0 < density < 1:
-            raise UserError(f"target_density is {density:g}; it is the fraction kept and must be in (0, 1).")
         self.value = self.share = density
 
     def left(self, masks: Sequence[Mask], scores: Sequence[Tensor]) -> Left:
@@ -153,27 +148,19 @@ class Density(SizeTarget):
         return share
 
 
-class FlopsSpeedup(SizeTarget):
-    """Floating-point operations of the dense model over those of the compact one.
+class FlopsShare(SizeTarget):
+    """Floating-point operations of the compact model over those of the dense one.
 
     A head, or a unit, costs the same whichever goes; see `bplightning.compaction.survival` for when it goes.
 
     Args:
-        speedup: How many times fewer operations, above 1.
-
-    Raises:
-        UserError: It is not.
+        share: The share kept, in (0, 1).
     """
 
-    kind: ClassVar[str] = "flops_speedup"
+    kind: ClassVar[str] = "flops"
 
-    def __init__(self, speedup: float) -> None:
-        if not speedup > 1:
-            raise UserError(
-                f"target_flops_speedup is {speedup:g}; it is the dense model's floating-point operations over the "
-                "compact one's and must be above 1."
-            )
-        self.value, self.share = speedup, 1 / speedup
+    def __init__(self, share: float) -> None:
+        self.value = self.share = share
         self.lives: Lives | None = None
         self.shares: dict[str, float] = {}  # of one head or unit, by group
         self.always = 1.0
@@ -192,31 +179,6 @@ class FlopsSpeedup(SizeTarget):
         for group in self.lives.groups:
             alike.setdefault(self.shares[group.name], []).append(self.lives.of(group, scores))
         return Left(self.always, tuple((torch.cat(lives), share) for share, lives in alike.items()))
-
-    def value_of(self, share: float) -> float:
-        return 1 / share
-
-
-class FlopsShare(FlopsSpeedup):
-    """Floating-point operations of the compact model over those of the dense one.
-
-    Args:
-        share: The share kept, in (0, 1).
-
-    Raises:
-        UserError: It is not.
-    """
-
-    kind: ClassVar[str] = "flops"
-
-    def __init__(self, share: float) -> None:
-        if not 0 < share < 1:
-            raise UserError(
-                f"target_flops is {share:g}; it is the share of the dense model's floating-point operations to keep "
-                "and must be in (0, 1)."
-            )
-        super().__init__(1 / share)
-        self.value = self.share = share
 
     def value_of(self, share: float) -> float:
         return share

@@ -9,50 +9,51 @@ import torch
 from torch import Tensor
 
 from bplightning.contracts.scheduled import ScheduledStrategy
+from bplightning.contracts.target import NO_TARGET, Target
+from bplightning.contracts.targeted import Targeted
+from bplightning.contracts.window import PRUNING_WINDOW, PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import Mask
 from bplightning.masks.selection import keep_largest, keep_of_neighbours, keep_within
 
 
-class TopK(ScheduledStrategy):
+class TopK(Targeted, ScheduledStrategy):
     """Keeps the top fraction of all entries by what they are worth (`worth`), exactly as many as asked for.
 
     Args:
-        density: Fraction of weights kept at the end of the schedule, in (0, 1]. An N:M granularity keeps its own.
+        target: What to keep at the end of the schedule: a density, a quarter by default. An N:M granularity keeps its
+            own.
         granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
             cross_attention, decoder_feed_forward): element, row, column, a block such as 32x32 (rows x columns), N:M
             such as 2:4, head (attention) or unit (feed-forward). Default: element; a decoder's as the encoder's.
         scope: Where weights compete: `local`, within each matrix, which all reach the density; or `global`, in one
             ranking of the whole model.
-        initial_warmup: Length of training before pruning begins, in multiples of the learning-rate warm-up.
-        final_warmup: Length of training after the density is reached, in multiples of the learning-rate warm-up.
-        freeze_masks: Whether masks stand still after the density is reached, so that only weights still learn.
+        window: When it prunes.
         refresh_every: Optimizer steps between two choices of what to keep, 1 or more.
     """
 
     keeps_patterns: ClassVar[bool] = True
+    default_target: ClassVar[Target] = Target(density=0.25)
 
     def __init__(
         self,
-        density: float = 0.25,
+        target: Target = NO_TARGET,
         granularity: dict[str, str] | None = None,
         scope: Literal["local", "global"] = "local",
-        initial_warmup: float = 1.0,
-        final_warmup: float = 2.0,
-        freeze_masks: bool = False,
+        window: PruningWindow = PRUNING_WINDOW,
         refresh_every: int = 1,
     ) -> None:
-        super().__init__(granularity, initial_warmup, final_warmup, freeze_masks)
-        if not 0 < density <= 1:
-            raise UserError(f"density is {density:g}; it is the fraction of weights kept and must be in (0, 1].")
+        super().__init__(granularity, window)
+        self.take_target(target)
         if scope not in ("local", "global"):
             raise UserError(
                 f"scope is {scope!r}; it must be 'local', each matrix by itself, or 'global', all together."
             )
         if refresh_every < 1:
             raise UserError(f"refresh_every is {refresh_every}; it must be 1 or more optimizer steps.")
-        self.target_density = density
+        assert self.asked.density is not None, "there is a default"
+        self.target_density = self.asked.density
         self.scope = scope
         self.refresh_every = refresh_every
 
@@ -76,8 +77,8 @@ class TopK(ScheduledStrategy):
             largest = max(mask.weights_per_entry for mask in masks)
             if self.target_density * weights < largest / 2:
                 raise UserError(
-                    f"density {self.target_density:g} of {name}'s {weights} weights is less than half an entry of "
-                    f"{largest} that is kept or dropped as one: give a greater density, a finer granularity"
+                    f"target.density {self.target_density:g} of {name}'s {weights} weights is less than half an entry "
+                    f"of {largest} that is kept or dropped as one: give a greater density, a finer granularity"
                     f"{', or scope global' if self.scope == 'local' else ''}."
                 )
 

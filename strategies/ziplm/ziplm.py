@@ -11,11 +11,9 @@ grouped queries key/value heads, or units), `K` columns kept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -23,6 +21,8 @@ from torch import Tensor, nn
 
 from bplightning.contracts.capabilities import Prepared, Staged
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import NO_TARGET, Target, shown
+from bplightning.contracts.targeted import Targeted
 from bplightning.errors import UserError
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -46,7 +46,7 @@ SMALLEST = 1 / 100
 """Part of all that the grid goes down to, above none."""
 
 
-class ZipLM(Staged, Prepared):
+class ZipLM(Targeted, Staged, Prepared):
     """Prunes heads and units to one speed-up after another, by second-order removal within a budget of milliseconds.
 
     At each target, calibration data goes through the model once. For each layer it is found in what order its heads or
@@ -59,10 +59,8 @@ class ZipLM(Staged, Prepared):
     the learning rate falls once over the whole run, not after each target anew.
 
     Args:
-        target_speedups: How many times faster than the dense model each model of the family is to be, by the latency
-            table: numbers above 1, ascending. Default: one model, 2 times.
-        latency_table: File of the `latency-table` verb; by default one is measured when training begins, where it
-            trains.
+        target: How many times faster than the dense model each model of the family is to be, by the latency table: one
+            speed-up or a list of ascending ones. Default: one model, 2 times.
         start: Part of training before the first pruning, in [0, 1); the targets share what comes after it evenly.
         calibration_examples: Training examples that each pruning looks at, 1 or more.
         damping: What is added to the diagonal of each Hessian, as a part of its mean, above 0.
@@ -71,24 +69,20 @@ class ZipLM(Staged, Prepared):
     """
 
     puts_back = False
+    target_kinds: ClassVar[tuple[str, ...]] = ("latency_speedup",)
+    makes_families: ClassVar[bool] = True
+    default_target: ClassVar[Target] = Target(latency_speedup=2.0)
 
     def __init__(
         self,
-        target_speedups: list[float] | None = None,
-        latency_table: str | None = None,
+        target: Target = NO_TARGET,
         start: float = 0.25,
         calibration_examples: int = 512,
         damping: float = 0.01,
         search_tries: int = 50,
     ) -> None:
         super().__init__()
-        targets = [2.0] if target_speedups is None else [float(each) for each in target_speedups]
-        numbers = all(math.isfinite(each) and each > 1 for each in targets)
-        if not targets or not numbers or any(a >= b for a, b in pairwise(targets)):
-            raise UserError(
-                f"target_speedups is {target_speedups}; it must be numbers above 1, each greater than the one before: "
-                "how many times faster than the dense model each model is to be, such as [1.5, 2, 3]."
-            )
+        self.take_target(target)
         if not 0 <= start < 1:
             raise UserError(f"start is {start:g}; it is the part of training before pruning, and must be in [0, 1).")
         if calibration_examples < 1:
@@ -99,12 +93,12 @@ class ZipLM(Staged, Prepared):
             )
         if search_tries < 0:
             raise UserError(f"search_tries is {search_tries}; it must be 0 or more.")
-        self.targets = targets
+        self.targets = targets = self.asked.speedups
         self.start = start
         self.calibration_examples = calibration_examples
         self.damping = damping
         self.search_tries = search_tries
-        self.latency = LatencySpeedup(targets[-1], latency_table)
+        self.latency = LatencySpeedup(targets[-1], self.asked.latency_table)
         self.groups: list[Group] = []
         self.stage = 0
         """Targets pruned to so far."""
@@ -133,17 +127,17 @@ class ZipLM(Staged, Prepared):
         table = self.latency.table
         if table is not None and table.sum_within(table.dense_ms / self.targets[-1]) < 0:
             raise UserError(
-                f"target_speedups has {self.targets[-1]:g}, which cannot be reached: with every head and unit removed, "
-                f"the model is {table.largest_speedup:.4g} times faster. Ask for less than that."
+                f"target.latency_speedup has {self.targets[-1]:g}, which cannot be reached: with every head and unit "
+                f"removed, the model is {table.largest_speedup:.4g} times faster. Ask for less than that."
             )
 
     def advance(self, progress: Progress) -> None:
         steps = self._steps(progress)
         if self.stage < len(self.targets) and len(set(steps)) < len(steps):
             raise UserError(
-                f"target_speedups has {len(steps)} targets, and with start {self.start:g} and {progress.total_steps} "
-                f"optimizer steps they fall on {', '.join(map(str, steps))}, several on one: train longer, or give "
-                "fewer targets."
+                f"target.latency_speedup has {len(steps)} targets, and with start {self.start:g} and "
+                f"{progress.total_steps} optimizer steps they fall on {', '.join(map(str, steps))}, several "
+                "on one: train longer, or give fewer targets."
             )
         self.due = self.due_at(progress)
 
@@ -168,8 +162,8 @@ class ZipLM(Staged, Prepared):
     def examples_at_once(self) -> int:
         if len(self.targets) > 1:
             raise UserError(
-                f"target_speedups is {self.targets}, and without training the model is pruned once: give one, in one "
-                "call of `prune` for each, or use `fit`."
+                f"target.latency_speedup is {shown(self.targets)}, and without training the model is pruned once: give "
+                "one, in one call of `prune` for each, or use `fit`."
             )
         return self.calibration_examples
 
@@ -184,8 +178,8 @@ class ZipLM(Staged, Prepared):
         stage, *targets = state.tolist()
         if targets != self.targets:
             raise UserError(
-                f"target_speedups is {self.targets}, and the run that goes on has {targets}: give those, or begin a "
-                "run anew."
+                f"target.latency_speedup is {shown(self.targets)}, and the run to continue has {shown(targets)}: give "
+                "those, or begin a new run."
             )
         self.stage = int(stage)
 
@@ -206,8 +200,8 @@ class ZipLM(Staged, Prepared):
         table = self.latency.table
         if table is None:
             raise UserError(
-                "ziplm has no latency table yet: give latency_table, or call `prepare` before `calibrate`, which "
-                "measures one."
+                "ziplm has no latency table yet: give target.latency_table, or call `prepare` before `calibrate`, "
+                "which measures one."
             )
         stage = max(self.due, self.stage + 1)
         if stage > len(self.targets):

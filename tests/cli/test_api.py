@@ -24,7 +24,7 @@ OPTIONS = {
     "task": "user_of_python.Tiny",
     "strategy": "hybrid",
     "strategy.granularity": {"attention": "4x4"},
-    "strategy.final_warmup": 1,
+    "strategy.window.final_warmup": 1,
     "model.learning_rate": 1e-3,
     "trainer.accelerator": "cpu",
     "trainer.max_steps": 8,

@@ -38,9 +38,9 @@ def test_every_recipe_is_one(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "wrong"),
     [
-        ({"strategy": {"class_path": "hybrid", "init_args": {"target_density": 0.25}}}, False),
-        ({"strategy": {"class_path": "hybrid", "init_args": {"target_densty": 0.25}}}, True),
-        ({"strategy": {"class_path": "hybrid", "init_args": {"target_density": "much"}}}, True),
+        ({"strategy": {"class_path": "hybrid", "init_args": {"target": {"density": 0.25}}}}, False),
+        ({"strategy": {"class_path": "hybrid", "init_args": {"target": {"densty": 0.25}}}}, True),
+        ({"strategy": {"class_path": "hybrid", "init_args": {"target": {"density": "much"}}}}, True),
         ({"strategy": "hybrid"}, False),
         ({"strategy": "my_file.MyStrategy"}, False),
         ({"strategy": "hybird"}, True),
@@ -60,7 +60,7 @@ def test_what_is_misspelled_is_marked(schema: Any, config: dict[str, Any], wrong
         (["ex"], {"export"}),
         (["fit", "--strategy", ""], {"dense", "hybrid", "movement"}),
         (["fit", "--task", "q"], {"qa"}),
-        (["fit", "--strategy.target_d"], {"--strategy.target_density"}),
+        (["fit", "--strategy.target.d"], {"--strategy.target.density"}),
         (["fit", "--quantize", ""], {"int8"}),
         (["plan", "--meas"], {"--measure"}),
         (["prune", "--cal"], {"--calibration_examples"}),

@@ -38,7 +38,7 @@ class Tiny(TinyTask):
 """
 OPTIONS = [
     *("--task", "user_tiny.Tiny", "--strategy", "hybrid", "--strategy.granularity", "{attention: 4x4}"),
-    *("--strategy.initial_warmup", "0", "--strategy.final_warmup", "1", "--model.learning_rate", "1e-3"),
+    *("--strategy.window.initial_warmup", "0", "--strategy.window.final_warmup", "1", "--model.learning_rate", "1e-3"),
     *("--trainer.accelerator", "cpu", "--trainer.max_steps", "6", "--trainer.val_check_interval", "3"),
     *("--trainer.num_sanity_val_steps", "0"),
 ]

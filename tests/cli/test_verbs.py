@@ -223,9 +223,10 @@ def test_printed_config_loads_again_and_takes_further_options(printed: Any, here
     first = printed("fit", "--task.model", "x", "--strategy", "soft-movement", "--strategy.regularization", "3")
     config = write(here, first)
     assert printed("fit", "--config", config) == first
-    second = printed("fit", "--config", config, "--strategy", "hybrid", "--strategy.initial_warmup", "2")
+    second = printed("fit", "--config", config, "--strategy", "hybrid", "--strategy.window.initial_warmup", "2")
     assert second["strategy"]["class_path"] == HYBRID
-    assert second["strategy"]["init_args"] == first["strategy"]["init_args"] | {"initial_warmup": 2.0}
+    window = first["strategy"]["init_args"]["window"] | {"initial_warmup": 2.0}
+    assert second["strategy"]["init_args"] == first["strategy"]["init_args"] | {"window": window}
     assert second["task"] == first["task"]
 
 
@@ -298,7 +299,6 @@ def test_a_choice_that_is_no_yaml_is_one_line(refused: Any, value: str) -> None:
     ("args", "said"),
     [
         (["--strategy.regularization", "null"], "--strategy.regularization is null, .* type float, .* default, 20"),
-        (["--strategy.final_warmup=null"], "--strategy.final_warmup is null"),
         (["--strategy", "user_file.MyStrategy", "--strategy.foo", "null"], "foo is null, .* type int, .* default, 1"),
         (["--strategy", "{class_path: user_file.MyStrategy, init_args: {foo: null}}"], "--strategy.foo is null"),
         (["--task", "user_file.TinyTask", "--task.batch_size", "null"], "--task.batch_size is null"),
@@ -333,16 +333,16 @@ def test_neither_task_nor_strategy_is_null(refused: Any, here: Path, key: str, n
 
 def test_null_stays_where_it_can_be(printed: Any, here: Path) -> None:
     content = {
-        "strategy": {"class_path": "hybrid", "init_args": {"target_density": None}},
+        "strategy": {"class_path": "hybrid", "init_args": {"target": {"density": None}}},
         "task": {"class_path": "qa", "init_args": {"model": "x"}},
         "trainer": {"max_epochs": None, "logger": None},
         "refill": {"learning_rate": None},
         "quantize": None,
     }
     settings = printed("fit", "--config", write(here, content))
-    assert settings["strategy"]["init_args"]["target_density"] is None
+    assert settings["strategy"]["init_args"]["target"]["density"] is None
     assert settings["trainer"]["max_epochs"] is None
-    typed = printed("fit", "--task.model", "x", "--strategy.target_density", "null", "--trainer.max_epochs", "null")
+    typed = printed("fit", "--task.model", "x", "--strategy.target.density", "null", "--trainer.max_epochs", "null")
     assert typed["trainer"]["max_epochs"] is None
 
 
@@ -373,7 +373,7 @@ def test_a_folder_that_is_no_run_is_one_line(refused: Any) -> None:
 
 
 def test_prune_wants_a_model_that_is_fine_tuned(refused: Any, here: Path) -> None:
-    assert "--task.model is not given" in refused("prune", "--strategy.target_flops", "0.5")
+    assert "--task.model is not given" in refused("prune", "--strategy.target.flops", "0.5")
     config = write(here, {"task": {"class_path": "classification"}})
     assert "--task.model is not given" in refused("prune", "--config", config)
 

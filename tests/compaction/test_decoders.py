@@ -20,6 +20,7 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.movement import Movement
 
@@ -251,7 +252,7 @@ def test_grouped_queries_keep_their_share_and_the_configuration_stays_as_it_was(
 def test_scores_of_both_roles_learn_and_what_they_leave_is_compacted(model_type: str) -> None:
     model = tiny(model_type, auto=AutoModelForCausalLM).train()
     layout = PrunableLayout.of(model)
-    strategy = Movement(density=0.5, granularity={"attention": "head", "feed_forward": "unit"})
+    strategy = Movement(target=Target(density=0.5), granularity={"attention": "head", "feed_forward": "unit"})
     strategy.attach(layout)
     strategy.advance(Progress(0, 1, warmup_steps=0))
     optimizer = torch.optim.AdamW(

@@ -22,6 +22,7 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.families.encoder_decoders import ROWS
 from bplightning.layout.groups import AttentionGroup
@@ -347,7 +348,7 @@ def test_what_transformers_keeps_in_full_precision_stays_so(
 def test_masks_learn_in_every_role(model_type: str) -> None:
     model = tiny(model_type, auto=AutoModelForSeq2SeqLM)
     granularity = {"attention": "head", "cross_attention": "row", "feed_forward": "unit"}
-    strategy = Movement(density=0.5, granularity=granularity)
+    strategy = Movement(target=Target(density=0.5), granularity=granularity)
     layout = PrunableLayout.of(model)
     strategy.attach(layout)
     strategy.advance(Progress(10, 10, warmup_steps=0))

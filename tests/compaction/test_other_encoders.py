@@ -17,6 +17,7 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.granularity import make_masks
 from bplightning.measuring import measure
@@ -47,7 +48,7 @@ def test_a_step_moves_the_scores_of_every_role_and_what_is_pruned_compacts(
 ) -> None:
     model = tiny(model_type, dtype=torch.float64)
     layout = PrunableLayout.of(model)
-    strategy = Movement(density=0.4, granularity=granularity)
+    strategy = Movement(target=Target(density=0.4), granularity=granularity)
     strategy.attach(layout)
     strategy.advance(Progress(0, 10, warmup_steps=1))
     before = [mask.scores.clone() for mask in strategy.all_masks if mask.scores is not None]
@@ -197,7 +198,7 @@ def test_images_are_made_and_counted_as_a_model_takes_them(name: str, size: tupl
     inputs = comparison_inputs(model)
     assert {key: tuple(tensor.shape) for key, tensor in inputs.items()} == {"pixel_values": (4, 2, *size)}
     assert measure.fitting(model, ((1, 128), (8, 3))) == [(1, tokens), (8, tokens)]
-    made = plan(model, Movement(granularity=WHOLE, density=0.5))["estimates"]
+    made = plan(model, Movement(target=Target(density=0.5), granularity=WHOLE))["estimates"]
     assert list(made["dense_flops"]) == [f"1x{tokens}", f"8x{tokens}"]
     products = 2 * tokens * PrunableLayout.of(model).weights() + LAYERS * 4 * tokens * tokens * HIDDEN
     pixels = 2 * size[0] * size[1]  # of two channels, each in one patch

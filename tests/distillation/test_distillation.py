@@ -21,6 +21,7 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact, unread_weights
 from bplightning.contracts.soft_labels import soft_label_loss
 from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.window import PruningWindow
 from bplightning.distillation.distillation import Distillation, Teacher
 from bplightning.distillation.logit_cache import LogitCache
 from bplightning.distillation.teachers import TeacherInputs, require_same_labels
@@ -358,7 +359,12 @@ def test_the_runs_own_baseline_may_be_the_teacher(tmp_path: Path) -> None:
     task = TinyTask(tmp_path, max_position_embeddings=128)
 
     def module() -> PruningModule:
-        return PruningModule(task, Hybrid(final_warmup=2), learning_rate=1e-3, distillation=Distillation("baseline"))
+        return PruningModule(
+            task,
+            Hybrid(window=PruningWindow(final_warmup=2)),
+            learning_rate=1e-3,
+            distillation=Distillation("baseline"),
+        )
 
     with pytest.raises(UserError, match="the teacher is 'baseline', but there is none: give baseline 'train'"):
         pipeline.fit(trainer(tmp_path), module(), task)

@@ -7,6 +7,7 @@ so. To run a part of it: `python -m pytest --matrix tests/matrix/matrix.py -k "b
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bplightning.compaction.equivalence import logit_difference
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.contracts.suitability import prunes_by_training
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.exporting.export import export_onnx
 from bplightning.layout.families import FAMILIES
@@ -34,8 +36,9 @@ pytestmark = pytest.mark.matrix
 
 SETTINGS = {"max_length": 64, "stride": 8, "max_answer_length": 8, "max_summary_length": 12, "batch_size": 4}
 TILES = {"attention": "4x4", "feed_forward": "unit"}
-QUICK = {"granularity": TILES, "score_learning_rate": 2.0, "regularization": 100.0, "density": 0.4, "final_warmup": 2.0}
-QUICK |= {"target_speedups": [1.1], "target_flops": 0.85, "calibration_examples": 8, "search_tries": 2}
+QUICK = {"granularity": TILES, "score_learning_rate": 2.0, "regularization": 100.0}
+QUICK |= {"calibration_examples": 8, "search_tries": 2}
+TARGETS = {"density": Target(density=0.4), "flops": Target(flops=0.85), "latency_speedup": Target(latency_speedup=1.1)}
 POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions")
 NOTHING_TO_REMOVE = "can lose heads or units one by one"
 OF_SOME_FAMILIES = {
@@ -58,6 +61,17 @@ CASES = [
 
 def accepted(cls: type, options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in inspect.signature(cls).parameters}
+
+
+def quick(cls: Any) -> dict[str, Any]:
+    """Options with which a strategy prunes within ten steps; one that has a target by default is given another."""
+    options = accepted(cls, QUICK)
+    parameters = inspect.signature(cls).parameters
+    if "window" in parameters:
+        options["window"] = replace(parameters["window"].default, final_warmup=2.0)
+    if "target" in parameters and cls.default_target.kind is not None:
+        options["target"] = TARGETS[cls.target_kinds[0]]
+    return options
 
 
 @pytest.mark.filterwarnings("ignore:.*words of the .* set get no tag")
@@ -83,7 +97,7 @@ def test_fit_and_reload(
     model.save_pretrained(start)
     embedded.processor.save_pretrained(start)
     task = task_class(model=str(start), **accepted(task_class, SETTINGS))
-    strategy = strategy_class(**accepted(strategy_class, QUICK))
+    strategy = strategy_class(**quick(strategy_class))
     trainer = Trainer(
         accelerator="cpu",
         max_steps=10,

@@ -15,6 +15,7 @@ from tiny_families import HEADS, LAYERS, UNITS, inputs_for, tensors_of, tiny
 from torch import nn
 
 from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.families import FAMILIES
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -165,7 +166,7 @@ def test_by_default_the_schedules_own_density_is_among_the_usual() -> None:
     (target,) = (row for row in result["at"] if row["target"])
     assert target["by_role"] == estimate["by_role"]
     assert "target, " in drawn(made)
-    again = found(model, planned(model, Movement(density=0.25, granularity=WHOLE)))
+    again = found(model, planned(model, Movement(target=Target(density=0.25), granularity=WHOLE)))
     assert [row["target"] for row in again["at"]] == [density == 0.25 for density in usual], "it is measured once"
     assert not any(row["target"] for row in found(model, made, densities=(0.4,))["at"])
 

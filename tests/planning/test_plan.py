@@ -17,6 +17,7 @@ from torch import nn
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import random_images, takes_images
 from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.families import FAMILIES
 from bplightning.layout.groups import AttentionGroup
@@ -235,7 +236,7 @@ def test_a_schedules_density_is_the_target() -> None:
 
 
 def test_a_strategy_that_chooses_anew_only_every_so_often_is_seen_at_its_target() -> None:
-    strategy = Movement(density=0.25, granularity=WHOLE, refresh_every=101)
+    strategy = Movement(target=Target(density=0.25), granularity=WHOLE, refresh_every=101)
     made = planned("bert", strategy, end=Progress(1000, 1000, warmup_steps=50))  # the schedule ends at step 900
     (target,) = made["estimates"]["at"]
     assert target["by_role"] == {"attention": 0.25, "feed_forward": 0.25}

@@ -199,8 +199,36 @@ def test_one_model_for_all_runs_may_stand_behind_the_dashes(tmp_path: Path, monk
     calls: list[list[str]] = []
     monkeypatch.setattr(compare_cli, "_run", lambda root, options: calls.append(options) or tmp_path)
     with pytest.raises(UserError, match="does not exist"):
-        compare_cli.run_compare(["--strategies", "l0", "--", "--task.model", "c", "--strategy.density", "0.5"])
-    assert calls[0][-4:] == ["--task.model", "c", "--strategy.density", "0.5"]
+        compare_cli.run_compare(["--strategies", "cofi", "--", "--task.model", "c", "--strategy.target.density", "0.5"])
+    assert calls[0][-4:] == ["--task.model", "c", "--strategy.target.density", "0.5"]
+
+
+def test_all_strategies_get_one_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(compare_cli, "_run", lambda root, options: calls.append(options) or tmp_path)
+    strategies = ["hybrid", "movement", "magnitude", "cofi"]
+    with pytest.raises(UserError, match="does not exist"):
+        compare_cli.run_compare(["--strategies", ",".join(strategies), "--", "--strategy.target.density", "0.4"])
+    assert [options[1] for options in calls] == strategies
+    assert all(options[-2:] == ["--strategy.target.density", "0.4"] for options in calls)
+
+
+@pytest.mark.parametrize(
+    ("strategies", "behind", "message"),
+    [
+        ("hybrid,movement", ["--strategy.target.flops", "0.5"], "fit --strategy movement .* movement cannot prune to"),
+        ("hybrid,l0", ["--strategy.target.density", "0.5"], "fit --strategy l0 .* l0 has no target: leave it out"),
+        ("hybrid,movement", ["--strategy.regularization", "5"], "strategy movement .*regularization.* not accepted"),
+        ("hybrid,hybird", [], "hybird"),
+        ("hybrid,movement", ["--trainer.max_epochs", "many"], "fit --strategy hybrid .*trainer.max_epochs"),
+    ],
+)
+def test_a_run_that_would_be_refused_is_so_before_any_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategies: str, behind: list[str], message: str
+) -> None:
+    monkeypatch.setattr(compare_cli.subprocess, "run", lambda *_, **__: pytest.fail("a run is made"))
+    with pytest.raises(UserError, match=f"no run was made, as `.*{message}"):
+        compare_cli.run_compare(["--strategies", strategies, "--folder", str(tmp_path), "--", *behind])
 
 
 def test_a_run_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import torch
 from tiny_task import TinyTask, trainer
 
 from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.target import Target
+from bplightning.contracts.window import PruningWindow
 from bplightning.layout.groups import Member
 from bplightning.masks.masking import Cover, Mask
 from bplightning.reporting.score_history import BINS, SCORES_FILE, ScoreHistory, histograms, read_scores
@@ -48,7 +50,7 @@ def test_a_run_leaves_a_line_a_validation_and_changes_nothing_by_it(
     for name in ("with", "without"):
         torch.manual_seed(3)
         task = TinyTask(tmp_path)
-        module = PruningModule(task, Hybrid(final_warmup=2), learning_rate=1e-3)
+        module = PruningModule(task, Hybrid(window=PruningWindow(final_warmup=2)), learning_rate=1e-3)
         run = trainer(tmp_path, name=name, num_sanity_val_steps=1)
         if name == "without":
             monkeypatch.setattr(ScoreHistory, "on_validation_end", lambda *_: None)
@@ -75,14 +77,16 @@ def test_a_run_that_leaves_no_log_leaves_no_scores(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     task = TinyTask(tmp_path)
-    trainer(tmp_path, **options, enable_checkpointing=False).fit(PruningModule(task, Hybrid(final_warmup=2)), task)
+    trainer(tmp_path, **options, enable_checkpointing=False).fit(
+        PruningModule(task, Hybrid(window=PruningWindow(final_warmup=2))), task
+    )
     assert not list(tmp_path.rglob(SCORES_FILE))
 
 
 def test_a_strategy_without_scores_leaves_none(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
     run = trainer(tmp_path)
-    run.fit(PruningModule(task, Magnitude(density=0.5, final_warmup=2)), task)
+    run.fit(PruningModule(task, Magnitude(target=Target(density=0.5), window=PruningWindow(final_warmup=2))), task)
     assert not (Path(str(run.log_dir)) / SCORES_FILE).exists()
 
 

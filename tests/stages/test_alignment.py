@@ -17,6 +17,8 @@ from bplightning.cli import main
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.plan import CompactionPlan
 from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.target import Target
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.masks.masking import Mask
 from bplightning.measuring import measure
@@ -82,7 +84,7 @@ STRATEGIES: dict[str, Any] = {
     "blocks": lambda: Hybrid(granularity={"attention": "head", "feed_forward": "4x16"}),
     "rows": lambda: Hybrid(granularity={"attention": "head", "feed_forward": "row"}),
     "gates": lambda: L0(granularity=UNITS),
-    "without scores": lambda: Magnitude(density=0.5, granularity=UNITS),
+    "without scores": lambda: Magnitude(target=Target(density=0.5), granularity=UNITS),
 }
 WIDTHS = {"t5": ("d_ff",), "bart": ("encoder_ffn_dim", "decoder_ffn_dim")}
 
@@ -149,7 +151,7 @@ def test_scores_of_up_and_down_projections_count_together() -> None:
 
 
 def test_without_scores_the_units_with_the_largest_weights_come_back() -> None:
-    module, (mask,) = one_layer(Magnitude(density=0.5, granularity=UNITS), keep=7)
+    module, (mask,) = one_layer(Magnitude(target=Target(density=0.5), granularity=UNITS), keep=7)
     model: Any = module.model
     layer = model.bert.encoder.layer[0]
     with torch.no_grad():
@@ -185,7 +187,9 @@ def test_what_units_that_live_depend_on_is_left_as_it_is() -> None:
 
 
 def test_patterns_are_left_as_they_are() -> None:
-    module, masks = one_layer(Magnitude(density=0.5, granularity={"attention": "head", "feed_forward": "2:4"}), keep=6)
+    module, masks = one_layer(
+        Magnitude(target=Target(density=0.5), granularity={"attention": "head", "feed_forward": "2:4"}), keep=6
+    )
     before = [mask.kept.clone() for mask in masks]
     put_back(module, 8)
     assert all(torch.equal(mask.kept, kept_RC) for mask, kept_RC in zip(masks, before, strict=True))
@@ -258,7 +262,7 @@ def end(folder: Path, settings: Alignment, *, resume: bool = False, refill: Refi
     folder.mkdir(exist_ok=True)
     torch.manual_seed(3)
     task = TinyTask(folder, max_position_embeddings=128, intermediate_size=72)
-    strategy = Hybrid(final_warmup=2, granularity=UNITS, regularization=60)
+    strategy = Hybrid(window=PruningWindow(final_warmup=2), granularity=UNITS, regularization=60)
     module = PruningModule(task, strategy, learning_rate=1e-3)
     run = trainer(folder, logger=False, default_root_dir=folder)
     report = pipeline.fit(run, module, task, alignment=settings, refill=refill, stage_trainer=stage, resume=resume)
@@ -387,7 +391,7 @@ def test_the_command_line(
     monkeypatch.syspath_prepend(str(tmp_path))
     Path("wide_task.py").write_text(USER_TASK)
     words = ["--task", "wide_task.WideTask", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
-    words += [f"--strategy.granularity={UNITS}", "--strategy.final_warmup=2", "--model.learning_rate=1e-3"]
+    words += [f"--strategy.granularity={UNITS}", "--strategy.window.final_warmup=2", "--model.learning_rate=1e-3"]
     words += ["--strategy.regularization=60", "--refill.max_epochs=1"]
 
     def refused(*arguments: str) -> str:

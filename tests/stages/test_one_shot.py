@@ -20,6 +20,7 @@ from bplightning.compaction.narrow_stream import clear_dimensions, narrowing_cov
 from bplightning.compaction.skipped_sublayers import skip
 from bplightning.contracts.capabilities import OneShot, Prepared
 from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import stream_width
@@ -231,8 +232,8 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("strategy", "smaller"),
     [
-        (PostTraining(target_flops=0.5), True),
-        (OneShotTaylor(target_flops=0.5), True),
+        (PostTraining(target=Target(flops=0.5)), True),
+        (OneShotTaylor(target=Target(flops=0.5)), True),
         (Wanda(granularity={"attention": "head", "feed_forward": "unit"}), True),
         (Wanda(), False),
     ],
@@ -269,9 +270,9 @@ def test_a_strategy_says_how_many_examples_and_that_it_prunes_once(tmp_path: Pat
         assert [len(noted[2][0]) for noted in module.strategy.noted if noted[0] == "calibrate"] == [batches]
     assert ZipLM(calibration_examples=100).examples_at_once() == 100
     with pytest.raises(
-        UserError, match=r"target_speedups is \[1\.5, 2\.0\], .* give one, in one call of `prune` for each"
+        UserError, match=r"latency_speedup is \[1\.5, 2\], .* give one, in one call of `prune` for each"
     ):
-        one_shot.prune(trainer(tmp_path), PruningModule(task, ZipLM([1.5, 2.0])), task)
+        one_shot.prune(trainer(tmp_path), PruningModule(task, ZipLM(target=Target(latency_speedup=[1.5, 2.0]))), task)
 
 
 USER_FILE = """
@@ -290,7 +291,7 @@ def test_the_verb_has_a_run_folder_like_fits(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delitem(sys.modules, "user_tiny", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    words = ["--strategy", "magnitude", "--strategy.density", "0.5", "--trainer.accelerator", "cpu"]
+    words = ["--strategy", "magnitude", "--strategy.target.density", "0.5", "--trainer.accelerator", "cpu"]
     main(["prune", "--task", "user_tiny.Tiny", *words, "--strategy.granularity", "{attention: head}"])
     folder = tmp_path / "runs" / "tiny-magnitude" / "version_0"
     report = load_report(folder / "report.json")

@@ -11,6 +11,8 @@ from huggingface_hub import ModelCard
 from tiny_families import padded_inputs
 from tiny_task import TinyTask, trainer
 
+from bplightning.contracts.target import Target
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.measuring import measure
 from bplightning.reporting.report import Report, load_report
@@ -29,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pruning(folder: Path, task: TinyTask) -> PruningModule:
-    return PruningModule(task, Hybrid(final_warmup=2), learning_rate=1e-3)
+    return PruningModule(task, Hybrid(window=PruningWindow(final_warmup=2)), learning_rate=1e-3)
 
 
 def test_fit_leaves_a_compact_folder_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +165,9 @@ def test_without_validation_there_is_a_report_without_scores(tmp_path: Path) -> 
 
 def test_the_report_says_what_the_snap_to_a_target_changed(tmp_path: Path) -> None:
     task = TinyTask(tmp_path, max_position_embeddings=128)
-    strategy = Hybrid(final_warmup=2, granularity={"attention": "16x16"}, target_density=0.4)
+    strategy = Hybrid(
+        target=Target(density=0.4), window=PruningWindow(final_warmup=2), granularity={"attention": "16x16"}
+    )
     module = PruningModule(task, strategy, learning_rate=1e-3)
     report = pipeline.fit(trainer(tmp_path), module, task)
     assert report is not None

@@ -10,6 +10,7 @@ import torch
 from tiny_families import padded_inputs
 from tiny_task import TinyTask, trainer
 
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.exporting.export import export_onnx
 from bplightning.measuring import measure
@@ -40,7 +41,7 @@ def test_a_run_reports_scores_size_and_speed_in_8_bits(tmp_path: Path, monkeypat
     task.build_model().save_pretrained(dense)
     report = pipeline.fit(
         trainer(tmp_path, max_steps=8),
-        PruningModule(task, Hybrid(initial_warmup=0, final_warmup=0), learning_rate=1e-3),
+        PruningModule(task, Hybrid(window=PruningWindow(initial_warmup=0, final_warmup=0)), learning_rate=1e-3),
         task,
         baseline=str(dense),
         quantize="int8",
@@ -74,7 +75,7 @@ def test_what_cannot_be_quantized_costs_no_report(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(quantization, "export_onnx", refused)
     task = TinyTask(tmp_path, max_position_embeddings=128)
-    module = PruningModule(task, Hybrid(initial_warmup=0, final_warmup=0), learning_rate=1e-3)
+    module = PruningModule(task, Hybrid(window=PruningWindow(initial_warmup=0, final_warmup=0)), learning_rate=1e-3)
     with pytest.warns(UserWarning, match="The report has nothing of int8: a BertModel cannot be exported"):
         report = pipeline.fit(trainer(tmp_path, max_steps=4), module, task, quantize="int8")
     assert report is not None

@@ -15,6 +15,7 @@ from tiny_task import TinyTask, trainer
 
 from bplightning.cli import main
 from bplightning.compaction.exact_compaction import compact
+from bplightning.contracts.window import PruningWindow
 from bplightning.distillation.distillation import Distillation
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -42,7 +43,7 @@ def stage(folder: Path, epochs: int | None) -> Trainer:
 def fitted(folder: Path, settings: Refill | None) -> tuple[TinyTask, PruningModule, Any, Path]:
     torch.manual_seed(3)
     task = TinyTask(folder, max_position_embeddings=128)
-    strategy = Hybrid(final_warmup=2, granularity={"attention": "16x16"}, regularization=60)
+    strategy = Hybrid(window=PruningWindow(final_warmup=2), granularity={"attention": "16x16"}, regularization=60)
     module = PruningModule(task, strategy, learning_rate=1e-3)
     run = trainer(folder)
     report = pipeline.fit(run, module, task, refill=settings, stage_trainer=stage)
@@ -165,7 +166,11 @@ def test_compact_takes_the_refilled_weights_and_a_checkpoint_those_before(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     words = ["--task", "filled_task.FilledTask", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
-    words += ["--strategy.granularity={attention: 16x16}", "--strategy.final_warmup=2", "--model.learning_rate=1e-3"]
+    words += [
+        "--strategy.granularity={attention: 16x16}",
+        "--strategy.window.final_warmup=2",
+        "--model.learning_rate=1e-3",
+    ]
     main(["fit", *words, "--strategy.regularization=60", "--refill.max_epochs=1"])
     run = next(Path("runs").glob("*/version_0"))
     main(["compact", str(run), "again"])

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from bplightning import compact
 from bplightning.cli import main
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import freeze_masks, remove_masks, unfreeze_masks
@@ -305,7 +306,9 @@ def train(folder: Path, *, resume: Path | None = None) -> tuple[list[float], dic
     """An epoch of 12 batches, two to an optimizer step, with a validation in the middle."""
     torch.manual_seed(1)
     task = TinyTask(folder, hidden_size=16, intermediate_size=32)
-    module = PruningModule(task, L0(final_warmup=2, granularity={"attention": "4x4"}), learning_rate=1e-3)
+    module = PruningModule(
+        task, L0(window=PruningWindow(final_warmup=2), granularity={"attention": "4x4"}), learning_rate=1e-3
+    )
     draws = Draws()
     trainer = Trainer(
         accelerator="cpu",

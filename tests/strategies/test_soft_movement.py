@@ -7,6 +7,7 @@ import torch
 from tiny_families import tiny
 
 from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.hybrid import Hybrid
@@ -39,7 +40,11 @@ def test_soft_movement_masks_single_elements() -> None:
 
 def test_penalty_is_the_mean_over_masks_then_roles() -> None:
     strategy = attached(
-        Hybrid(regularization=10.0, role_weights={"attention": 3.0, "feed_forward": 0.5}, final_warmup=1)
+        Hybrid(
+            window=PruningWindow(final_warmup=1),
+            regularization=10.0,
+            role_weights={"attention": 3.0, "feed_forward": 0.5},
+        )
     )
     with torch.no_grad():
         for index, mask in enumerate(strategy.masks.values()):
@@ -51,7 +56,7 @@ def test_penalty_is_the_mean_over_masks_then_roles() -> None:
 
 
 def test_threshold_and_penalty_weight_rise_together() -> None:
-    strategy = attached(Hybrid(regularization=10.0, initial_warmup=1, final_warmup=2))
+    strategy = attached(Hybrid(window=PruningWindow(initial_warmup=1, final_warmup=2), regularization=10.0))
     seen = []
     for step in (0, 10, 45, 80, 100):
         strategy.advance(Progress(step, 100, warmup_steps=10))

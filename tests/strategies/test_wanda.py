@@ -9,6 +9,7 @@ import torch
 from tiny_families import inputs_for, tiny
 
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.shared.wanda_scores import wanda_scores
@@ -73,7 +74,7 @@ def test_a_decoder_beside_an_encoder_has_a_mask_of_its_own() -> None:
 
 
 def test_each_row_keeps_its_best() -> None:
-    model, strategy, layout = pruned(density=0.5)
+    model, strategy, layout = pruned(target=Target(density=0.5))
     member = layout.attention[1].value
     kept_OI = strategy.masks["encoder-1-self-value"].kept
     assert kept_OI.sum(1).tolist() == [32] * 64
@@ -81,11 +82,12 @@ def test_each_row_keeps_its_best() -> None:
         member.weight(model).detach(), strategy.get_buffer(f"norm_{member.module.replace('.', '-')}")
     )
     assert (scores_OI.masked_fill(~kept_OI, torch.inf).amin(1) > scores_OI.masked_fill(kept_OI, 0).amax(1)).all()
-    assert pruned(density=0.5, scope="local")[1].masks["encoder-1-self-value"].kept.sum(1).unique().numel() > 1
+    _, local, _ = pruned(target=Target(density=0.5), scope="local")
+    assert local.masks["encoder-1-self-value"].kept.sum(1).unique().numel() > 1
 
 
 def test_heads_and_units_are_worth_the_mean_of_their_weights() -> None:
-    model, strategy, layout = pruned(density=0.5, granularity=STRUCTURED)
+    model, strategy, layout = pruned(target=Target(density=0.5), granularity=STRUCTURED)
     group, mask = layout.feed_forward[0], strategy.masks["encoder-0-feed_forward"]
     parts = []
     for member, axis in ((group.up[0], 1), (group.down, 0)):
@@ -99,7 +101,7 @@ def test_heads_and_units_are_worth_the_mean_of_their_weights() -> None:
 @pytest.mark.parametrize("inputs", [0, 1])
 def test_weights_of_inputs_that_are_never_seen_go_first(inputs: int) -> None:
     """However large they are: that is what magnitude does not know."""
-    model, strategy = tiny_bert(), Wanda(density=0.5)
+    model, strategy = tiny_bert(), Wanda(target=Target(density=0.5))
     layout = PrunableLayout.of(model)
     strategy.attach(layout)
     up, down = layout.feed_forward[0].up[0], layout.feed_forward[0].down

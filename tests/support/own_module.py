@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from transformers import get_linear_schedule_with_warmup
 
 from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.window import PruningWindow
 from bplightning.integrations.lightning_callback import PruningCallback
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
@@ -58,7 +59,7 @@ class OwnModule(LightningModule):
 
 def strategy() -> Hybrid:
     """One with scores, masks and a penalty that matters."""
-    return Hybrid(regularization=50, granularity={"attention": "16x16"}, final_warmup=2)
+    return Hybrid(window=PruningWindow(final_warmup=2), regularization=50, granularity={"attention": "16x16"})
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
@@ -97,12 +98,17 @@ def make_run(folder: Path) -> PreTrainedModel:
     start.mkdir()
     plugins = {
         "task": {"class_path": "pointing_task.PointingTask", "init_args": {"model": str(start), "offset": 100}},
-        "strategy": {"class_path": "bplightning.strategies.hybrid.Hybrid", "init_args": {"final_warmup": 2}},
+        "strategy": {
+            "class_path": "bplightning.strategies.hybrid.Hybrid",
+            "init_args": {"window": {"final_warmup": 2}},
+        },
     }
     settings = {"model": {"learning_rate": 1e-3}, "start": "pretrained", "baseline": "none", "seed_everything": 3}
     trainer = {"max_steps": 12, "option_of_another_version": 1}
     (run / "config.yaml").write_text(yaml.safe_dump(plugins | settings | {"trainer": trainer}))
-    module = PruningModule(PointingTask(str(start), offset=100), Hybrid(final_warmup=2), learning_rate=1e-3)
+    module = PruningModule(
+        PointingTask(str(start), offset=100), Hybrid(window=PruningWindow(final_warmup=2)), learning_rate=1e-3
+    )
     training = Trainer(accelerator="cpu", max_steps=12, logger=False, enable_checkpointing=False, limit_val_batches=0)
     training.fit(module, datamodule=module.task)
     training.save_checkpoint(run / "checkpoints" / "epoch=0-step=12.ckpt")

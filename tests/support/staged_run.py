@@ -10,7 +10,7 @@ from programs import Program
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 task: {class_path: user_task.Deadly}
-strategy: {class_path: hybrid, init_args: {granularity: {attention: 16x16}, final_warmup: 2}}
+strategy: {class_path: hybrid, init_args: {granularity: {attention: 16x16}, window: {final_warmup: 2}}}
 baseline: train
 distillation: {teacher: baseline}
 refill: {max_epochs: 2, heads: any}

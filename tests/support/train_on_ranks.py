@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.target import Target
 from bplightning.distillation.distillation import Distillation
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.cofi.cofi import CoFi
@@ -37,15 +38,18 @@ TABLE = "table.json"
 STRATEGIES: dict[str, Callable[[], PruningStrategy]] = {
     "hybrid": lambda: Hybrid(granularity=TILES),
     "hybrid-taught": lambda: Hybrid(granularity=TILES),
-    "hybrid-to-density": lambda: Hybrid(granularity=TILES, target_density=0.4),
+    "hybrid-to-density": lambda: Hybrid(target=Target(density=0.4), granularity=TILES),
     "soft-movement": lambda: SoftMovement(granularity={"attention": "4x4", "feed_forward": "4x4"}),
-    "movement": lambda: Movement(density=0.3),
-    "magnitude": lambda: Magnitude(density=0.3),
+    "movement": lambda: Movement(target=Target(density=0.3)),
+    "magnitude": lambda: Magnitude(target=Target(density=0.3)),
     "l0": lambda: L0(granularity={"attention": "4x4"}),
-    "cofi": lambda: CoFi(target_density=0.4),
-    "taylor": lambda: TaylorPruning(density=0.3),  # by gradients after the step: they must be those of all ranks
+    "cofi": lambda: CoFi(target=Target(density=0.4)),
+    # By gradients after the step: they must be those of all ranks.
+    "taylor": lambda: TaylorPruning(target=Target(density=0.3)),
     # By calibration data, which is that of all ranks together.
-    "ziplm": lambda: ZipLM([1.4, 1.8], latency_table=TABLE, calibration_examples=64, search_tries=5),
+    "ziplm": lambda: ZipLM(
+        target=Target(latency_speedup=[1.4, 1.8], latency_table=TABLE), calibration_examples=64, search_tries=5
+    ),
 }
 
 

@@ -14,8 +14,8 @@ from bplightning.cli import main
 
 OPTIONS = [
     *("--task", "classification", "--task.batch_size", "2", "--task.max_length", "32", "--task.cache_dir", "cache"),
-    *("--strategy", "movement", "--strategy.density", "0.6", "--strategy.initial_warmup", "0"),
-    *("--strategy.granularity", "{attention: 4x4, feed_forward: unit}", "--strategy.final_warmup", "1"),
+    *("--strategy", "movement", "--strategy.target.density", "0.6", "--strategy.window.initial_warmup", "0"),
+    *("--strategy.granularity", "{attention: 4x4, feed_forward: unit}", "--strategy.window.final_warmup", "1"),
     *("--model.learning_rate", "1e-2", "--model.warmup", "3", "--trainer.accelerator", "cpu"),
     *("--trainer.max_epochs", "6", "--trainer.enable_progress_bar", "false"),
 ]

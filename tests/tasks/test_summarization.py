@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from bplightning import predict
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.measuring import measure
 from bplightning.stages import pipeline
@@ -236,7 +237,7 @@ def test_a_run_says_how_it_was_measured_and_saves_that_with_the_model(
         measure, "latency", lambda *args, **call: latency(*args, **call, seconds=0.0, block_ms=0.0, min_rounds=1)
     )
     task = make(bart, tmp_path, generation=Generation(max_length=9), eval_examples=2, prefix="it ")
-    pruning = Movement(density=0.5, granularity={"attention": "head", "feed_forward": "unit"})
+    pruning = Movement(target=Target(density=0.5), granularity={"attention": "head", "feed_forward": "unit"})
     module = PruningModule(task, pruning, learning_rate=1e-3)
     run = trainer(tmp_path, max_steps=6, logger=CSVLogger(tmp_path))
     report = pipeline.fit(run, module, task)

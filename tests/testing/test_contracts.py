@@ -10,6 +10,7 @@ from programs import PYTEST, Program
 
 BROKEN = '''
 import torch
+from bplightning.contracts.target import NO_TARGET, Target
 from bplightning.strategies.magnitude import Magnitude
 from bplightning.strategies.movement import Movement
 from bplightning.testing import StrategyContract, TaskContract
@@ -50,8 +51,8 @@ class Ungrouped(Movement):
 class Unexplained(Magnitude):
     """Says nothing of an argument."""
 
-    def __init__(self, density: float = 0.25, secret: int = 1) -> None:
-        super().__init__(density)
+    def __init__(self, target: Target = NO_TARGET, secret: int = 1) -> None:
+        super().__init__(target)
 
 
 class Unheard(Magnitude):

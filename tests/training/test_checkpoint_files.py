@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tiny_task import TinyTask
 
 from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.soft_movement import SoftMovement
@@ -42,7 +43,7 @@ def fit(folder: Path, strategy: PruningStrategy, resume: Path | None = None, **o
 
 
 def hybrid() -> Hybrid:
-    return Hybrid(final_warmup=0, initial_warmup=0, granularity={"attention": "4x4"})
+    return Hybrid(window=PruningWindow(final_warmup=0, initial_warmup=0), granularity={"attention": "4x4"})
 
 
 @contextmanager
@@ -116,7 +117,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, saved: Path) -> Non
 
 def test_a_checkpoint_of_another_run_is_refused_before_training(tmp_path: Path, saved: Path) -> None:
     for other, says in (
-        ({"strategy": SoftMovement(final_warmup=0)}, r"scores is 4x4 in the file and 16x16 here; .*; and \d+ more\)"),
+        (
+            {"strategy": SoftMovement(window=PruningWindow(final_warmup=0))},
+            r"scores is 4x4 in the file and 16x16 here; .*; and \d+ more\)",
+        ),
         ({"strategy": PruningStrategy()}, r"the file also has strategy\.masks"),
         ({"model": {"num_hidden_layers": 3}}, r"the file lacks model\.bert\.encoder\.layer\.2"),
     ):
@@ -128,7 +132,9 @@ def test_the_newest_good_one_beside_a_bad_one_is_offered(tmp_path: Path, saved: 
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     whole = saved.read_bytes()
-    fit(tmp_path, SoftMovement(final_warmup=0)).save_checkpoint(folder / "foreign.ckpt", weights_only=False)
+    fit(tmp_path, SoftMovement(window=PruningWindow(final_warmup=0))).save_checkpoint(
+        folder / "foreign.ckpt", weights_only=False
+    )
     foreign = (folder / "foreign.ckpt").read_bytes()
     contents = {"older.ckpt": whole, "good.ckpt": whole, "cut.ckpt": whole[:-1000], "foreign.ckpt": foreign}
     for age, (name, content) in enumerate(contents.items()):
@@ -155,7 +161,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path, saved: Pat
             first, *rest = group["params"]
             return [group | {"params": rest}, group | {"params": [first], "name": "first"}]
 
-    strategy = OneGroupMore(final_warmup=0, initial_warmup=0, granularity={"attention": "4x4"})
+    strategy = OneGroupMore(window=PruningWindow(final_warmup=0, initial_warmup=0), granularity={"attention": "4x4"})
     with pytest.raises(
         UserError, match=r"the optimizer's groups are .*scores \(\d+\) in the file and .*first \(1\) here"
     ):

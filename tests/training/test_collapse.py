@@ -13,6 +13,7 @@ from tiny_task import TinyTask, trainer
 
 from bplightning.contracts.capabilities import Advising
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.plugins import STRATEGIES, load
 from bplightning.strategies.movement import Movement
 from bplightning.training.module import PruningModule
@@ -33,7 +34,7 @@ class Emptying(Movement):
 
 
 def test_it_is_named_once_while_pruning_goes_on(tmp_path: Path) -> None:
-    module = PruningModule(TinyTask(tmp_path), Emptying(density=0.5))
+    module = PruningModule(TinyTask(tmp_path), Emptying(target=Target(density=0.5)))
     run = trainer(tmp_path, val_check_interval=3, enable_checkpointing=False)
     with pytest.warns(UserWarning, match="Nothing is left of") as caught:
         run.fit(module, datamodule=module.task)
@@ -44,7 +45,7 @@ def test_it_is_named_once_while_pruning_goes_on(tmp_path: Path) -> None:
     assert "encoder-1-self-key" not in second
     assert "at step 9" in second
     assert "all of feed_forward is gone" in second
-    remedies = "or give a greater strategy.initial_warmup, or a finer strategy.granularity."
+    remedies = "or give a greater strategy.window.initial_warmup, or a finer strategy.granularity."
     assert first.endswith(f"Where the score falls with it: prune less, or train longer; {remedies}")
 
 
@@ -58,7 +59,7 @@ def test_every_setting_that_is_advised_is_one_of_the_strategy_s(name: str) -> No
 
 
 def test_nothing_is_said_where_something_is_left(tmp_path: Path) -> None:
-    module = PruningModule(TinyTask(tmp_path), Movement(density=0.5))
+    module = PruningModule(TinyTask(tmp_path), Movement(target=Target(density=0.5)))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Nothing is left of")
         trainer(tmp_path, enable_checkpointing=False).fit(module, datamodule=module.task)

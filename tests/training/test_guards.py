@@ -15,6 +15,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from programs import Program
 from tiny_task import TinyTask
 
+from bplightning.contracts.target import Target
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.movement import Movement
@@ -52,7 +54,7 @@ class Spoil(Callback):
 
 def train(folder: Path, *callbacks: Callback, strategy: Any = None, ranks: Any = "auto", **options: Any) -> Trainer:
     task = TinyTask(folder, hidden_size=16, intermediate_size=32)
-    strategy = strategy or Hybrid(final_warmup=2, granularity={"attention": "4x4"})
+    strategy = strategy or Hybrid(window=PruningWindow(final_warmup=2), granularity={"attention": "4x4"})
     run = Trainer(
         callbacks=[*callbacks, LastCheckpoint()],
         accelerator="cpu",
@@ -168,7 +170,11 @@ def test_one_rank_of_two_stops_both_and_names_the_module(tmp_path: Path) -> None
 
 
 def test_scores_are_looked_at_where_the_loss_does_not_show_them(tmp_path: Path) -> None:
-    strategy = Movement(density=0.5, initial_warmup=0, final_warmup=2, granularity={"attention": "4x4"})
+    strategy = Movement(
+        target=Target(density=0.5),
+        window=PruningWindow(initial_warmup=0, final_warmup=2),
+        granularity={"attention": "4x4"},
+    )
     with pytest.raises(UserError, match=r"a score is NaN .* optimizer step 5, first of all scores of mask"):
         train(tmp_path, Spoil("scores"), strategy=strategy)
 

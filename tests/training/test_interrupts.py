@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from tiny_task import TinyTask
 
+from bplightning.contracts.window import PruningWindow
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.interrupts import Interrupted, StopGracefully, resume_command
 from bplightning.training.kept_checkpoints import LastCheckpoint
@@ -37,7 +38,9 @@ class Send(Callback):
 def train(folder: Path, *callbacks: Callback, **options: Any) -> tuple[Trainer, PruningModule, TinyTask]:
     """Train for two epochs of 12 batches."""
     task = TinyTask(folder, hidden_size=16, intermediate_size=32)
-    module = PruningModule(task, Hybrid(final_warmup=2, granularity={"attention": "4x4"}), learning_rate=1e-3)
+    module = PruningModule(
+        task, Hybrid(window=PruningWindow(final_warmup=2), granularity={"attention": "4x4"}), learning_rate=1e-3
+    )
     settings: dict[str, Any] = {
         "accelerator": "cpu",
         "max_epochs": 2,

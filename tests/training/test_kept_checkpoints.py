@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny_task import TinyTask
 
 from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.checkpoint_files import find_checkpoint
@@ -40,7 +41,7 @@ class Scripted(TinyTask):
 
 
 def hybrid(final_warmup: float = 0) -> Hybrid:
-    return Hybrid(initial_warmup=0, final_warmup=final_warmup, granularity={"attention": "4x4"})
+    return Hybrid(window=PruningWindow(initial_warmup=0, final_warmup=final_warmup), granularity={"attention": "4x4"})
 
 
 def run(folder: Path, *callbacks: Callback, resume: Path | None = None, **options: Any) -> Trainer:

@@ -13,6 +13,8 @@ from lightning.pytorch import Callback, Trainer
 from tiny_task import TinyTask, trainer
 
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
+from bplightning.contracts.window import PruningWindow
 from bplightning.distillation.distillation import Distillation
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.movement import Movement
@@ -62,15 +64,15 @@ def test_flips_are_counted_since_the_last_validation_and_heads_by_layer(
 
 
 def test_scores_that_cannot_reach_the_threshold_are_told_of_before_training(tmp_path: Path) -> None:
-    module = PruningModule(TinyTask(tmp_path), Hybrid(score_learning_rate=1e-4, final_warmup=2))
+    module = PruningModule(TinyTask(tmp_path), Hybrid(window=PruningWindow(final_warmup=2), score_learning_rate=1e-4))
     run = trainer(tmp_path, max_steps=40, enable_checkpointing=False, limit_val_batches=0)
     expected = (
         r"score_learning_rate is 0\.0001, and pruning ends at step \d+: until then scores can move by 0\.00\d+, and"
     )
     with pytest.warns(UserWarning, match=expected):
         run.fit(module, datamodule=module.task)
-    fitting = Hybrid(final_warmup=2)
-    assert fitting.target_density is None
+    fitting = Hybrid(window=PruningWindow(final_warmup=2))
+    assert fitting.target is None
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "score_learning_rate")
         again = PruningModule(TinyTask(tmp_path), fitting)
@@ -78,7 +80,7 @@ def test_scores_that_cannot_reach_the_threshold_are_told_of_before_training(tmp_
 
 
 def test_saturated_scores_are_told_of_while_pruning_goes_on(tmp_path: Path) -> None:
-    module = PruningModule(TinyTask(tmp_path), Hybrid(final_warmup=2))
+    module = PruningModule(TinyTask(tmp_path), Hybrid(window=PruningWindow(final_warmup=2)))
     run = trainer(tmp_path, max_steps=20, enable_checkpointing=False)
     run.fit(module, datamodule=module.task)
     middle = Progress(step=10, total_steps=100, warmup_steps=5)
@@ -105,12 +107,17 @@ def test_a_teacher_that_is_worse_than_its_student_is_told_of(tmp_path: Path, bad
             teacher.bert.embeddings.position_embeddings.weight[-1] += 50
             teacher.qa_outputs.weight[0] = teacher.bert.embeddings.position_embeddings.weight[-1]
     else:
-        dense = PruningModule(task, Movement(density=1.0), learning_rate=5e-3)
+        dense = PruningModule(task, Movement(target=Target(density=1.0)), learning_rate=5e-3)
         trainer(tmp_path, max_epochs=30, enable_checkpointing=False).fit(dense, datamodule=task)
         teacher = dense.harden()
     teacher.save_pretrained(tmp_path / "teacher")
     settings = Distillation(teacher=str(tmp_path / "teacher"), alpha_ce=1.0, alpha_teacher=0.0)
-    module = PruningModule(task, Movement(density=0.9, final_warmup=2), learning_rate=5e-3, distillation=settings)
+    module = PruningModule(
+        task,
+        Movement(target=Target(density=0.9), window=PruningWindow(final_warmup=2)),
+        learning_rate=5e-3,
+        distillation=settings,
+    )
     run = trainer(tmp_path, max_epochs=3 if not bad else 30, enable_checkpointing=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -19,6 +19,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import DataLoader
 
 from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.target import Target
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.l0 import L0
@@ -41,7 +43,7 @@ def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
 
 
 def pruning(folder: Path, **options: Any) -> PruningModule:
-    return PruningModule(TinyTask(folder), Hybrid(final_warmup=2), learning_rate=1e-3, **options)
+    return PruningModule(TinyTask(folder), Hybrid(window=PruningWindow(final_warmup=2)), learning_rate=1e-3, **options)
 
 
 class Watch(Callback):
@@ -119,7 +121,9 @@ def test_the_penalty_is_part_of_the_loss(tmp_path: Path) -> None:
     for regularization in (0.0, 1000.0):
         torch.manual_seed(0)
         task = TinyTask(tmp_path)
-        module = PruningModule(task, Hybrid(regularization=regularization, final_warmup=2), learning_rate=1e-3)
+        module = PruningModule(
+            task, Hybrid(window=PruningWindow(final_warmup=2), regularization=regularization), learning_rate=1e-3
+        )
         trainer(tmp_path).fit(module, datamodule=task)
         densities.append(float(module.strategy.density()["total"]))
     assert densities[1] < 0.5 * densities[0]
@@ -152,7 +156,9 @@ def test_half_precision_accumulation_and_clipping_go_with_masks(tmp_path: Path) 
 
     kinds: set[torch.dtype] = set()
     task = TinyTask(tmp_path)
-    module = PruningModule(task, Movement(density=0.5, final_warmup=1), learning_rate=1e-3)
+    module = PruningModule(
+        task, Movement(target=Target(density=0.5), window=PruningWindow(final_warmup=1)), learning_rate=1e-3
+    )
     options: dict[str, Any] = {"precision": "bf16-mixed", "accumulate_grad_batches": 2, "gradient_clip_val": 0.02}
     trainer(tmp_path, Look(), **options).fit(module, datamodule=task)
     assert kinds == {torch.bfloat16}
@@ -265,7 +271,7 @@ def test_settings_out_of_range_are_refused(tmp_path: Path, options: dict[str, fl
 
 
 def test_a_schedule_without_room_is_refused_before_training(tmp_path: Path) -> None:
-    module = PruningModule(TinyTask(tmp_path), Hybrid(final_warmup=30), learning_rate=1e-3)
+    module = PruningModule(TinyTask(tmp_path), Hybrid(window=PruningWindow(final_warmup=30)), learning_rate=1e-3)
     with pytest.raises(UserError, match="the pruning schedule has no step left: of 24 optimizer steps"):
         trainer(tmp_path).fit(module, datamodule=module.task)
 

@@ -8,6 +8,7 @@ import pytest
 from lightning.pytorch import Trainer
 from tiny_task import TinyTask
 
+from bplightning.contracts.window import PruningWindow
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
 from bplightning.training.progress_lines import ProgressLines
@@ -26,7 +27,9 @@ def lines(folder: Path, capsys: pytest.CaptureFixture[str], progress: ProgressLi
         val_check_interval=6,
     )
     capsys.readouterr()
-    module = PruningModule(task, Hybrid(final_warmup=2, granularity={"attention": "4x4"}), learning_rate=1e-3)
+    module = PruningModule(
+        task, Hybrid(window=PruningWindow(final_warmup=2), granularity={"attention": "4x4"}), learning_rate=1e-3
+    )
     trainer.fit(module, datamodule=task)
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
 

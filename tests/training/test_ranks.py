@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 from programs import Program
 from tiny_task import TinyTask, trainer
 
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.strategies.movement import Movement
 from bplightning.training.module import PruningModule
@@ -63,7 +64,7 @@ def test_masks_that_differ_end_the_run_on_all_ranks(tmp_path: Path, at: str, ste
 
 
 def test_a_hash_tells_what_is_kept_and_every_score(tmp_path: Path) -> None:
-    module = PruningModule(TinyTask(tmp_path), Movement(density=0.5))
+    module = PruningModule(TinyTask(tmp_path), Movement(target=Target(density=0.5)))
     module.configure_model()
     before = mask_hashes(module.strategy)
     first, second, *_ = module.strategy.masks.values()
@@ -89,7 +90,7 @@ def test_processes_that_end_with_training_are_refused_before_it(tmp_path: Path) 
 
 
 def test_a_module_refuses_them_whoever_trains_it(tmp_path: Path) -> None:
-    module = PruningModule(TinyTask(tmp_path), Movement(density=0.5))
+    module = PruningModule(TinyTask(tmp_path), Movement(target=Target(density=0.5)))
     run = trainer(tmp_path, devices=1)
     run.strategy.__class__ = type("Sharding", (FSDPStrategy,), {"__del__": lambda self: None})
     module.trainer = run

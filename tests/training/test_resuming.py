@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny_task import TinyTask
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler
 
+from bplightning.contracts.window import PruningWindow
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
 from bplightning.training.resuming import Place, RepeatableLoader, reseed
@@ -72,7 +73,9 @@ def train(folder: Path, *callbacks: Callback, seed: int = 1, resume: Path | None
     """Train for two epochs of 12 batches; the end state and the rows that were logged."""
     torch.manual_seed(seed)
     task = TinyTask(folder, hidden_size=16, intermediate_size=32)
-    module = PruningModule(task, Hybrid(final_warmup=2, granularity={"attention": "4x4"}), learning_rate=1e-3)
+    module = PruningModule(
+        task, Hybrid(window=PruningWindow(final_warmup=2), granularity={"attention": "4x4"}), learning_rate=1e-3
+    )
     settings: dict[str, Any] = {
         "accelerator": "cpu",
         "max_epochs": 2,

@@ -21,6 +21,7 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
 from bplightning.compaction.no_norm import NoNorm
 from bplightning.contracts.strategy import Progress, PruningStrategy
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.stages.pipeline import train_baseline
@@ -385,7 +386,7 @@ def trainer(folder: Path, **options: Any) -> pl.Trainer:
 
 
 def module_for(folder: Path, settings: Simplification | None = BOTH) -> PruningModule:
-    strategy = Hybrid(regularization=30, granularity={"attention": "16x16"}, final_warmup=1)
+    strategy = Hybrid(window=PruningWindow(final_warmup=1), regularization=30, granularity={"attention": "16x16"})
     return PruningModule(TinyTask(folder), strategy, learning_rate=2e-3, warmup=2, simplification=settings)
 
 

@@ -118,7 +118,7 @@ def test_answer_not_in_context(refused: Callable[..., str], here: Path) -> None:
 
 @pytest.mark.parametrize("density", ["0", "1.5"])
 def test_density_out_of_range(refused: Callable[..., str], density: str) -> None:
-    said = refused("fit", "--strategy", "movement", "--strategy.density", density)
+    said = refused("fit", "--strategy", "movement", "--strategy.target.density", density)
     assert f"density is {density}; it is the fraction of weights kept and must be in (0, 1]" in said
 
 

@@ -63,7 +63,7 @@ def test_a_strategy_written_by_the_book_works_from_its_file(tmp_path: Path) -> N
     (tmp_path / "test_my_file.py").write_text(test)
     (tmp_path / "user_tiny.py").write_text(USER_FILE)
     assert re.search(r"\d passed", said_by(PYTEST, "test_my_file.py", "-p", "no:cacheprovider", cwd=tmp_path))
-    options = ["--strategy", "my_file.MyStrategy", "--strategy.density", "0.25", "--task", "user_tiny.Tiny"]
+    options = ["--strategy", "my_file.MyStrategy", "--strategy.target.density", "0.25", "--task", "user_tiny.Tiny"]
     bplightning("fit", *options, "--trainer.max_steps=40", "--trainer.accelerator=cpu", cwd=tmp_path)
     report = json.loads((tmp_path / "runs" / "tiny-my-strategy" / "version_0" / "report.json").read_text())
     assert report["density"]["by_role"]["feed_forward"] == 0.25

@@ -17,7 +17,16 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [
     *("fit", "--task", "user_task.Slow", "--strategy", "hybrid", "--strategy.granularity", "{attention: 16x16}"),
     *("--trainer.max_epochs", "2", "--trainer.val_check_interval", "0.5", "--trainer.accelerator", "cpu"),
-    *("--model.learning_rate", "1e-3", "--strategy.final_warmup", "2", "--baseline", "train", "--start", "baseline"),
+    *(
+        "--model.learning_rate",
+        "1e-3",
+        "--strategy.window.final_warmup",
+        "2",
+        "--baseline",
+        "train",
+        "--start",
+        "baseline",
+    ),
 ]
 USER_TASK = '''
 import sys

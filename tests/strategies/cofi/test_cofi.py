@@ -15,6 +15,7 @@ from transformers import AutoModel
 from bplightning import compact
 from bplightning.compaction.skipped_sublayers import is_skipped
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.cofi.cofi import CoFi
@@ -95,7 +96,7 @@ def test_evaluation_keeps_as_many_as_expected_those_of_the_highest_scores() -> N
 
 @pytest.mark.parametrize("target", [0.6, 0.3])
 def test_the_penalty_holds_the_expected_size_and_landing_the_size(target: float) -> None:
-    model, strategy, layout = attached(target_density=target)
+    model, strategy, layout = attached(target=Target(density=target))
     expected: list[float] = []
     train(model, strategy, last=END, each=lambda: expected.append(float(strategy._size.expected().detach())))
     assert expected[-1] == pytest.approx(target, abs=0.03)
@@ -109,7 +110,7 @@ def test_the_penalty_holds_the_expected_size_and_landing_the_size(target: float)
 
 
 def test_landing_opens_sublayers_where_what_is_in_them_is_not_enough() -> None:
-    _, strategy, _ = attached(target_density=0.4)
+    _, strategy, _ = attached(target=Target(density=0.4))
     with torch.no_grad():
         for sublayers in strategy._sublayers:
             sublayers.scores.copy_(torch.tensor([-4.0, -3.0]))
@@ -227,13 +228,13 @@ def test_other_families_are_refused(model_type: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_density": 1.0}, "target_density is 1; it is the fraction kept"),
+        ({"target": Target(density=1)}, "target.density is 1, which keeps everything"),
+        ({"target": Target(flops=0.5)}, "target.flops is 0.5, which cofi cannot prune to: it takes target.density"),
         ({"alpha_layer": -0.5}, "alpha_layer is -0.5; it must be 0 or more"),
         ({"ramp": 0.0}, "ramp is 0; it is a part of the schedule"),
         ({"gate_learning_rate": 0.0}, "gate_learning_rate is 0; it must be above 0"),
-        ({"final_warmup": -1.0}, "final_warmup is -1; it must be 0 or more"),
     ],
 )
-def test_settings_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         CoFi(**options)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bplightning.compaction.exact_compaction import compact
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.groups import Member
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -40,7 +41,7 @@ def masks_of(strategy: MoEPruner) -> dict[Member, Mask]:
     return {cover.member: mask for mask in strategy.all_masks for cover in mask.covers}
 
 
-@pytest.mark.parametrize("options", [{}, {"pattern": "2:4"}, {"density": 1.0, "experts": 2}])
+@pytest.mark.parametrize("options", [{}, {"pattern": "2:4"}, {"target": Target(density=1), "experts": 2}])
 def test_no_batch_is_refused(options: dict[str, Any]) -> None:
     """Else it would be magnitude, and any experts would go."""
     model, strategy = tiny("mixtral"), MoEPruner(**options)
@@ -89,7 +90,7 @@ def test_scores_are_those_of_the_tokens_routed_to_an_expert(weighted: bool) -> N
 @torch.no_grad()
 def test_what_is_worth_least_in_each_row_goes_by_the_inputs_of_layers_pruned_before() -> None:
     model = tiny("mixtral", dtype=torch.float64)
-    layout, strategy = pruned(model, density=0.25)
+    layout, strategy = pruned(model, target=Target(density=0.25))
     dense, masks = tiny("mixtral", dtype=torch.float64), masks_of(strategy)
     for layer in range(LAYERS):  # `dense` has the masks of the layers before in its weights
         for expert in range(EXPERTS):
@@ -123,7 +124,7 @@ def test_of_four_neighbours_two_stay_the_two_that_are_worth_most() -> None:
 @torch.no_grad()
 def test_experts_worth_least_go_and_the_compact_model_is_exact(model_type: str) -> None:
     model = tiny(model_type, dtype=torch.float64)
-    layout, strategy = pruned(model, experts=2, density=0.5)
+    layout, strategy = pruned(model, experts=2, target=Target(density=0.5))
     inputs = padded_inputs("right", seed=9)
     masked = model(**inputs).logits
     freeze_masks(model)
@@ -158,7 +159,7 @@ def test_a_model_that_routes_around_experts_is_saved_only_compact(tmp_path: Path
 @torch.no_grad()
 def test_the_expert_that_goes_is_the_one_whose_weights_are_worth_least_together() -> None:
     model = tiny("mixtral", dtype=torch.float64)
-    _, strategy = pruned(model, experts=EXPERTS - 1, density=1.0)
+    _, strategy = pruned(model, experts=EXPERTS - 1, target=Target(density=1))
     dense: Any = tiny("mixtral", dtype=torch.float64)
     worth = []
     for expert in range(EXPERTS):
@@ -185,7 +186,7 @@ def test_an_expert_that_no_token_reaches_goes_first() -> None:
     model: Any = with_an_expert_that_no_token_reaches()
     with torch.no_grad():
         model.model.layers[0].mlp.experts.gate_up_proj[0] *= 100  # however large it is
-    _, strategy = pruned(model, experts=EXPERTS - 1, density=1.0)
+    _, strategy = pruned(model, experts=EXPERTS - 1, target=Target(density=1))
     assert next(iter(strategy.routers.values())).kept.tolist() == [False, True, True]
 
 
@@ -198,8 +199,8 @@ def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude() -> None:
 
 
 def test_settings_that_no_model_can_have_are_refused() -> None:
-    with pytest.raises(UserError, match=r"density is 0; .* must be in \(0, 1\]"):
-        MoEPruner(density=0)
+    with pytest.raises(UserError, match=r"target\.flops is 0\.5, which moe-pruner cannot prune to"):
+        MoEPruner(target=Target(flops=0.5))
     with pytest.raises(UserError, match=r"pattern is '4x4'; it must be N:M"):
         MoEPruner(pattern="4x4")
     for experts in (1, 4):

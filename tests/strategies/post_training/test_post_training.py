@@ -16,6 +16,7 @@ from bplightning import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.plan import CompactionPlan
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import measure
@@ -82,7 +83,7 @@ def test_gradients_are_what_the_loss_changes_by() -> None:
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_the_budget_is_kept_to_a_unit(share: float) -> None:
-    strategy = PostTraining(target_flops=share)
+    strategy = PostTraining(target=Target(flops=share))
     model, layout = attached(strategy)
     inputs = example_inputs(model)
     dense = measure.flops(tiny_bert(), inputs)
@@ -99,7 +100,7 @@ def test_a_speed_up_is_kept_by_the_table(tmp_path: Path) -> None:
     layout = PrunableLayout.of(model)
     table = made_table(layout, bent=0.1)
     table.save(tmp_path / "table.json")
-    strategy = PostTraining(target_latency_speedup=1.8, latency_table=str(tmp_path / "table.json"))
+    strategy = PostTraining(target=Target(latency_speedup=1.8, latency_table=str(tmp_path / "table.json")))
     strategy.attach(layout)
     calibrate(model, strategy)
     strategy.advance(END)
@@ -112,7 +113,7 @@ def test_a_speed_up_is_kept_by_the_table(tmp_path: Path) -> None:
 
 def test_what_is_lost_least_goes_whatever_its_layer() -> None:
     """A layer's heads and units that the loss does not feel go first."""
-    strategy = PostTraining(target_flops=0.55, rearrange=False, tune=False)
+    strategy = PostTraining(target=Target(flops=0.55), rearrange=False, tune=False)
     model, layout = attached(strategy)
     with torch.no_grad():
         for group in (layout.attention[0], layout.feed_forward[1]):
@@ -181,7 +182,7 @@ def test_gates_are_folded_into_the_weights(monkeypatch: pytest.MonkeyPatch) -> N
         "bplightning.strategies.post_training.post_training.tuned_gates",
         lambda *args: found.update(real(*args)) or found,
     )
-    strategy = PostTraining(target_flops=0.5)
+    strategy = PostTraining(target=Target(flops=0.5))
     model, layout = attached(strategy)
     dense = tiny_bert()
     calibrate(model, strategy)
@@ -198,7 +199,7 @@ def test_gates_are_folded_into_the_weights(monkeypatch: pytest.MonkeyPatch) -> N
 def test_each_step_can_be_left_out() -> None:
     grids, states = [], []
     for options in ({}, {"tune": False}, {"tune": False, "rearrange": False}):
-        strategy = PostTraining(target_flops=0.5, **options)  # type: ignore[arg-type]
+        strategy = PostTraining(target=Target(flops=0.5), **options)  # type: ignore[arg-type]
         model, _ = attached(strategy)
         calibrate(model, strategy)
         strategy.advance(END)
@@ -216,7 +217,7 @@ def test_taylors_importance_is_the_mean_of_absolute_gradients() -> None:
 
 
 def test_taylor_keeps_the_same_part_of_heads_and_units() -> None:
-    strategy = OneShotTaylor(target_flops=0.55)
+    strategy = OneShotTaylor(target=Target(flops=0.55))
     model, _ = attached(strategy)
     calibrate(model, strategy)
     strategy.advance(END)
@@ -226,18 +227,16 @@ def test_taylor_keeps_the_same_part_of_heads_and_units() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("target", "message"),
     [
-        ({"target_flops": 0}, "target_flops is 0; it is the share"),
-        ({"target_flops": 1}, "target_flops is 1; it is the share"),
-        ({"target_latency_speedup": 1}, "target_latency_speedup is 1; .* must be above 1"),
-        ({"target_flops": 0.5, "target_latency_speedup": 2}, "target_flops is 0.5 and target_latency_speedup is 2"),
-        ({"latency_table": "x"}, "latency_table is 'x', which only a target in time"),
+        (Target(flops=1), "target.flops is 1, which keeps everything"),
+        (Target(density=0.5), "post-training cannot prune to: it takes target.flops or target.latency_speedup."),
+        (Target(latency_speedup=[2, 3]), r"target.latency_speedup is \[2, 3\], and post-training makes one model"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+def test_targets_it_cannot_prune_to_are_refused(target: Target, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        PostTraining(**options)
+        PostTraining(target=target)
 
 
 def test_no_batch_is_refused() -> None:
@@ -248,15 +247,16 @@ def test_no_batch_is_refused() -> None:
 
 
 def test_what_cannot_be_reached_is_refused_before_calibration() -> None:
-    with pytest.raises(UserError, match=r"target_flops is 0\.001, which cannot be reached: .* it is 0\.0"):
-        attached(PostTraining(target_flops=0.001))
+    with pytest.raises(UserError, match=r"target\.flops is 0\.001, which cannot be reached: .* it is 0\.0"):
+        attached(PostTraining(target=Target(flops=0.001)))
 
 
 @pytest.mark.parametrize("family", ["albert", "deberta-v2", "gpt2", "llama", "modernbert", "t5", "vit"])
 def test_other_families_are_pruned_and_compact_exactly(family: str) -> None:
     """Layers that run several times, positions of their own, fused and grouped projections, two stacks, pixels."""
     model = tiny(family).eval()
-    inputs, layout, strategy = comparison_inputs(model), PrunableLayout.of(model), PostTraining(target_flops=0.6)
+    inputs, layout = comparison_inputs(model), PrunableLayout.of(model)
+    strategy = PostTraining(target=Target(flops=0.6))
     strategy.attach(layout)
     strategy.calibrate(model, [inputs, inputs], lambda outputs, _: outputs[0].float().square().mean())
     strategy.advance(END)

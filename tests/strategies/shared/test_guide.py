@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from bplightning import compact
 from bplightning.compaction.loading import PLAN_FILE, save_compact
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.soft_movement import SoftMovement
@@ -62,7 +63,9 @@ def test_heads_of_the_guide_survive_and_others_go(
     folder = former(tmp_path / "former", model_type, kept)
     for guide, expected in ((folder, kept), (None, dict.fromkeys(kept, ()))):
         layout = PrunableLayout.of(tiny(model_type))
-        strategy = SoftMovement(1000.0, granularity={"attention": tiles, "feed_forward": "unit"}, guide=guide)
+        strategy = SoftMovement(
+            regularization=1000.0, granularity={"attention": tiles, "feed_forward": "unit"}, guide=guide
+        )
         strategy.attach(layout)
         press(strategy)
         assert heads_left(strategy, layout) == expected
@@ -93,7 +96,7 @@ def test_all_four_projections_of_a_protected_head_stay_whole_and_no_more(
 
 def test_what_is_protected_is_not_in_the_penalty(tmp_path: Path) -> None:
     guide = former(tmp_path / "former", "bert", KEPT)
-    strategy = SoftMovement(10.0, guide=guide, granularity={"attention": "head", "feed_forward": "unit"})
+    strategy = SoftMovement(regularization=10.0, guide=guide, granularity={"attention": "head", "feed_forward": "unit"})
     strategy.attach(PrunableLayout.of(tiny("bert")))
     strategy.advance(Progress(STEPS, STEPS, warmup_steps=2))
     penalty = strategy.penalty()
@@ -104,24 +107,23 @@ def test_what_is_protected_is_not_in_the_penalty(tmp_path: Path) -> None:
     assert gradients.tolist() == [False, True, True, False]
 
 
-@pytest.mark.parametrize("target", [{"target_density": 0.4}, {"target_flops_speedup": 2.0}])
-def test_a_target_counts_what_is_protected(tmp_path: Path, target: dict[str, float]) -> None:
+@pytest.mark.parametrize("target", [Target(density=0.4), Target(flops=0.5)])
+def test_a_target_counts_what_is_protected(tmp_path: Path, target: Target) -> None:
     guide = former(tmp_path / "former", "bert", KEPT)
     tiles = {"attention": "element", "feed_forward": "unit"}
-    strategy = SoftMovement(guide=guide, granularity=tiles, **target)
+    strategy = SoftMovement(target=target, guide=guide, granularity=tiles)
     strategy.attach(PrunableLayout.of(tiny("bert", max_position_embeddings=130, intermediate_size=256)))
     with torch.no_grad():
         for mask in strategy.all_masks:
             mask.scores.normal_()
     strategy.advance(Progress(STEPS, STEPS, warmup_steps=0))
-    (wanted,) = target.values()
-    assert strategy.reached() == pytest.approx(wanted, rel=0.02)
+    assert strategy.reached() == pytest.approx(target.value, rel=0.02)
 
 
 def test_a_target_below_what_is_protected_is_refused(tmp_path: Path) -> None:
     guide = former(tmp_path / "former", "bert", KEPT)
-    with pytest.raises(UserError, match=r"target_density is 0\.05, .* and the guide's heads, it is 0\.1"):
-        SoftMovement(guide=guide, target_density=0.05).attach(PrunableLayout.of(tiny("bert")))
+    with pytest.raises(UserError, match=r"target\.density is 0\.05, .* and the guide's heads, it is 0\.1"):
+        SoftMovement(target=Target(density=0.05), guide=guide).attach(PrunableLayout.of(tiny("bert")))
 
 
 def test_a_guide_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tiny_task import TinyTask, trainer
 from bplightning import compact
 from bplightning.compaction.plan import CompactionPlan
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import latency_measuring
@@ -28,7 +30,6 @@ from bplightning.stages import pipeline
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.shared import latency_target
 from bplightning.strategies.shared.latency_target import LatencySpeedup, interpolated
-from bplightning.strategies.shared.targets import size_target
 from bplightning.strategies.soft_movement import SoftMovement
 from bplightning.testing.syncs import NoHostSync
 from bplightning.training.module import PruningModule
@@ -44,9 +45,8 @@ def attached(file: Path, speedup: float = 2.0, **table: Any) -> tuple[SoftMoveme
     made = made_table(layout, **table)
     made.save(file)
     strategy = SoftMovement(
+        target=Target(latency_speedup=speedup, latency_table=str(file)),
         granularity={"attention": "8x8", "feed_forward": "unit"},
-        target_latency_speedup=speedup,
-        latency_table=str(file),
     )
     strategy.attach(layout)
     return strategy, made, layout
@@ -117,14 +117,14 @@ def test_a_run_goes_on_with_the_table_it_began_with(tmp_path: Path) -> None:
 
 def test_a_table_of_another_model_is_refused_before_training(tmp_path: Path) -> None:
     attached(tmp_path / "table.json")
-    strategy = Hybrid(target_latency_speedup=2.0, latency_table=str(tmp_path / "table.json"))
+    strategy = Hybrid(target=Target(latency_speedup=2.0, latency_table=str(tmp_path / "table.json")))
     with pytest.raises(UserError, match=r"is of another model: .*feed_forward"):
         strategy.attach(PrunableLayout.of(model_of(units=128)))
 
 
 def test_a_speed_up_out_of_reach_is_refused_by_the_largest(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"target_latency_speedup is 50, which cannot be reached: .* it is 12\. Ask for less pruning"
+        UserError, match=r"target\.latency_speedup is 50, which cannot be reached: .* it is 12\. Ask for less pruning"
     ):
         attached(tmp_path / "table.json", speedup=50.0)  # (2 * 8 + 2 * 3 + 2) / 2
 
@@ -148,7 +148,7 @@ def test_a_part_of_a_model_leaves_the_rest_dense(tmp_path: Path) -> None:
 
 def test_without_a_file_nothing_is_measured_where_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_measuring, "_beside", lambda *_: pytest.fail("it measures"))
-    made = plan(model_of(), Hybrid(granularity={"attention": "8x8"}, target_latency_speedup=2.0))
+    made = plan(model_of(), Hybrid(target=Target(latency_speedup=2.0), granularity={"attention": "8x8"}))
     assert made["problems"] == []
     assert made["estimates"] is not None
     assert made["estimates"]["density_from"] == "training"
@@ -168,7 +168,9 @@ def test_a_run_measures_its_table_and_reports_the_speed_up_at_its_shape(
     monkeypatch.setattr(latency_measuring, "_beside", beside)
     monkeypatch.setattr(latency_target, "SHAPE", (2, 16))  # none that a report measures anyway
     task = TinyTask(tmp_path, num_attention_heads=8, intermediate_size=256)  # no part of it is much of the whole
-    strategy = Hybrid(final_warmup=2, granularity={"attention": "8x8"}, target_latency_speedup=1.5)
+    strategy = Hybrid(
+        target=Target(latency_speedup=1.5), window=PruningWindow(final_warmup=2), granularity={"attention": "8x8"}
+    )
     module = PruningModule(task, strategy, learning_rate=1e-3)
     report = pipeline.fit(trainer(tmp_path), module, task)
     assert report is not None
@@ -185,7 +187,9 @@ def test_a_run_that_goes_on_from_a_checkpoint_does_not_measure_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def module() -> PruningModule:
-        strategy = Hybrid(final_warmup=2, granularity={"attention": "16x16"}, target_latency_speedup=1.5)
+        strategy = Hybrid(
+            target=Target(latency_speedup=1.5), window=PruningWindow(final_warmup=2), granularity={"attention": "16x16"}
+        )
         return PruningModule(TinyTask(tmp_path), strategy, learning_rate=1e-3)
 
     monkeypatch.setattr(latency_measuring, "_beside", lambda _, others, *rest: (10.0, [0.5] * len(others)))
@@ -212,17 +216,3 @@ def test_a_rank_takes_the_first_ranks_table(tmp_path: Path, monkeypatch: pytest.
     )
     strategy.prepare(lambda: layout.model)
     assert strategy.target.table == theirs != own  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"latency_speedup": 1.0}, "target_latency_speedup is 1; .* must be above 1"),
-        ({"flops_speedup": 2.0, "latency_speedup": 3.0}, "target_flops_speedup is 2 and target_latency_speedup is 3"),
-        ({"latency_table": "a.json"}, r"latency_table is 'a\.json', which only a target in time"),
-        ({"density": 0.5, "latency_table": "a.json"}, r"latency_table is 'a\.json', which only a target in time"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        size_target(**({"density": None} | options))

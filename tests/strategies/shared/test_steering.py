@@ -13,6 +13,7 @@ from tiny_families import tiny
 from torch import Tensor
 
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.hybrid import Hybrid
@@ -29,7 +30,7 @@ def steered(*, units: int = 256, **options: Any) -> SoftMovement:
 
 @pytest.mark.parametrize(("target", "pull"), [(0.5, 1.0), (0.25, 0.1), (0.25, 100.0), (0.12, 1.0)])
 def test_the_target_is_met_whatever_the_scale_of_the_loss(target: float, pull: float) -> None:
-    strategy = steered(target_density=target)
+    strategy = steered(target=Target(density=target))
     seen = train(strategy, pull=pull)
     snap = landing(strategy)
     assert (snap["kind"], snap["target"]) == ("density", target)
@@ -40,18 +41,18 @@ def test_the_target_is_met_whatever_the_scale_of_the_loss(target: float, pull: f
     assert abs(float(strategy.steering.violation)) < 0.05  # type: ignore[union-attr]  # by the penalty, not by the cut
 
 
-def test_a_speed_up_is_met() -> None:
-    strategy = steered(target_flops_speedup=2.5, units=1024)  # by which a head is hundredths of all
+def test_a_share_of_flops_is_met() -> None:
+    strategy = steered(target=Target(flops=0.4), units=1024)  # by which a head is hundredths of all
     train(strategy, steps=END)
     snap = landing(strategy)
-    assert (snap["kind"], snap["target"]) == ("flops_speedup", 2.5)
-    assert snap["before"] == pytest.approx(2.5, rel=0.05)
-    assert snap["after"] == pytest.approx(2.5, rel=0.03)
+    assert (snap["kind"], snap["target"]) == ("flops", 0.4)
+    assert snap["before"] == pytest.approx(0.4, rel=0.05)
+    assert snap["after"] == pytest.approx(0.4, rel=0.03)
 
 
 def test_masks_change_little_by_little_where_the_penalty_arrives_elsewhere() -> None:
     """A penalty that may not be steered leaves the cut far from the threshold: the way is made in many steps."""
-    strategy = steered(target_density=0.3, regularization=1e-6)  # the weight's range does not reach far enough
+    strategy = steered(target=Target(density=0.3), regularization=1e-6)  # the weight's range does not reach far enough
     seen = train(strategy, steps=END)
     assert abs(float(strategy.steering.violation)) > 0.2  # type: ignore[union-attr]
     assert seen[-1] == pytest.approx(0.3, rel=0.01)
@@ -61,7 +62,7 @@ def test_masks_change_little_by_little_where_the_penalty_arrives_elsewhere() -> 
 
 
 def test_the_masks_before_the_snap_can_be_had_again() -> None:
-    strategy = steered(target_density=0.3)
+    strategy = steered(target=Target(density=0.3))
     assert strategy.snap() is None
     train(strategy, steps=END - 1)
     before = [mask.kept.clone() for mask in strategy.all_masks]
@@ -82,7 +83,7 @@ def test_the_masks_before_the_snap_can_be_had_again() -> None:
         )
         assert snap[when] == pytest.approx(kept / weights, rel=1e-6)
     strategy.advance(Progress(END, STEPS, WARMUP))  # as when a run goes on from there
-    resumed = steered(target_density=0.3)
+    resumed = steered(target=Target(density=0.3))
     resumed.load_state_dict(strategy.state_dict())
     assert landing(strategy) == landing(resumed) == snap
 
@@ -105,12 +106,12 @@ def test_the_meeting_cut_leaves_the_target() -> None:
 
 
 def test_a_step_that_is_seen_twice_counts_once() -> None:
-    strategy = steered(target_density=0.3)
+    strategy = steered(target=Target(density=0.3))
     train(strategy, steps=200)
     before = copy.deepcopy(strategy.state_dict())
     strategy.advance(Progress(200, STEPS, WARMUP))  # as when a run is resumed
     assert all(torch.equal(value, before[name]) for name, value in strategy.state_dict().items())
-    resumed = steered(target_density=0.3)
+    resumed = steered(target=Target(density=0.3))
     resumed.load_state_dict(before)
     for each in (strategy, resumed):
         each.advance(Progress(202, STEPS, WARMUP))
@@ -118,8 +119,8 @@ def test_a_step_that_is_seen_twice_counts_once() -> None:
 
 
 def test_a_step_with_a_target_never_waits_for_the_host() -> None:
-    for target in ({"target_density": 0.3}, {"target_flops_speedup": 2.0}):
-        strategy = steered(**target)
+    for target in (Target(density=0.3), Target(flops=0.5)):
+        strategy = steered(target=target)
         with NoHostSync():
             for step in (0, WARMUP, WARMUP + 2, END - 2, END):
                 strategy.advance(Progress(step, STEPS, WARMUP))
@@ -128,7 +129,7 @@ def test_a_step_with_a_target_never_waits_for_the_host() -> None:
 
 
 def test_the_cut_is_looked_for_so_often_as_it_turns() -> None:
-    strategy = steered(target_density=0.3)
+    strategy = steered(target=Target(density=0.3))
     looks = []
     look = strategy.steering.look  # type: ignore[union-attr]
     strategy.steering.look = lambda: looks.append(step) or look()  # type: ignore[union-attr, func-returns-value]
@@ -139,14 +140,6 @@ def test_the_cut_is_looked_for_so_often_as_it_turns() -> None:
     assert len(looks) <= (END - WARMUP) // 2 + 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"target_density": 0.0}, r"target_density is 0; .* must be in \(0, 1\)"),
-        ({"target_density": 1.0}, r"target_density is 1; .* must be in \(0, 1\)"),
-        ({"target_density": 0.5, "regularization": 0.0}, "no penalty can be steered: give one above 0"),
-    ],
-)
-def test_impossible_targets_are_refused(options: dict[str, float], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Hybrid(**options)  # type: ignore[arg-type]
+def test_a_target_without_a_penalty_is_refused() -> None:
+    with pytest.raises(UserError, match="no penalty can be steered: give one above 0"):
+        Hybrid(target=Target(density=0.5), regularization=0.0)

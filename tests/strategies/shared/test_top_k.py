@@ -12,6 +12,8 @@ from torch import Tensor
 
 from bplightning.contracts.scheduled import ScheduledStrategy
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
+from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.magnitude import Magnitude
@@ -47,7 +49,7 @@ def learn(strategy: TopK, *, ties: bool = False) -> None:
 def test_the_density_reached_is_the_one_asked_for(granularity: dict, scope: Any, ties: Any) -> None:
     """To half an entry of each mask, or in all, whatever the ties; `None`: no score ever moved, all are equal."""
     for density in (1.0, 0.9, 0.5, 0.26, 0.15):
-        strategy = attached(Movement(density=density, granularity=granularity, scope=scope))
+        strategy = attached(Movement(target=Target(density=density), granularity=granularity, scope=scope))
         if ties is not None:
             learn(strategy, ties=ties)
         reached = at(strategy, 100)
@@ -61,7 +63,7 @@ def test_the_density_reached_is_the_one_asked_for(granularity: dict, scope: Any,
 
 
 def test_a_density_near_zero_is_kept_by_the_global_scope() -> None:
-    strategy = attached(Movement(density=0.001, scope="global"))
+    strategy = attached(Movement(target=Target(density=0.001), scope="global"))
     learn(strategy)
     assert at(strategy, 100)["total"] == pytest.approx(0.001, rel=0.01)
 
@@ -70,14 +72,14 @@ def test_a_density_that_would_keep_nothing_is_refused() -> None:
     heads = {"attention": "head", "feed_forward": "unit"}
     rule = "is less than half an entry of 4096 that is kept or dropped as one: give a greater density, a finer gran"
     with pytest.raises(UserError, match=rf"density 0\.1 of encoder-0-self's 16384 weights {rule}.*, or scope global"):
-        attached(Movement(density=0.1, granularity=heads))
+        attached(Movement(target=Target(density=0.1), granularity=heads))
     with pytest.raises(UserError, match=rf"density 0\.01 of the model's 45056 weights {rule}ularity\.$"):
-        attached(Movement(density=0.01, granularity=heads, scope="global"))
+        attached(Movement(target=Target(density=0.01), granularity=heads, scope="global"))
 
 
 def test_a_global_density_just_above_that_keeps_something_whatever_is_worth_most() -> None:
     strategy = attached(
-        Movement(density=0.05, granularity={"attention": "head", "feed_forward": "unit"}, scope="global")
+        Movement(target=Target(density=0.05), granularity={"attention": "head", "feed_forward": "unit"}, scope="global")
     )
     for worth_most in (0, -1):
         with torch.no_grad():
@@ -92,12 +94,10 @@ def test_a_global_density_just_above_that_keeps_something_whatever_is_worth_most
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"density": 0.0}, r"density is 0; it is the fraction of weights kept and must be in \(0, 1\]"),
-        ({"density": 1.5}, r"density is 1\.5; it is the fraction of weights kept and must be in \(0, 1\]"),
-        ({"density": float("nan")}, r"density is nan; it is the fraction"),
+        ({"target": Target(flops=0.5)}, r"target\.flops is 0\.5, which \w+ cannot prune to: it takes target\.den"),
+        ({"target": 0.25}, r"target is 0\.25; it must be a Target, such as Target\(density=0\.25\)"),
         ({"scope": "layer"}, r"scope is 'layer'; it must be 'local'"),
         ({"refresh_every": 0}, r"refresh_every is 0; it must be 1 or more"),
-        ({"final_warmup": -1.0}, r"final_warmup is -1; it must be 0 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(kind: type[TopK], options: dict, message: str) -> None:
@@ -106,7 +106,9 @@ def test_settings_out_of_range_are_refused(kind: type[TopK], options: dict, mess
 
 
 def test_global_scope_ranks_all_masks_together() -> None:
-    strategy = attached(Movement(density=0.5, scope="global", granularity=dict.fromkeys(HYBRID, "16x16")))
+    strategy = attached(
+        Movement(target=Target(density=0.5), scope="global", granularity=dict.fromkeys(HYBRID, "16x16"))
+    )
     with torch.no_grad():
         for index, mask in enumerate(strategy.all_masks):
             mask.scores.fill_(float(-index))
@@ -115,13 +117,13 @@ def test_global_scope_ranks_all_masks_together() -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[0] == 1
     assert shares[-1] == 0
-    local = attached(Movement(density=0.5, granularity=dict.fromkeys(HYBRID, "16x16")))
+    local = attached(Movement(target=Target(density=0.5), granularity=dict.fromkeys(HYBRID, "16x16")))
     at(local, 100)
     assert {float(mask.kept.float().mean()) for mask in local.all_masks} == {0.5}
 
 
 def test_magnitude_keeps_the_largest_tiles() -> None:
-    strategy = attached(Magnitude(density=0.25, granularity=HYBRID))
+    strategy = attached(Magnitude(target=Target(density=0.25), granularity=HYBRID))
     at(strategy, 100)
     group = strategy.layout.attention[0]
     weight = group.query.weight(strategy.layout.model).abs()
@@ -144,7 +146,7 @@ def test_magnitude_learns_nothing_and_ties_the_projections_of_a_unit() -> None:
 
 
 def test_n_of_m_neighbours_stay_whatever_the_density() -> None:
-    strategy = attached(Movement(density=0.1, granularity={"attention": "2:4", "feed_forward": "unit"}))
+    strategy = attached(Movement(target=Target(density=0.1), granularity={"attention": "2:4", "feed_forward": "unit"}))
     learn(strategy, ties=True)
     density = at(strategy, 100)
     assert density["attention"] == 0.5
@@ -156,14 +158,14 @@ def test_n_of_m_neighbours_stay_whatever_the_density() -> None:
 
 
 def test_density_falls_on_the_cubic_schedule_from_late_start_to_early_end() -> None:
-    strategy = attached(Movement(density=0.2, initial_warmup=3, final_warmup=4))
+    strategy = attached(Movement(target=Target(density=0.2), window=PruningWindow(initial_warmup=3, final_warmup=4)))
     learn(strategy)
     seen = [at(strategy, step)["total"] for step in (0, 30, 45, 60, 100)]
     assert seen == pytest.approx([1, 1, 0.2 + 0.8 / 8, 0.2, 0.2], abs=1e-3)
 
 
 def test_nothing_need_follow_the_schedule() -> None:
-    strategy = attached(Movement(density=0.2, initial_warmup=0, final_warmup=0))
+    strategy = attached(Movement(target=Target(density=0.2), window=PruningWindow(initial_warmup=0, final_warmup=0)))
     learn(strategy)
     progress = [Progress(step, 100, 10) for step in (0, 99, 100)]
     assert [strategy.target_reached(each) for each in progress] == [False, False, True]
@@ -181,7 +183,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("freeze", [False, True])
 def test_masks_stand_still_in_the_last_part_only_when_asked(freeze: bool) -> None:
-    strategy = attached(Movement(density=0.2, final_warmup=4, freeze_masks=freeze))
+    strategy = attached(Movement(target=Target(density=0.2), window=PruningWindow(final_warmup=4, freeze_masks=freeze)))
     learn(strategy)
     at(strategy, 60)
     settled = grids(strategy)
@@ -194,7 +196,7 @@ def test_masks_stand_still_in_the_last_part_only_when_asked(freeze: bool) -> Non
 
 
 def test_masks_are_chosen_anew_only_so_often_and_at_the_end_of_the_schedule() -> None:
-    strategy = attached(Movement(density=0.2, refresh_every=25))  # the schedule ends at step 80
+    strategy = attached(Movement(target=Target(density=0.2), refresh_every=25))  # the schedule ends at step 80
     learn(strategy)
     chosen = []
     before = grids(strategy)

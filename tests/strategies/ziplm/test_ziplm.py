@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import load_saved
 from bplightning.contracts.strategy import Progress
+from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import measure
@@ -49,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 class TestContract(StrategyContract):
     strategy = ZipLM
-    options = ({"latency_table": TABLE, "search_tries": 3, "target_speedups": [1.3, 1.8]},)
+    options = ({"target": Target(latency_speedup=[1.3, 1.8], latency_table=TABLE), "search_tries": 3},)
 
 
 def calibrated(family: str = "bert", speedup: float = 1.6, **options: Any) -> tuple[Any, ZipLM, LatencyTable, Any]:
@@ -59,7 +60,7 @@ def calibrated(family: str = "bert", speedup: float = 1.6, **options: Any) -> tu
     table = made_table(layout)
     table.save(Path("own.json"))
     before = copy.deepcopy(model)
-    strategy = ZipLM([speedup], latency_table="own.json", **options)
+    strategy = ZipLM(target=Target(latency_speedup=[speedup], latency_table="own.json"), **options)
     strategy.attach(layout)
     strategy.calibrate(model, batches_for(model), squares)
     return model, strategy, table, before
@@ -129,7 +130,7 @@ def test_the_loss_of_a_try_is_that_of_all_rows_however_they_are_batched(monkeypa
     split = [{name: value[part] for name, value in rows.items()} for part in (slice(1), slice(1, count))]
     for batches in ([rows], split):
         model = tiny_bert()
-        strategy = ZipLM([1.6], latency_table=TABLE)
+        strategy = ZipLM(target=Target(latency_speedup=[1.6], latency_table=TABLE))
         strategy.attach(PrunableLayout.of(model))
         strategy.calibrate(model, batches, squares)
     assert found[0] == pytest.approx(found[1], rel=1e-5)
@@ -140,7 +141,7 @@ def test_padding_is_no_data() -> None:
     masks = []
     for token in (3, 4):
         model: Any = tiny_bert()
-        strategy = ZipLM([1.6], latency_table=TABLE, search_tries=0)
+        strategy = ZipLM(target=Target(latency_speedup=[1.6], latency_table=TABLE), search_tries=0)
         strategy.attach(PrunableLayout.of(model))
         batches = [padded_inputs(seed=seed) for seed in range(6)]
         for batch in batches:
@@ -187,7 +188,9 @@ class Watching(Callback):
 def module_of(task: TinyTask, targets: list[float] | None = None, **options: Any) -> PruningModule:
     layout = PrunableLayout.of(task.build_model())
     made_table(layout).save(Path("own.json"))
-    strategy = ZipLM(targets or [1.4, 2.0], latency_table="own.json", search_tries=4, **options)
+    strategy = ZipLM(
+        target=Target(latency_speedup=targets or [1.4, 2.0], latency_table="own.json"), search_tries=4, **options
+    )
     return PruningModule(task, strategy, learning_rate=1e-3)
 
 
@@ -295,11 +298,7 @@ def test_calibration_data_are_as_many_examples_as_asked_for(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_speedups": []}, "must be numbers above 1, each greater"),
-        ({"target_speedups": [1.0, 2.0]}, "must be numbers above 1, each greater"),
-        ({"target_speedups": [2.0, 2.0]}, "must be numbers above 1, each greater"),
-        ({"target_speedups": [float("nan")]}, "must be numbers above 1, each greater"),
-        ({"target_speedups": [2.0, float("inf")]}, "must be numbers above 1, each greater"),
+        ({"target": Target(density=0.5)}, "target.density is 0.5, which ziplm cannot prune to: it takes target.lat"),
         ({"start": 1.0}, r"start is 1; .* must be in \[0, 1\)"),
         ({"calibration_examples": 0}, "calibration_examples is 0; it must be 1 or more"),
         ({"damping": 0.0}, "damping is 0; it must be above 0"),
@@ -316,7 +315,7 @@ def test_a_layer_that_is_never_computed_is_named() -> None:
     model = tiny("marian", auto=AutoModelForCausalLM)
     layout = PrunableLayout.of(model)
     made_table(layout).save(Path("own.json"))
-    strategy = ZipLM([1.2], latency_table="own.json")
+    strategy = ZipLM(target=Target(latency_speedup=[1.2], latency_table="own.json"))
     strategy.attach(layout)
     batches = [{"input_ids": torch.arange(24).reshape(4, 6)}]
     with pytest.raises(
@@ -326,7 +325,7 @@ def test_a_layer_that_is_never_computed_is_named() -> None:
 
 
 def test_a_target_out_of_reach_is_refused_before_training() -> None:
-    strategy = ZipLM([2.0, 12.0], latency_table=TABLE)
+    strategy = ZipLM(target=Target(latency_speedup=[2.0, 12.0], latency_table=TABLE))
     with pytest.raises(UserError, match=r"has 12, which cannot be reached: .* is 8 times faster"):
         strategy.attach(PrunableLayout.of(tiny_bert()))
 
@@ -335,9 +334,9 @@ def test_without_a_table_it_says_what_to_do() -> None:
     model = tiny_bert()
     strategy = ZipLM()
     strategy.attach(PrunableLayout.of(model))
-    with pytest.raises(UserError, match="give latency_table, or call `prepare`"):
+    with pytest.raises(UserError, match=r"give target\.latency_table, or call `prepare`"):
         strategy.calibrate(model, [padded_inputs(seed=0)], example_loss)
-    strategy = ZipLM(latency_table=TABLE)
+    strategy = ZipLM(target=Target(latency_speedup=2, latency_table=TABLE))
     strategy.attach(PrunableLayout.of(tiny_bert()))
     with pytest.raises(UserError, match="there was no batch to calibrate with"):
         strategy.calibrate(model, [], example_loss)
@@ -353,31 +352,29 @@ def test_without_a_table_it_says_what_to_do() -> None:
 def test_a_layer_whose_hessian_is_of_no_use_is_named(damping: float, value: float, message: str) -> None:
     model = tiny_bert()
     model.get_input_embeddings().weight.data[3] *= value
-    strategy = ZipLM(latency_table=TABLE, damping=damping)
+    strategy = ZipLM(target=Target(latency_speedup=2, latency_table=TABLE), damping=damping)
     strategy.attach(PrunableLayout.of(model))
     with pytest.raises(UserError, match=message):
         strategy.calibrate(model, [{"input_ids": torch.tensor([[2, 3]])}], example_loss)
 
 
 def test_the_family_is_pruned_to_at_even_intervals() -> None:
-    strategy = ZipLM([1.5, 2.0, 4.0], start=0.1)
+    strategy = ZipLM(target=Target(latency_speedup=[1.5, 2.0, 4.0]), start=0.1)
     due = [strategy.due_at(Progress(step, 100, warmup_steps=5)) for step in (0, 9, 10, 39, 40, 69, 70, 100)]
     assert due == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_targets_that_fall_on_one_step_are_refused_at_the_first() -> None:
     with pytest.raises(UserError, match=r"has 3 targets, .* start 0\.5 and 4 optimizer steps they fall on 2, 3, 3,"):
-        ZipLM([1.5, 2.0, 4.0], start=0.5).advance(Progress(0, 4, warmup_steps=0))
+        ZipLM(target=Target(latency_speedup=[1.5, 2.0, 4.0]), start=0.5).advance(Progress(0, 4, warmup_steps=0))
 
 
 def test_a_run_with_other_targets_is_not_gone_on_with() -> None:
-    ours, theirs = ZipLM([1.5, 2.0]), ZipLM([1.5, 3.0])
-    with pytest.raises(
-        UserError, match=r"target_speedups is \[1\.5, 2\.0\], and the run that goes on has \[1\.5, 3\.0\]"
-    ):
+    ours, theirs = ZipLM(target=Target(latency_speedup=[1.5, 2.0])), ZipLM(target=Target(latency_speedup=[1.5, 3.0]))
+    with pytest.raises(UserError, match=r"latency_speedup is \[1\.5, 2\], and the run to continue has \[1\.5, 3\]"):
         ours.load_state_dict(theirs.state_dict())
 
 
 def test_a_plan_says_that_it_cannot_know() -> None:
-    (problem,) = plan(tiny_bert(), ZipLM(latency_table=TABLE))["problems"]
+    (problem,) = plan(tiny_bert(), ZipLM(target=Target(latency_speedup=2, latency_table=TABLE)))["problems"]
     assert "is found from data, which `plan` does not read" in problem["message"]

@@ -1,0 +1,55 @@
+"""The base of strategies that have a target."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import ClassVar
+
+from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.target import NO_TARGET, Target, shown
+from bplightning.errors import UserError
+from bplightning.plugins import name_of
+
+
+class Targeted(PruningStrategy, ABC):
+    """Can be told how much to keep.
+
+    The constructor takes ``target: Target = NO_TARGET`` and calls `take_target` after the base's own.
+
+    Attributes:
+        target_kinds: The kinds of target it can be given, names of fields of `Target`.
+        makes_families: Whether it can be given several speed-ups at once.
+        default_target: Its target where the user gives none. A class attribute and not the parameter's default: with
+            that, another kind given on the command line would be a second target.
+        asked: The target that was given, else the default.
+    """
+
+    target_kinds: ClassVar[tuple[str, ...]] = ("density",)
+    makes_families: ClassVar[bool] = False
+    default_target: ClassVar[Target] = NO_TARGET
+    asked: Target
+
+    def take_target(self, target: Target) -> None:
+        """Set `asked`.
+
+        Args:
+            target: What the constructor was given.
+
+        Raises:
+            UserError: The strategy cannot prune to a target of this kind.
+        """
+        if not isinstance(target, Target):
+            raise UserError(f"target is {target!r}; it must be a Target, such as Target(density=0.25).")
+        kind = target.kind
+        takes = " or ".join(f"target.{name}" for name in self.target_kinds)
+        if kind is not None and kind not in self.target_kinds:
+            raise UserError(
+                f"target.{kind} is {shown(target.value)}, which {name_of(type(self))} cannot prune to: it takes "
+                f"{takes}. Give that, or take another strategy."
+            )
+        if isinstance(target.value, list) and not self.makes_families:
+            raise UserError(
+                f"target.{kind} is {shown(target.value)}, and {name_of(type(self))} makes one model: give one number, "
+                "or take ziplm, which makes a family of models."
+            )
+        self.asked = self.default_target if kind is None else target

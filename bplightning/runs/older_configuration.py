@@ -1,0 +1,110 @@
+"""Configurations of earlier versions: their options and class paths in the spellings of this version."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from bplightning.plugins import STRATEGIES, load
+
+OPTIONS = {
+    "density": ("target", "density"),
+    "target_density": ("target", "density"),
+    "target_flops": ("target", "flops"),
+    "target_flops_speedup": ("target", "flops"),
+    "target_latency_speedup": ("target", "latency_speedup"),
+    "target_speedups": ("target", "latency_speedup"),
+    "latency_table": ("target", "latency_table"),
+    "initial_warmup": ("window", "initial_warmup"),
+    "final_warmup": ("window", "final_warmup"),
+    "freeze_masks": ("window", "freeze_masks"),
+}
+"""A strategy's option before version 0.1.0 to its section and its option there."""
+
+INVERTED = ("target_flops_speedup",)
+"""Options that were ratios, dense over compact, and are shares now."""
+
+CLASS_PATHS = {
+    "bplightning.alignment.": "bplightning.stages.alignment.",
+    "bplightning.callback.": "bplightning.integrations.lightning_callback.",
+    "bplightning.checkpoints.": "bplightning.training.kept_checkpoints.",
+    "bplightning.growing_log.": "bplightning.training.appending_csv_logger.",
+    "bplightning.interrupts.": "bplightning.training.interrupts.",
+    "bplightning.progress.": "bplightning.training.progress_lines.",
+    "bplightning.refill.": "bplightning.stages.refill.",
+}
+"""Modules before version 0.1.0 whose classes a configuration may name, to where the classes are now. Old class paths of
+strategies and tasks can still be imported."""
+
+
+def renewed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration in the spellings of this version; one that is of this version stays as it is.
+
+    Args:
+        settings: What a run's ``config.yaml`` holds.
+
+    >>> old = {"class_path": "bplightning.strategies.hybrid.Hybrid", "init_args": {"target_flops_speedup": 2.0}}
+    >>> renewed({"strategy": old})["strategy"]["init_args"]
+    {'target': {'flops': 0.5}}
+    """
+    found: dict[str, Any] = _with_class_paths(settings)
+    strategy = found.get("strategy")
+    if isinstance(strategy, dict) and isinstance(options := strategy.get("init_args"), dict):
+        found["strategy"] = strategy | {
+            "init_args": renewed_options(options, old_options(strategy["class_path"], options))
+        }
+    return found
+
+
+def old_options(strategy: str, options: Mapping[str, Any]) -> list[str]:
+    """Which of a strategy's options are old spellings: names that it does not take itself.
+
+    Args:
+        strategy: Its short name or class path.
+        options: Name to value.
+    """
+    if OPTIONS.keys().isdisjoint(options):
+        return []
+    accepted = inspect.signature(load(STRATEGIES, strategy)).parameters
+    return [name for name in options if name in OPTIONS and name not in accepted and OPTIONS[name][0] in accepted]
+
+
+def renewed_options(options: Mapping[str, Any], old: list[str]) -> dict[str, Any]:
+    """Options with the old ones among them in their new spelling; what was `None`, the default, is left out.
+
+    Args:
+        options: Name to value.
+        old: Names of those that are old.
+    """
+    found = {name: value for name, value in options.items() if name not in old}
+    for name in old:
+        section, field = OPTIONS[name]
+        if options[name] is not None:
+            value = 1 / options[name] if name in INVERTED else options[name]
+            found[section] = {**(found.get(section) or {}), field: value}
+    if (target := found.get("target")) and target.keys() == {"latency_table"}:  # of ziplm, whose default was twice
+        found["target"] = {"latency_speedup": 2.0, **target}
+    return found
+
+
+def _with_class_paths(part: Any) -> Any:
+    """A part of a configuration with the class paths of this version."""
+    if isinstance(part, Mapping):
+        return {
+            key: _new_path(value) if key == "class_path" and isinstance(value, str) else _with_class_paths(value)
+            for key, value in part.items()
+        }
+    return [_with_class_paths(each) for each in part] if isinstance(part, list) else part
+
+
+def _new_path(class_path: str) -> str:
+    """A class path of this version.
+
+    >>> _new_path("bplightning.callback.PruningCallback")
+    'bplightning.integrations.lightning_callback.PruningCallback'
+    """
+    for old, new in CLASS_PATHS.items():
+        if class_path.startswith(old):
+            return new + class_path.removeprefix(old)
+    return class_path
