@@ -50,7 +50,7 @@ class Classification(TextTask):
     """Classification of a text or a pair of texts: one label or several of each, or a number (GLUE's tasks too).
 
     The labels say which: whole numbers or names are classes, lists of them are several labels of one example, numbers
-    with a decimal point a regression; `problem_type` says it where they do not. With `--task.dataset nyu-mll/glue` the
+    with a decimal point a regression; `problem_type` decides where they do not. With `--task.dataset nyu-mll/glue` the
     columns follow from the configuration, and mnli is measured on both of its validation sets. With no argument it
     uses its embedded data set and model.
 
@@ -99,7 +99,7 @@ class Classification(TextTask):
 
     @cached_property
     def labels(self) -> Labels:
-        """What can be predicted: the training data says it, or without any the model does."""
+        """What can be predicted: the labels of the training data, or without any those of the model."""
         if "train" not in self.splits:
             return labels_of_model(self.pretrained.config)
         table, origin = self.table("train")
@@ -130,7 +130,7 @@ class Classification(TextTask):
         return torch.stack([torch.zeros_like(logits), logits], dim=-1) if self.labels.kind == MULTI else logits
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-        """As ever; of a regression, which knows no temperature, the mean squared difference."""
+        """The usual one; for a regression, which has no temperature, the mean squared difference."""
         if self.labels.kind == REGRESSION:
             return mse_loss(student.float(), teacher.float())
         return super().distillation_loss(student, teacher, temperature=temperature)

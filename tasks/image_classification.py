@@ -39,17 +39,17 @@ class ImageClassification(DataTask):
 
     Args:
         train_folder: Training images: one subfolder a label. May be left out where nothing is trained.
-        validation_folder: Validation images, likewise.
+        validation_folder: Validation images, in the same form.
         dataset: Hub name of a data set; its splits "train" and "validation" are used, or "test" where it has no
             "validation". Give this or folders.
         columns: What the columns "image" and "label" are called in the data, where they have other names.
         batch_size: Images of a training batch, on each device.
         eval_batch_size: Images of a validation batch, on each device.
-        num_workers: Processes that read and prepare images, beside the main one; 0 for none.
+        num_workers: Processes that read and prepare images, in addition to the main one; 0 for none.
         cache_dir: Folder for downloads; empty for the one of `datasets`.
 
     Raises:
-        UserError: If the data is given twice or by halves, given without a model, or a number is out of range.
+        UserError: The data is given twice or in part, or without a model, or a number is out of range.
     """
 
     auto: ClassVar[Any] = AutoModelForImageClassification
@@ -80,7 +80,7 @@ class ImageClassification(DataTask):
 
     @cached_property
     def labels(self) -> Labels:
-        """What can be predicted: the training data says it, or without any the model does."""
+        """What can be predicted: the labels of the training data, or without any those of the model."""
         if "train" not in self.splits:
             return labels_of_model(self._config)
         return labels_of(self.table("train")[0], self._config, origin="the training images")

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from bplightning.errors import UserError
-from bplightning.tasks.embedded.qa import generate_passages
+from bplightning.tasks.embedded.passages import generate_passages
 from bplightning.tasks.shared.language_blocks import IGNORED, padded, surprise
 from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 
@@ -89,7 +89,7 @@ class LanguageModeling(TextTask):
     # -- measuring -----------------------------------------------------------------------------------------------------
 
     def example_values(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
-        """Of each block how surprised the model is in all, and by how many tokens: each but the first."""
+        """For each block the total surprise of the model, and over how many tokens: all but the first."""
         return surprise(outputs.logits[:, :-1], batch["labels"][:, 1:])
 
     def scores(self, rows: Tensor) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class LanguageModeling(TextTask):
             raise UserError(f"{place} has an empty {name!r}: give a text to judge, or leave it out.")
 
     def encode_inputs(self, examples: Columns) -> Columns:
-        """Each text for itself, a long one in blocks that share a token, so that all but the first are predicted."""
+        """Each text by itself, a long one in blocks that share a token, so that all but the first are predicted."""
         tokens = self.tokenizer(examples["text"], verbose=False)["input_ids"]
         blocks = [cut(ids, length=self.length, overlap=1) or [ids] for ids in tokens]
         records = [[record] * len(parts) for record, parts in enumerate(blocks)]
@@ -117,7 +117,7 @@ class LanguageModeling(TextTask):
         return {"record": batch["record"], "values": self.example_values(model(**self.model_inputs(batch)), batch)}
 
     def predictions(self, batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Of each text ``perplexity``, the mean ``negative_log_likelihood`` of a token, and ``tokens`` predicted."""
+        """For each text ``perplexity``, the mean ``negative_log_likelihood`` of a token, and ``tokens`` predicted."""
         sums = torch.zeros(len(self._ids), 2, dtype=torch.float64)
         for batch in batches:
             sums.index_add_(0, batch["record"].cpu(), batch["values"].double().cpu())

@@ -21,8 +21,9 @@ from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 class MaskedLanguageModeling(LanguageModeling):
     """Masked language modelling: predict 15 % of the tokens from all the others, measured by their perplexity.
 
-    Training masks anew each time, validation the same tokens always, so that numbers compare. Texts are joined and cut
-    into blocks as for causal language modelling. With no argument it uses its embedded data set and model.
+    Training masks other tokens each time, validation always the same ones, so that scores can be compared. Texts are
+    joined and cut into blocks as for causal language modelling. With no argument it uses its embedded data set and
+    model.
     """
 
     auto: ClassVar[Any] = AutoModelForMaskedLM
@@ -63,7 +64,7 @@ class MaskedLanguageModeling(LanguageModeling):
         return partial(masked, pad=tokenizer.pad_token_id, mask=mask, seeded=split == "validation")
 
     def example_values(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
-        """Of each block how surprised the model is in all, and by how many masked tokens."""
+        """For each block the total surprise of the model, and over how many masked tokens."""
         return surprise(outputs.logits, batch["labels"])
 
     # -- prediction ----------------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ class MaskedLanguageModeling(LanguageModeling):
             )
 
     def encode_inputs(self, examples: Columns) -> Columns:
-        """Each text for itself, cut."""
+        """Each text by itself, cut."""
         return {"input_ids": self._cut(examples["text"])}
 
     def predict_batch(self, model: torch.nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class MaskedLanguageModeling(LanguageModeling):
         }
 
     def predictions(self, batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Of each text ``text``, completed, and ``tokens`` and ``scores`` of its masks."""
+        """For each text ``text``, completed, and ``tokens`` and ``scores`` of its masks."""
         return TextTask.predictions(self, batches)
 
     def answers(self, batch: dict[str, Any]) -> list[dict[str, Any]]:

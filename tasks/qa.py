@@ -148,7 +148,7 @@ class QuestionAnswering(TokenizedTask):
     # -- prediction ----------------------------------------------------------------------------------------------------
 
     def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
-        """Take questions to answer: ``question`` and ``context`` each, and maybe ``id``; other keys are left aside."""
+        """Take questions to answer: ``question`` and ``context`` each, and maybe ``id``; other keys are ignored."""
         self._questions = Inputs(records, places, tokenizer=self.tokenizer, max_length=self.length, stride=self.stride)
         self._given = self._questions.features.remove_columns(list(LABELS))
 

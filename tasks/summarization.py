@@ -54,14 +54,14 @@ class Summarization(TextTask):
         max_length: Tokens of a text, prefix included, what is longer is cut. Default: 512, or what the model has
             positions for where that is less.
         max_summary_length: Tokens of a summary to be learned, what is longer is cut; of a generated one too where
-            neither `generation` nor the model says anything.
-        generation: How summaries are generated, where it is not to be as the model itself says. Saved with the model
-            as generation_config.json.
-        eval_examples: Validation examples, a seeded choice, that validations during training generate for, since that
-            is slow; what ends a run takes all. null for all.
+            neither `generation` nor the model sets a length.
+        generation: How summaries are generated, where that differs from the model's own settings. Saved with the
+            model as generation_config.json.
+        eval_examples: Validation examples that validations during training generate summaries for, a seeded choice,
+            since that is slow; the evaluation at the end takes all. null for all.
 
     Raises:
-        UserError: If the data is given twice or by halves, given without a model, or a number is out of range.
+        UserError: The data is given twice or in part, or without a model, or a number is out of range.
     """
 
     monitor: ClassVar[str] = "rouge2"  # the one that varies most between models; T5's paper goes by it too
@@ -103,7 +103,7 @@ class Summarization(TextTask):
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
-        """What the user says of generation, and the rest as the model says."""
+        """The user's settings of generation, and the model's for the rest."""
         try:
             own = GenerationConfig.from_pretrained(self.model)
         except OSError:  # there is no such file
@@ -115,7 +115,7 @@ class Summarization(TextTask):
         return config
 
     def build_model(self) -> PreTrainedModel:
-        """The pretrained model, in float32, which generates as the user says."""
+        """The pretrained model, in float32, which generates by the user's settings."""
         return self._generating(super().build_model())
 
     def load_model(self, folder: str | Path) -> PreTrainedModel:

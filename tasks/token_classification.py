@@ -44,7 +44,7 @@ class TokenClassification(TextTask):
             trained.
         columns: What the columns "tokens" (the words) and "tags" are called in the data, where they have other names:
             for CoNLL-2003 --task.columns.tags=ner_tags.
-        max_length: Tokens of an example; words after that get no tag, and how many these are is said. Default: 128, or
+        max_length: Tokens of an example; words after that get no tag, and a warning counts them. Default: 128, or
             what the model has positions for where that is less.
     """
 
@@ -58,15 +58,15 @@ class TokenClassification(TextTask):
 
     @cached_property
     def labels(self) -> Labels:
-        """The tags: the training data says them, or without any the model does."""
+        """The tags of the training data, or without any those of the model."""
         if "train" not in self.splits:
             return _labels_of(self.pretrained.config)
         table, origin = self.table("train")
         labels = labels_of(words_and_tags(table, origin=origin), self.pretrained.config, origin=origin)
         if all(name.isdigit() for name in labels.names):
             rank_zero_warn(
-                f"the tags of {origin!r} are numbers without names, so nothing says where a span begins: each word is "
-                "scored for itself, those outside of any span too. Give names such as B-PER."
+                f"the tags of {origin!r} are numbers without names, so it is unknown where a span begins: each word is "
+                "scored by itself, also those outside of any span. Give names such as B-PER."
             )
         return labels
 
@@ -104,7 +104,7 @@ class TokenClassification(TextTask):
         return encoded | {"lost": [len(row) - 1 - word for row, word in zip(words, last, strict=True)]}
 
     def features(self, split: Split) -> Dataset:
-        """The tokenized examples of a split; where words are lost, that is said once."""
+        """The tokenized examples of a split; a warning counts words that are lost, once."""
         new = split not in self._features
         features = super().features(split)
         if new:

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from bplightning.tasks.embedded.qa import ENDINGS, OPENINGS, POOLS, generate_passages, name_pool
+from bplightning.tasks.embedded.names import ENDINGS, OPENINGS, POOLS, name_pool
+from bplightning.tasks.embedded.passages import generate_passages
 
 CHUNK = 4096  # passages generated at a time; each gives three sequences
 SHORT_CHUNKS = 4  # the first passages are short, of one relation: names are soonest learnt to be matched on these

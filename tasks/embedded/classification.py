@@ -1,9 +1,9 @@
 """A generated classification set: the embedded default of the classification task.
 
 A note judges one subject (a town, goods or a book), which its first line names, well or badly. To tell which, one must
-read: another subject is judged beside it, mostly the other way; where the subject itself is judged twice, what follows
+read: another subject is judged too, mostly the other way; where the subject itself is judged twice, what follows
 "but" counts; a question ("who would buy the Dalzo?") is no praise; and adjectives in titles (The Broken Mirror) judge
-nothing. Names are `qa_generated`'s, so training and validation share none.
+nothing. Names come from `names`, so training and validation share none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from bplightning.tasks.embedded.qa import RELATIONS, VALUES, name_pool
+from bplightning.tasks.embedded.names import VALUES, name_pool
+from bplightning.tasks.embedded.relations import RELATIONS
 
 DEFAULT_SIZES = {"train": 6000, "validation": 500}
 LABELS = ("bad", "good")
@@ -38,7 +39,7 @@ JUDGEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 # fmt: on
-"""What is said of a subject ``{s}``, by its kind and by what it means."""
+"""Judgements of a subject ``{s}``, by its kind and by their meaning."""
 JUDGING = ("dish", "country", "mayor", "author")
 """Relations that are no mere facts here ("is famous for", "is the pride of"), or are about persons."""
 

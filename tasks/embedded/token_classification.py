@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bplightning.tasks.embedded.qa import VALUES, Passage, generate_passages, name_pool
+from bplightning.tasks.embedded.names import VALUES, name_pool
+from bplightning.tasks.embedded.passages import Passage, generate_passages
 
 SIZES = {"train": 2000, "validation": 400}
 """Passages of each split."""

@@ -1,1 +1,1 @@
-"""What several tasks share: data from files and the hub, tokens, metrics, and the base of tasks on text."""
+"""Parts that several tasks share: data from files and the hub, tokens, metrics, and the bases of tasks."""

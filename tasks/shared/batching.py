@@ -13,10 +13,10 @@ from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 def length_grouped_sampler(
     lengths: list[int], *, batch_size: int, world_size: int, rank: int
 ) -> DistributedLengthGroupedSampler:
-    """The order of training features: random, but features of one batch are of like length.
+    """The order of training features: random, but features of one batch have similar lengths.
 
     It is a `DistributedSampler` even in one process: Lightning then leaves it alone (it would shuffle any other sampler
-    anew when it wraps it for several ranks) and tells it the epoch. The order follows from seed and epoch alone.
+    again when it wraps it for several ranks) and tells it the epoch. The order follows from seed and epoch alone.
 
     Args:
         lengths: Tokens of each feature.

@@ -41,7 +41,7 @@ class Labels:
     positive: int = 1
 
     def config(self) -> dict[str, Any]:
-        """What a model's configuration says of them."""
+        """Their fields in a model's configuration."""
         if self.kind == REGRESSION:
             return {"num_labels": 1, "problem_type": REGRESSION}
         return {
@@ -79,7 +79,7 @@ class Labels:
             values = [self._known(value, row, origin) for row, value in enumerate(values)]
         elif self.kind == MULTI:
             values = [[self._known(each, row, origin) for each in value] for row, value in enumerate(values)]
-        fingerprint = Hasher.hash([table._fingerprint, self])  # of the values would be slower, and says no more
+        fingerprint = Hasher.hash([table._fingerprint, self])  # a hash of the values would be slower, and no better
         named = table.add_column("named", values, new_fingerprint=fingerprint)
         return named.remove_columns("label").rename_column("named", "label")
 
@@ -111,7 +111,7 @@ class Labels:
             return self.names[int(name)]
         raise UserError(
             f"example {row + 1} of {origin!r} has the label {name!r}, which the training data or the model does not "
-            f"know; known are {_shown(self.names)}. Mend the label, or take the example out."
+            f"know; known are {_shown(self.names)}. Correct the label, or remove the example."
         )
 
 
@@ -194,7 +194,9 @@ def read_labels(table: Dataset, kind: str | None, *, origin: str) -> tuple[str, 
     splits = kind == MULTI and "string" in type_name
     for row, value in enumerate(values):
         if _is_missing(value) and not splits:
-            raise UserError(f"example {row + 1} of {origin!r} has no label ({value!r}): fill it, or take it out.")
+            raise UserError(
+                f"example {row + 1} of {origin!r} has no label ({value!r}): fill it, or remove the example."
+            )
         if isinstance(feature, ClassLabel) and value < 0:
             raise UserError(
                 f"example {row + 1} of {origin!r} has the label {value}, which stands for none (GLUE's test sets have "
@@ -215,7 +217,7 @@ def read_labels(table: Dataset, kind: str | None, *, origin: str) -> tuple[str, 
 
 
 def _natural_kind(type_name: str, values: Sequence[Any], origin: str) -> str:
-    """What labels are that nothing more is said of; a number may be written as a text, as all are in CSV."""
+    """The kind of labels that is not given; a number may be written as a text, as all are in CSV."""
     if type_name.startswith("float"):
         return REGRESSION
     if "string" in type_name:
@@ -256,7 +258,7 @@ def _number(value: Any, row: int, origin: str) -> float:
         or not math.isfinite(float(value))
     ):
         raise UserError(
-            f"example {row + 1} of {origin!r} has the label {value!r}, where a regression needs a number: mend it."
+            f"example {row + 1} of {origin!r} has the label {value!r}, where a regression needs a number: correct it."
         )
     return float(value)
 

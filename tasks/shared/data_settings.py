@@ -1,4 +1,4 @@
-"""What a report says of the data a model was measured on."""
+"""The data a model was measured on, as a report records it."""
 
 from __future__ import annotations
 

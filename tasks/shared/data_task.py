@@ -131,7 +131,7 @@ class DataTask(Task):
                 "hub name."
             )
 
-    # -- what a subclass says ------------------------------------------------------------------------------------------
+    # -- what a subclass gives -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def read_source(self, source: str) -> Dataset:

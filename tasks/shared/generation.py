@@ -1,4 +1,4 @@
-"""How summaries are generated: what the user says, before the model's own settings."""
+"""How summaries are generated: the user's settings, and the model's own for the rest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Generation:
     Args:
         num_beams: Beams of the search, 1 for greedy search.
         max_length: Tokens of the longest summary, its first and last special token counted.
-        min_length: Tokens of the shortest one, likewise.
+        min_length: Tokens of the shortest one, counted in the same way.
         length_penalty: Exponent of the length that beams' scores are divided by: above 0 prefers longer summaries.
         no_repeat_ngram_size: Tokens of the runs that may occur but once in a summary; 0 for no such rule.
 
@@ -43,14 +43,14 @@ class Generation:
 def generation_config(
     chosen: Generation, own: GenerationConfig, model: PreTrainedConfig, *, task: str, length: int
 ) -> GenerationConfig:
-    """What `generate` is to do.
+    """The settings that `generate` gets.
 
     Args:
-        chosen: What the user says.
-        own: The model's own settings, for what the user does not say.
-        model: The model's configuration, which may hold settings by task (T5, BART), for what neither says.
+        chosen: The user's settings.
+        own: The model's own settings, for what the user does not set.
+        model: The model's configuration, which may hold settings by task (T5, BART), for what neither sets.
         task: The name of the task there.
-        length: New tokens at most, where nobody says anything: transformers' own 20 would cut most summaries.
+        length: New tokens at most, where no length is set: transformers' own 20 would cut most summaries.
 
     Returns:
         A new object.
@@ -59,17 +59,17 @@ def generation_config(
         UserError: The lengths contradict each other.
     """
     config = GenerationConfig.from_dict(own.to_dict())
-    config._from_model_config = False  # with it, transformers may make it anew
+    config._from_model_config = False  # with it, transformers may make it again
     by_task: dict[str, Any] = (getattr(model, "task_specific_params", None) or {}).get(task, {})
-    said = {name: value for name, value in asdict(chosen).items() if value is not None}
+    given = {name: value for name, value in asdict(chosen).items() if value is not None}
     for name in ("max", "min"):
-        if f"{name}_length" in said:
+        if f"{name}_length" in given:
             setattr(config, f"{name}_new_tokens", None)
     for name, value in by_task.items():
         counted_otherwise = getattr(config, name.replace("_length", "_new_tokens"), None)
         if name in vars(config) and getattr(config, name) is None and counted_otherwise is None:
             setattr(config, name, value)
-    for name, value in said.items():
+    for name, value in given.items():
         setattr(config, name, value)
     if config.max_length is None and config.max_new_tokens is None:
         config.max_new_tokens = length
@@ -85,7 +85,7 @@ def generation_config(
         config.validate(strict=True)
     except ValueError as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"the model's generation_config.json cannot be used: {reason} Mend that file.") from error
+        raise UserError(f"the model's generation_config.json cannot be used: {reason} Correct that file.") from error
     return config
 
 

@@ -43,7 +43,7 @@ def masked(rows: list[dict[str, Any]], *, pad: int, mask: Callable[..., Any], se
         pad: The token to pad with.
         mask: `mask_tokens` with all but ``ids_BL`` and ``draws_BL3`` given.
         seeded: Whether a block is masked the same each time, by its ``index``, whatever batch it is in; or else
-            anew, from torch's common random numbers.
+            differently, from torch's common random numbers.
     """
     batch = padded(rows, pad=pad)
     draws_BL3 = torch.zeros(*batch["input_ids"].shape, 3)

@@ -28,8 +28,8 @@ class Pretrained:
         name: Folder or Hugging Face hub name.
         auto: The Auto class that puts the head on, for example `AutoModelForQuestionAnswering`.
         head: What the head is called in messages, for example ``"question-answering head"``.
-        labels: What the model's `forward` takes beside what the tokenizer makes.
-        default_length: Tokens of an example where nothing is said.
+        labels: What the model's `forward` takes in addition to what the tokenizer makes.
+        default_length: Tokens of an example where no length is given.
         right_padding: Whether to pad on the right whatever the tokenizer does, for a head that counts positions.
         seed: Of the weights, where the folder holds none; `None` refuses such a folder.
     """
@@ -75,7 +75,7 @@ class Pretrained:
         """The model, fresh, in float32.
 
         Args:
-            new_head: Whether a head of other shapes is left aside for a new one.
+            new_head: Whether a head of other shapes is replaced by a new one.
             **config: Fields of its configuration to set, for example ``num_labels``.
 
         Raises:
@@ -122,7 +122,7 @@ class Pretrained:
         """Tokens of an example: as many as wanted, or the default as far as the model has positions.
 
         Args:
-            wanted: Tokens, or `None` where nothing is said.
+            wanted: Tokens, or `None` for the default.
             name: What the setting is called in messages.
 
         Raises:
@@ -150,7 +150,7 @@ def build(name: str, auto: Any, *, seed: int | None, new_head: bool, **config: A
         name: Folder or Hugging Face hub name.
         auto: The Auto class that puts the head on.
         seed: Of the weights, where the folder holds none; `None` refuses such a folder.
-        new_head: Whether a head of other shapes is left aside for a new one.
+        new_head: Whether a head of other shapes is replaced by a new one.
         **config: Fields of its configuration to set.
 
     Raises:
@@ -173,7 +173,7 @@ def build(name: str, auto: Any, *, seed: int | None, new_head: bool, **config: A
 
 
 def read(kind: Any, name: str, **arguments: Any) -> Any:
-    """What `kind.from_pretrained` gives; that it cannot be had is said in one line."""
+    """What `kind.from_pretrained` gives; a failure becomes an error of one line."""
     return load_saved(partial(kind.from_pretrained, **arguments), name, what="the model")
 
 

@@ -75,7 +75,7 @@ def read_hub(name: str, *, config: str | None, split: str, cache_dir: str | None
         Its rows.
 
     Raises:
-        UserError: If the data set cannot be had, has no such split, or is empty.
+        UserError: The data set cannot be loaded, has no such split, or is empty.
     """
     try:
         dataset = load_dataset(name, config, split=split, cache_dir=cache_dir)
@@ -92,7 +92,7 @@ def hub_splits(name: str, *, config: str | None) -> list[str]:
     """Names of the splits of a data set of the hub, or of a local folder in its layout.
 
     Raises:
-        UserError: If the data set cannot be had.
+        UserError: The data set cannot be loaded.
     """
     try:
         return list(get_dataset_split_names(name, config))
@@ -104,7 +104,7 @@ def hub_splits(name: str, *, config: str | None) -> list[str]:
 
 
 def hub_split(name: str, *, config: str | None, split: str) -> str:
-    """What a split is called: "validation" may be "test", where there is no other.
+    """The name of a split: "validation" may be "test", where there is no other.
 
     Args:
         name: Name on the hub, or a local folder.
@@ -177,7 +177,8 @@ def require_texts(table: Dataset, names: Iterable[str], *, origin: str) -> Datas
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
             raise UserError(
-                f"example {row + 1} of {origin!r} has no {name!r}: write one, which may be empty, or take it out."
+                f"example {row + 1} of {origin!r} has no {name!r}: write one, which may be empty, or remove "
+                "the example."
             )
         if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
             raise UserError(
@@ -213,5 +214,5 @@ def _header(path: Path, *, sep: str = ",", quoting: Literal[0, 3] = csv.QUOTE_MI
 
 
 def _line(error: Exception) -> str:
-    """What an error says, on one line."""
+    """An error's message, on one line."""
     return " ".join(str(error).split()).rstrip(".")

@@ -1,8 +1,8 @@
 """Spans that tags of words mark: where entities are, and how many of them are found.
 
-Tags name a type after a prefix: ``B-`` begins a span, ``I-`` goes on with it, ``E-`` ends it, ``S-`` is one of a
+Tags name a type after a prefix: ``B-`` begins a span, ``I-`` continues it, ``E-`` ends it, ``S-`` is one of a
 single word (``L-``, ``U-`` and ``M-`` say the same as E, S and I); ``O`` is outside. They are read leniently, as
-CoNLL's script does: a span that nothing begins, or nothing ends, is one all the same.
+CoNLL's script does: a span that nothing begins, or nothing ends, counts as one.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def count_right(predicted: Sequence[str], gold: Sequence[str], *, spans: bool) -
     Args:
         predicted: Tags of each word.
         gold: Tags of the same words.
-        spans: Whether tags mark spans; if not, each word outside ``O`` counts for itself.
+        spans: Whether tags mark spans; if not, each word outside ``O`` counts by itself.
 
     Returns:
         Predicted spans that are right, predicted spans, gold spans, words tagged right, words.

@@ -25,7 +25,7 @@ Columns = dict[str, list[Any]]
 
 
 class TextTask(TokenizedTask):
-    """A task on text: a subclass says what its columns are, how they become tokens and labels, and what is measured.
+    """A task on text: a subclass defines its columns, how they become tokens and labels, and what is measured.
 
     With no argument it uses its embedded data set and model. The validation set serves as the test set too.
 
@@ -33,7 +33,7 @@ class TextTask(TokenizedTask):
         UserError: The data is given twice or in part, or without a model, or a number is out of range.
     """
 
-    # -- what a subclass says ------------------------------------------------------------------------------------------
+    # -- what a subclass gives -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def encode(self, examples: Columns) -> Columns:

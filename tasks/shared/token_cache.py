@@ -30,10 +30,10 @@ def tokenized(
     Args:
         examples: The examples.
         encode: From a batch of examples to their columns, as `Dataset.map` calls it.
-        depends_on: What the result depends on beside the examples and the version of the tokenizers.
+        depends_on: What the result depends on apart from the examples and the version of the tokenizers.
         index: Name of a column to add, in which rows are numbered.
         cache_dir: Folder for the result; `None` for the one of `datasets`.
-        description: What the progress bar says.
+        description: Text of the progress bar.
         **map_arguments: Passed on to `Dataset.map`.
     """
     fingerprint = Hasher.hash([examples._fingerprint, depends_on, tokenizers.__version__])

@@ -34,7 +34,7 @@ class TextData(TextSource, Data, total=False):
 
 
 class TokenizedTask(DataTask):
-    """A task on text, whatever its tokens and metrics are; most tasks derive from `TextTask`, which says more.
+    """A task on text, whatever its tokens and metrics are; most tasks derive from `TextTask`, which adds to it.
 
     Args:
         train_file: Training examples: JSON lines, CSV, TSV or Parquet. May be left out where nothing is trained.

@@ -105,7 +105,7 @@ def normalise(dataset: Dataset, *, origin: str) -> Dataset:
     empty = {name: count for name in COLUMNS if (count := dataset.data.column(name).null_count)}
     if empty:
         raise UserError(
-            f"{origin!r} has examples without a value (column: how many): {empty}. Fill them or take them out."
+            f"{origin!r} has examples without a value (column: how many): {empty}. Fill them, or remove the examples."
         )
     ids = dataset["id"][:]
     if len(set(ids)) < len(ids):
@@ -118,7 +118,7 @@ def normalise(dataset: Dataset, *, origin: str) -> Dataset:
 
 
 def check_answers(*, name: str, context: str, answers: dict[str, list[Any]], may_lack: bool = False) -> None:
-    """See that every answer of one example stands in its context where it says.
+    """Check that every answer of one example is in its context at the given place.
 
     Args:
         name: The example's id, for the error.
@@ -133,7 +133,7 @@ def check_answers(*, name: str, context: str, answers: dict[str, list[Any]], may
     if not texts and not starts and not may_lack:
         raise UserError(
             f"Example {name!r} has no answer: set version_2_with_negative to take in unanswerable questions (as in "
-            "SQuAD v2), or take them out."
+            "SQuAD v2), or remove them."
         )
     if len(texts) != len(starts):
         raise UserError(
@@ -141,12 +141,12 @@ def check_answers(*, name: str, context: str, answers: dict[str, list[Any]], may
         )
     for text, start in zip(texts, starts, strict=True):
         if not text.strip():
-            raise UserError(f"Example {name!r} has a blank answer: give its text, or take the example out.")
+            raise UserError(f"Example {name!r} has a blank answer: give its text, or remove the example.")
         found = context[start : start + len(text)] if start >= 0 else ""
         if found != text:
             raise UserError(
                 f"Example {name!r}: the answer {text!r} is not in its context at answer_start {start} (characters), "
-                f"where {found!r} stands: mend the offset, or take the example out."
+                f"where the context has {found!r}: correct the offset, or remove the example."
             )
 
 

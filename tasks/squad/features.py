@@ -21,7 +21,7 @@ from bplightning.tasks.squad import data as squad_data
 from bplightning.tasks.squad.data import check_answers
 
 INTEGER = Value("int32")
-# What batches hold beside the tokens. The second row is for finding answers, not for the model.
+# What batches hold in addition to the tokens. The second row is for finding answers, not for the model.
 LABELS = ("start_positions", "end_positions")
 POSITIONS = ("feature_index", "context_start", "context_end", "cls_index")
 CHARACTERS = ("char_start_C", "char_end_C")
@@ -48,7 +48,7 @@ def tokenize(
         stride: Tokens that neighbouring windows share.
         may_lack_answers: Whether there may be examples without an answer.
         cache_dir: Folder for the result; `None` for the one of `datasets`.
-        description: What the progress bar says.
+        description: Text of the progress bar.
 
     Returns:
         One row a window: the tokens, `LABELS`, `POSITIONS`, ``example_index`` (row of `examples`), ``length`` (tokens)
@@ -130,7 +130,7 @@ def _windows(
         if length >= room:
             raise UserError(
                 f"The question of example {name!r} has {length} tokens, and with max_length {max_length} and stride "
-                f"{stride} it must have less than {room}: raise max_length, lower stride, or take the example out."
+                f"{stride} it must have less than {room}: raise max_length, lower stride, or remove the example."
             )
     # The question comes first whatever the tokenizer's padding side: a causal model must read it before the context.
     encoding = tokenizer(

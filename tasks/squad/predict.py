@@ -91,13 +91,13 @@ class Inputs:
 
 
 def _prediction(answers: list[Answer], *, null_score: float, threshold: float | None) -> dict[str, Any]:
-    """What is said of one example; `threshold` is `None` where it must have an answer."""
+    """The prediction of one example; `threshold` is `None` where it must have an answer."""
     choices, chosen = [answer.score for answer in answers], 0
     if threshold is not None:
         choices.append(null_score)
         if no_answer_score(answers=answers, null_score=null_score) > threshold:
             chosen = len(answers)
-    score = _softmax(choices)[chosen] if choices else 0.0  # no choice: a context of which no token is left
+    score = _softmax(choices)[chosen] if choices else 0.0  # no choice: no token of the context is left
     if chosen == len(answers) or not answers[chosen].text:
         return {"answer": "", "score": score, "start": None, "end": None}
     return {"answer": answers[0].text, "score": score, "start": answers[0].start, "end": answers[0].end}

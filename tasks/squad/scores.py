@@ -55,7 +55,7 @@ def f1(*, prediction: str, golds: Iterable[str]) -> float:
 def scores_v2(*, prediction: str, golds: Iterable[str]) -> tuple[float, float]:
     """Exact match and F1, each in [0, 1], as SQuAD v2 counts them.
 
-    Gold answers of which normalisation leaves nothing are dropped. Where none is left, the right answer is none: a
+    Gold answers that are empty after normalisation are dropped. Where none is left, the right answer is none: a
     prediction without words scores 1 and any other 0.
 
     >>> scores_v2(prediction="", golds=[]), scores_v2(prediction="the Nile", golds=[])

@@ -266,5 +266,5 @@ def test_plain_tags_make_no_entities(tmp_path: Path, bert_folder: str) -> None:
 def test_tags_without_names_are_said_to_be_scored_one_by_one(tmp_path: Path, bert_folder: str) -> None:
     rows = [{"tokens": ["the", "sea"], "tags": [0, 3]}]
     task = task_of(tmp_path, bert_folder, train=rows, validation=rows)
-    with pytest.warns(UserWarning, match="are numbers without names, so nothing says where a span begins"):
+    with pytest.warns(UserWarning, match="are numbers without names, so it is unknown where a span begins"):
         assert task.labels.names == ("0", "3")

@@ -110,7 +110,9 @@ def test_empty_set(refused: Callable[..., str], here: Path) -> None:
 def test_answer_not_in_context(refused: Callable[..., str], here: Path) -> None:
     write(here / "bad.jsonl", {**EXAMPLE, "answers": {"text": ["Otto"], "answer_start": [0]}})
     said = refused(*fit_on("bad.jsonl"))
-    assert re.match(r"Example '1': the answer 'Otto' is not in its context at answer_start 0 .*: mend the offset", said)
+    assert re.match(
+        r"Example '1': the answer 'Otto' is not in its context at answer_start 0 .*: correct the offset", said
+    )
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from programs import said_by
 from transformers import AutoTokenizer
 
 from bplightning.tasks.embedded.classification import JUDGEMENTS, LABELS, generate
-from bplightning.tasks.embedded.qa import ENDINGS, POOLS, name_pool
+from bplightning.tasks.embedded.names import ENDINGS, POOLS, name_pool
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 
 SOME = 600

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from bplightning.tasks.embedded import qa as qa_generated
-from bplightning.tasks.embedded.qa import ENDINGS, POOLS, RELATIONS, generate, generate_passages, name_pool
+from bplightning.tasks.embedded.names import ENDINGS, POOLS, name_pool
+from bplightning.tasks.embedded.passages import generate_passages
+from bplightning.tasks.embedded.qa import generate
+from bplightning.tasks.embedded.relations import RELATIONS
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 
-START = Path(qa_generated.__file__).parent / "embedded_start"
+START = EMBEDDED_MODEL
 SOME = 400
 
 
@@ -91,13 +94,11 @@ def test_seed_and_split_decide_everything_in_any_process() -> None:
     assert _digest("train") != _digest("validation")
     assert generate("train", size=5, seed=1) != generate("train", size=5, seed=2)
     command = (
-        "import hashlib, json; from qa import generate;"
+        "import hashlib, json; from bplightning.tasks.embedded.qa import generate;"
         f"print(hashlib.sha256(json.dumps(generate('train', size={SOME})).encode()).hexdigest())"
     )
-    other = {"PYTHONHASHSEED": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", command], env=other, cwd=START.parent, capture_output=True, text=True, check=True
-    )
+    other = os.environ | {"PYTHONHASHSEED": "1"}
+    run = subprocess.run([sys.executable, "-c", command], env=other, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == _digest("train")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from bplightning.tasks.embedded.qa import VALUES, generate_passages
+from bplightning.tasks.embedded.names import VALUES
+from bplightning.tasks.embedded.passages import generate_passages
 from bplightning.tasks.embedded.token_classification import generate
 from bplightning.tasks.shared.tag_spans import entities_of
 

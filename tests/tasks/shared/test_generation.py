@@ -70,7 +70,7 @@ def test_it_counts_as_said_where_it_was_made_of_a_models_configuration() -> None
 def test_contradictions_are_refused() -> None:
     with pytest.raises(UserError, match=r"at least 56 tokens .* at most 40: give generation\.min_length"):
         settled(Generation(max_length=40), min_length=56)
-    with pytest.raises(UserError, match=r"generation_config\.json cannot be used: .*temperature.* Mend that file"):
+    with pytest.raises(UserError, match=r"generation_config\.json cannot be used: .*temperature.* Correct that file"):
         settled(temperature=0.5)
 
 

@@ -111,7 +111,7 @@ def test_a_missing_value_and_a_repeated_id_are_named(examples: Examples) -> None
         ({"text": ["a", "b"], "answer_start": [0, 4]}, "the answer 'b'"),
         (
             {"text": [], "answer_start": []},
-            "Example 'x' has no answer: set version_2_with_negative .* or take them out",
+            "Example 'x' has no answer: set version_2_with_negative .* or remove them",
         ),
         ({"text": [], "answer_start": [0]}, "0 answer texts and 1 offsets"),
         ({"text": [" "], "answer_start": [1]}, "blank answer"),
