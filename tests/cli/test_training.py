@@ -21,6 +21,8 @@ from bplightning.tasks.qa import QuestionAnswering
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 from bplightning.training.kept_checkpoints import LastCheckpoint, PrunedCheckpoint
 
+pytestmark = pytest.mark.slow
+
 USER_FILE = """
 from pathlib import Path
 from tiny_task import TinyTask

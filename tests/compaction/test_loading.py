@@ -324,6 +324,7 @@ def test_widths_that_are_missing_altogether_are_refused(saved: Path, tmp_path: P
         AutoModelForQuestionAnswering.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [

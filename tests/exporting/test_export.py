@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from bplightning.exporting.files import onnx_calls
 from bplightning.exporting.graphs import Call, Parts, parts_of
 from bplightning.layout.prunable_layout import PrunableLayout
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "onnx_without_torch.py"
 
@@ -57,9 +60,16 @@ def exported(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return out, export_model(classifier, out)
 
 
+FEW_LAYERS = {
+    "gpt2": {"n_layer": 2},
+    "t5": {"num_layers": 2, "num_decoder_layers": 2},
+}
+"""Two, where they are not called `num_hidden_layers`: what is exported costs seconds a layer."""
+
+
 def small(model_type: str, auto: Any, *, seed: int = 11, **config: Any) -> PreTrainedModel:
-    """A compact model the layers of which have different numbers of heads, the second none."""
-    model = tiny(model_type, auto=auto, **config)
+    """A compact model of two layers, which have different numbers of heads, the second none."""
+    model = tiny(model_type, auto=auto, **FEW_LAYERS.get(model_type, {"num_hidden_layers": 2}), **config)
     zero_randomly(model, "heads", seed=seed)
     with torch.no_grad():
         for group in PrunableLayout.of(model).attention:
@@ -129,28 +139,49 @@ def test_the_folder_has_what_its_users_need_and_says_the_opset(exported: tuple[P
     assert not list(out.parent.glob(".*"))
 
 
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Sequence[Path]]:
+    """A Llama that never ends a text, and its file."""
+    model = small("llama", AutoModelForCausalLM, seed=10, eos_token_id=None)
+    return model, export_onnx(model, tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def encoder_decoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Sequence[Path]]:
+    """A T5 that never ends a text, and its files."""
+    model = small("t5", AutoModelForSeq2SeqLM, eos_token_id=None)
+    return model, export_onnx(model, tmp_path_factory.mktemp("t5"))
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("model_type", "auto"),
-    [("llama", AutoModelForCausalLM), ("mixtral", AutoModelForCausalLM), ("t5", AutoModelForSeq2SeqLM)],
-)
-def test_the_files_write_what_torch_writes(tmp_path: Path, model_type: str, auto: Any) -> None:
-    model = small(model_type, auto)
-    given = model.generation_config
+@pytest.mark.parametrize("made", ["decoder", "encoder_decoder"])
+def test_the_files_write_what_torch_writes(made: str, request: pytest.FixtureRequest) -> None:
+    require_the_same_text(*request.getfixturevalue(made))
+
+
+def test_the_files_of_experts_write_what_torch_writes(tmp_path: Path) -> None:
+    model = small("mixtral", AutoModelForCausalLM)
+    require_the_same_text(model, export_onnx(model, tmp_path))
+
+
+def require_the_same_text(model: PreTrainedModel, files: Sequence[Path]) -> None:
+    """Six tokens by the files, and by torch."""
+    model, given = copy.deepcopy(model), model.generation_config
     model.generation_config = GenerationConfig(
         decoder_start_token_id=given.decoder_start_token_id, pad_token_id=given.pad_token_id or 0
     )
     inputs = padded_inputs("left", batch=3, length=9)
-    calls = onnx_calls(export_onnx(model, tmp_path))
+    calls = onnx_calls(files)
     written = exported_parts(model).generate(calls, inputs, tokens=6)
     assert torch.equal(written, generate(model, inputs, tokens=6)[:, -6:])
 
 
 def test_opset_as_asked(tmp_path: Path) -> None:
-    (file,) = export_onnx(tiny("vit"), tmp_path, opset=18)
+    model = tiny("vit", num_hidden_layers=1)
+    (file,) = export_onnx(model, tmp_path, opset=18)
     assert [(each.domain, each.version) for each in onnx.load(file).opset_import] == [("", 18)]
     images = torch.randn(2, 2, 12, 12)
-    torch.testing.assert_close(run(file, pixel_values=images)["logits"], tiny("vit")(pixel_values=images).logits)
+    torch.testing.assert_close(run(file, pixel_values=images)["logits"], model(pixel_values=images).logits)
 
 
 def test_int8_is_smaller_and_its_difference_is_said(
@@ -172,7 +203,7 @@ def test_int8_is_smaller_and_its_difference_is_said(
 
 
 def test_float16(tmp_path: Path) -> None:
-    tiny("vit").save_pretrained(tmp_path / "model")
+    tiny("vit", num_hidden_layers=1).save_pretrained(tmp_path / "model")
     result = export_model(tmp_path / "model", tmp_path / "half", dtype="float16")
     assert 1e-4 < result.difference < LIMITS[torch.float16] == result.limit
     assert session(tmp_path / "half" / "model.onnx").get_outputs()[0].type == "tensor(float16)"
@@ -194,9 +225,8 @@ def test_torch_export_reloads_at_any_size(classifier: Path, tmp_path: Path) -> N
 # -- generating with a cache -------------------------------------------------------------------------------------------
 
 
-def test_decoder_generates_as_torch_does(tmp_path: Path) -> None:
-    model = small("llama", AutoModelForCausalLM, seed=10, eos_token_id=None)  # the first layer has no head
-    (file,) = export_onnx(model, tmp_path)
+def test_decoder_generates_as_torch_does(decoder: tuple[PreTrainedModel, Sequence[Path]]) -> None:
+    model, (file,) = decoder
     prompt = padded_inputs("left", batch=3, length=7)
     opened = session(file)
     past = {
@@ -221,9 +251,10 @@ def test_decoder_generates_as_torch_does(tmp_path: Path) -> None:
     assert tokens.tolist() == expected.tolist()
 
 
-def test_encoder_decoder_generates_as_torch_does(tmp_path: Path) -> None:
-    model = small("bart", AutoModelForSeq2SeqLM, encoder_layers=2, decoder_layers=2, eos_token_id=None)
-    files = export_onnx(model, tmp_path)
+def test_encoder_decoder_generates_as_torch_does(
+    encoder_decoder: tuple[PreTrainedModel, Sequence[Path]],
+) -> None:
+    model, files = encoder_decoder
     assert [file.name for file in files] == ["encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"]
     encoder, start, step = files
     prompt = padded_inputs("right", batch=3, length=7)
@@ -242,7 +273,7 @@ def test_encoder_decoder_generates_as_torch_does(tmp_path: Path) -> None:
 
 
 def test_without_past_a_decoder_is_one_forward_pass(tmp_path: Path) -> None:
-    model = small("gpt2", AutoModelForCausalLM, n_layer=2)
+    model = small("gpt2", AutoModelForCausalLM)
     (file,) = export_onnx(model, tmp_path, with_past=False)
     assert [each.name for each in session(file).get_inputs()] == ["input_ids", "attention_mask"]
     inputs = padded_inputs("right", batch=2, length=4)
@@ -342,7 +373,7 @@ def test_int8_that_gives_no_numbers_is_refused(
 
 
 def test_a_mismatch_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny("vit").save_pretrained(tmp_path / "model")
+    tiny("vit", num_hidden_layers=1).save_pretrained(tmp_path / "model")
     monkeypatch.setitem(LIMITS, torch.float32, 1e-12)
     with pytest.raises(UserError, match=r"differs from torch by \S+e-0\d of the largest output, more than the 1e-12"):
         export_model(tmp_path / "model", tmp_path / "out")

@@ -20,6 +20,8 @@ from bplightning.stages.quantization import OnnxModel, require_quantizable
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxruntime")
 
 

@@ -1,22 +1,34 @@
 """Every registered strategy keeps its promises: the suite that `bplightning.testing` has for anybody's.
 
-One class a strategy, so that processes that run the tests share them out. `tests/matrix/strategies.py` has all cases.
+One or two classes a strategy, so that the processes that run the tests share them out. All cases are in
+`tests/matrix/strategies.py`.
 """
 
 from __future__ import annotations
 
+import pytest
 from contract_classes import classes
 
 from bplightning.testing import StrategyCase
 
-EVERY_DAY = {"", "element-element", "head-unit", "2:4-1:4", "global-16x16-unit", "True"}
+OTHERWISE = {"element-element", "head-unit", "2:4-1:4", "global-16x16-unit", "True"}
 """Cases by their options: each kind of granularity, both scopes, frozen masks. All others are tried with `movement`."""
 
 
-def everyday(name: str, case: StrategyCase) -> bool:
-    """A part of the cases; hybrid is soft movement with another default."""
-    options = str(case).partition("-")[2]
-    return name == "movement" or options in ({""} if name == "hybrid" else EVERY_DAY)
+def as_it_is(name: str, case: StrategyCase) -> bool:
+    """With its defaults."""
+    return not case.options
 
 
-globals().update(classes(everyday))
+def otherwise(name: str, case: StrategyCase) -> bool:
+    """A part of the other cases, and none of hybrid, which is soft movement with another default."""
+    return bool(case.options) and (name == "movement" or (name != "hybrid" and options_of(case) in OTHERWISE))
+
+
+def options_of(case: StrategyCase) -> str:
+    """What makes its name, behind the strategy's."""
+    return str(case).removeprefix(f"{case.cls.__name__}-")
+
+
+globals().update(classes(as_it_is))
+globals().update(classes(otherwise, suffix="Otherwise", marks=[pytest.mark.slow]))

@@ -12,6 +12,8 @@ from tiny_texts import NAMES, NUMBERS, SEVERAL, TEXTS, rows, write
 
 from bplightning.cli import main
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = [
     *("--task", "classification", "--task.batch_size", "2", "--task.max_length", "32", "--task.cache_dir", "cache"),
     *("--strategy", "movement", "--strategy.target.density", "0.6", "--strategy.window.initial_warmup", "0"),

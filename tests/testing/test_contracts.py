@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from programs import PYTEST, Program
 
+pytestmark = pytest.mark.slow
+
 BROKEN = '''
 import torch
 from bplightning.contracts.target import NO_TARGET, Target

@@ -18,6 +18,8 @@ from bplightning.strategies.movement import Movement
 from bplightning.training.module import PruningModule
 from bplightning.training.ranks import mask_hashes, require_supported
 
+pytestmark = pytest.mark.slow
+
 DIVERGING = '''
 import sys
 from pathlib import Path

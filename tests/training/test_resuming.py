@@ -23,6 +23,8 @@ from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
 from bplightning.training.resuming import Place, RepeatableLoader, reseed
 
+pytestmark = pytest.mark.slow
+
 
 class SaveEverywhere(Checkpoint):
     """A checkpoint in every hook that a callback may choose, named by hook, batches of the epoch and epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ import pytest
 import stand_ins
 import torch
 from lightning.pytorch import LightningModule
+from thinned import thinned
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForCausalLM,
@@ -27,6 +29,7 @@ from transformers import (
 
 import bplightning
 from bplightning.cli import main
+from bplightning.cli.training import TrainingCommand
 from bplightning.measuring import measure
 from bplightning.plugins import STRATEGIES, TASKS, available, load
 from bplightning.tasks.embedded import qa as qa_generated
@@ -52,6 +55,7 @@ QUICKLY = {
 """Behind what a command says."""
 SMALLER = {
     "--seeds 0,1,2": "--seeds 0",
+    "--refill.max_epochs 3": "--refill.max_epochs 1",
     "--config my.yaml": f"--config my.yaml {' '.join(TRAINED)}",
     "eager,compile,onnx,onnx-int8": "eager",  # not every machine has a compiler
     "'[1.5,2,3,4]'": "'[1.1,1.2]'",  # of a small model not much can go
@@ -85,6 +89,29 @@ def commands() -> list[tuple[str, str]]:
             if re.search(r"(?:^|\| *)(bplightning|python cli\.py) ", line):
                 found.setdefault(line, page.name)
     return [(page, line) for line, page in found.items()]
+
+
+def parsed(line: str) -> tuple[str, list[str]]:
+    """The verb and the options of a command, smaller."""
+    for long, short in SMALLER.items():
+        line = line.replace(long, short)
+    words = shlex.split(line.rpartition("|")[2], comments=True)
+    verb, *options = words[2 if words[0] == "python" else 1 :]
+    return verb, options + QUICKLY.get(verb, [])
+
+
+def kind(line: str) -> object:
+    """What two trainings may have in common: strategy, task, configuration and processes. Else it is the command."""
+    verb, options = parsed(line)
+    values = {
+        name: value for name, value in itertools.pairwise(options) if name in ("--strategy", "--task", "--config")
+    }
+    return (frozenset(values), "ddp" in options) if verb == "fit" else line
+
+
+def first_of_each_kind() -> list[tuple[str, str]]:
+    """Of trainings that are alike the first; all commands that do not train."""
+    return [*{kind(line): (page, line) for page, line in reversed(commands())}.values()]
 
 
 def benchmark_commands() -> list[tuple[str, str]]:
@@ -149,7 +176,7 @@ def files(*folders: Path) -> set[tuple[Path, int]]:
     return {(path, path.stat().st_mtime_ns) for path in there if path.is_file() and not path.is_symlink()}
 
 
-@pytest.mark.parametrize(("page", "line"), commands())
+@pytest.mark.parametrize(("page", "line"), thinned(commands(), first_of_each_kind()))
 def test_a_command_in_the_documentation_does_something(
     page: str,
     line: str,
@@ -158,17 +185,12 @@ def test_a_command_in_the_documentation_does_something(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    for long, short in SMALLER.items():
-        line = line.replace(long, short)
-    said, _, command = line.rpartition("|")
-    words = shlex.split(command, comments=True)
-    verb, *options = words[2 if words[0] == "python" else 1 :]
+    said, (verb, options) = line.rpartition("|")[0], parsed(line)
     if verb != "latency-table":
-        model = "FINE_TUNED_FOLDER" if "FINE_TUNED_FOLDER" in words else "DENSE_FOLDER"
+        model = "FINE_TUNED_FOLDER" if "FINE_TUNED_FOLDER" in options else "DENSE_FOLDER"
         (here / "table.json").symlink_to(f"{model}.json")
     text = said.strip().removeprefix("echo ").strip("'")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    options += QUICKLY.get(verb, [])
     before = files(here, shelf)  # what RUN stands for lies on the shelf
     if "ddp" in options:  # Lightning starts the program anew, once a process
         program = Path(sys.executable).with_name("bplightning")
@@ -180,6 +202,14 @@ def test_a_command_in_the_documentation_does_something(
         assert any(path.match(WRITES[verb]) for path in new)
     else:
         assert capfd.readouterr().out.strip() or new
+
+
+@pytest.mark.parametrize(("page", "line"), [each for each in commands() if each not in first_of_each_kind()])
+def test_a_training_like_another_is_built(page: str, line: str, here: Path) -> None:
+    """What it names is there, and its options are accepted; `make matrix` runs it too."""
+    verb, options = parsed(line)
+    (here / "table.json").symlink_to("DENSE_FOLDER.json")
+    assert TrainingCommand([verb, *options]).built.module.strategy is not None
 
 
 def saved_models(page: str) -> dict[str, Any]:
