@@ -26,7 +26,7 @@ from bplightning.compaction.example_inputs import random_inputs
 from bplightning.compaction.loading import DTYPES
 from bplightning.errors import UserError
 from bplightning.io.invocation import program
-from bplightning.io.progress_bar import Watch, unwatched
+from bplightning.io.progress_bar import OnProgress, no_progress
 from bplightning.io.provenance import now, versions
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import measure
@@ -45,7 +45,7 @@ def benchmark(
     threads: int | None = None,
     tolerance: float = 0.02,
     seconds: float = 20.0,
-    watch: Watch = unwatched,
+    on_progress: OnProgress = no_progress,
 ) -> Benchmark:
     """Time a model side by side with the dense one.
 
@@ -60,7 +60,7 @@ def benchmark(
         threads: CPU threads, 1 or more; by default torch's own number.
         tolerance: A ratio is settled when half of its 95 % confidence interval is at most this fraction of it.
         seconds: Most time spent on one shape, without compiling; slow models take longer, for six rounds.
-        watch: Is told of progress.
+        on_progress: Is told of progress.
 
     Returns:
         The document; `bplightning.benchmarking.table.render` draws it.
@@ -87,7 +87,7 @@ def benchmark(
     vocabulary = min((each.vocabulary for each in candidates if each.vocabulary is not None), default=None)
     found: list[Row] = []
     with cpu_threads(threads), tempfile.TemporaryDirectory() as scratch:
-        watch(0, "counting FLOPs")  # runs each model at each shape, so a lack of memory shows now
+        on_progress(0, "counting FLOPs")  # runs each model at each shape, so a lack of memory shows now
         inputs = {shape: random_inputs(models[reference], *shape, vocabulary=vocabulary) for shape in used}
         flops = {
             shape: {name: _flops(model, inputs[shape], shape, new_tokens) for name, model in models.items()}
@@ -95,7 +95,7 @@ def benchmark(
         }
         bound = {}
         for name, backend in variants:
-            watch(0, f"preparing {name} in {backend}")
+            on_progress(0, f"preparing {name} in {backend}")
             bound[name, backend] = prepare(backend, models[name], folder=Path(scratch) / f"{name}-{backend}")
         for index, shape in enumerate(used):
             calls: dict[tuple[Work, Variant], Callable[[], object]] = {
@@ -106,7 +106,7 @@ def benchmark(
             label = measure.shape_name(*shape)
 
             def part(spent: float, index: int = index, label: str = label) -> None:
-                watch((index + min(1.0, spent / seconds)) / len(used), label)
+                on_progress((index + min(1.0, spent / seconds)) / len(used), label)
 
             part(0)
             with torch.inference_mode(), compiling() if "compile" in backends else nullcontext():

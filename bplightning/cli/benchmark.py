@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from bplightning.errors import UserError
 from bplightning.io.files import writable, write_whole
+from bplightning.io.quiet import quiet_transformers
 
 
 def benchmark(
@@ -55,13 +54,13 @@ def benchmark(
     from bplightning.benchmarking import benchmark as timing
     from bplightning.benchmarking import plot as plotting
     from bplightning.benchmarking.table import render
-    from bplightning.io.progress_bar import watching
+    from bplightning.io.progress_bar import progress_bar
 
     rows, tokens = _numbers("batch_sizes", batch_sizes), _numbers("lengths", lengths)
     json_file, picture = (None if name is None else writable(Path(name), overwrite) for name in (output, plot))
     if picture is not None:
         plotting.check_plot(picture)
-    with quiet(), watching() as watch:
+    with quiet_transformers(), progress_bar() as on_progress:
         found = timing.benchmark(
             folder,
             against,
@@ -73,7 +72,7 @@ def benchmark(
             threads=threads,
             tolerance=tolerance,
             seconds=seconds,
-            watch=watch,
+            on_progress=on_progress,
         )
     if json_file is not None:
         write_whole(json_file, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -97,19 +96,3 @@ def _numbers(name: str, text: str) -> list[int]:
             f"{name} is {text!r}; it must be whole numbers, 1 or more, separated by commas, such as 1,8,32."
         )
     return [int(word) for word in words]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Print nothing of what transformers reports while it loads a model or generates with it."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    try:
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from bplightning.cli.benchmark import quiet
 from bplightning.errors import UserError
 from bplightning.io.files import writable
+from bplightning.io.quiet import quiet_transformers
 from bplightning.io.run_folder import baseline_of
 
 
@@ -42,7 +42,7 @@ def latency_table(
     from bplightning.benchmarking.benchmark import cpu_threads, device_named
     from bplightning.benchmarking.models import dense_candidate
     from bplightning.compaction.loading import DTYPES
-    from bplightning.io.progress_bar import watching
+    from bplightning.io.progress_bar import progress_bar
     from bplightning.measuring.latency_measuring import measured_table
 
     for name, value in (("batch_size", batch_size), ("length", length), ("threads", 1 if threads is None else threads)):
@@ -51,9 +51,11 @@ def latency_table(
     if not 0 < seconds < float("inf"):
         raise UserError(f"seconds is {seconds:g}; it must be more than 0.")
     place, file = device_named(device), writable(Path(out), overwrite)
-    with quiet(), watching() as watch, cpu_threads(threads):
+    with quiet_transformers(), progress_bar() as on_progress, cpu_threads(threads):
         dense = dense_candidate(_dense_of(model)).load(dtype=DTYPES[dtype], device=place)
-        table = measured_table(dense, (batch_size, length), device=place, dtype=dtype, seconds=seconds, watch=watch)
+        table = measured_table(
+            dense, (batch_size, length), device=place, dtype=dtype, seconds=seconds, on_progress=on_progress
+        )
     table.save(file)
     console = Console(highlight=False)
     for line in table.described():

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import Namespace
 from rich.console import Console
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from bplightning.cli.trainers import add_method_options, seeded
 from bplightning.cli.training import training_parser
 from bplightning.contracts.strategy import Progress
 from bplightning.contracts.task import Task
 from bplightning.distillation.load_finetuned import load_fitting
-from bplightning.io.progress_bar import watching
+from bplightning.io.progress_bar import progress_bar
+from bplightning.io.quiet import quiet_loggers, quiet_transformers
 from bplightning.planning.measured import Measuring, measured
 from bplightning.planning.plan import NOMINAL_STEPS, plan
 from bplightning.planning.schema import Plan
@@ -48,7 +45,7 @@ def run_plan(args: list[str]) -> None:
             the process ends with status 1.
     """
     parser = plan_parser()
-    with _quiet():
+    with quiet_transformers(), quiet_loggers("lightning.pytorch", "lightning.fabric"):
         settings = parser.parse_args([*recipe_arguments(["fit", *args]), *arranged(args)])
         found = planned(parser, settings)
     if settings.json:
@@ -98,8 +95,10 @@ def planned(parser: PluginParser, settings: Namespace) -> Plan:
         end=_end(module.warmup, settings.trainer.max_steps),
     )
     if measuring is not None and not found["problems"]:
-        with watching() as watch:
-            found["measured"] = measured(model, found, measuring, make_inputs=inputs, seed=seed or 0, watch=watch)
+        with progress_bar() as on_progress:
+            found["measured"] = measured(
+                model, found, measuring, make_inputs=inputs, seed=seed or 0, on_progress=on_progress
+            )
     return found
 
 
@@ -144,23 +143,3 @@ def _end(warmup: float, max_steps: int) -> Progress:
     """The last step of training, in a run of nominal length unless its steps are given."""
     total = max_steps if max_steps > 0 else NOMINAL_STEPS
     return Progress(total, total, warmup_steps=round(warmup * total) if warmup < 1 else int(warmup))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing of what loading a model and setting a seed say beside the plan; warnings come through."""
-    lightning = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in lightning]
-    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    try:
-        for logger in lightning:
-            logger.setLevel(logging.WARNING)
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        yield
-    finally:
-        for logger, level in zip(lightning, levels, strict=True):
-            logger.setLevel(level)
-        transformers_logging.set_verbosity(verbosity)
-        if bar:
-            transformers_logging.enable_progress_bar()

@@ -28,7 +28,7 @@ from bplightning.runs.parser import PluginParser
 from bplightning.runs.training_options import PLUGINS, PRUNE_ONLY, new_parser
 from bplightning.stages.alignment import Alignment
 from bplightning.stages.one_shot import EXAMPLES, MODEL, prune
-from bplightning.training.appending_csv_logger import GrowingCSVLogger
+from bplightning.training.appending_csv_logger import AppendingCSVLogger
 from bplightning.training.module import PruningModule
 
 DESCRIPTION = (
@@ -57,7 +57,7 @@ def run_prune(args: Sequence[str]) -> Report | None:
     own: dict[str, Any] = {"enable_checkpointing": False}
     if chosen.logger in (None, True):
         family = family_of(chosen, module)
-        own["logger"] = GrowingCSVLogger(family.parent, name=family.name)
+        own["logger"] = AppendingCSVLogger(family.parent, name=family.name)
     saves = [] if chosen.fast_dev_run else [SaveConfigCallback(parser, settings)]
     trainer = make_trainer(chosen, [*usual_callbacks(chosen), *saves], **own)
     folder = Path(trainer.log_dir or trainer.default_root_dir)

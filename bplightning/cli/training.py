@@ -40,7 +40,7 @@ from bplightning.runs.parser import PluginParser
 from bplightning.runs.reading import checkpoint_of
 from bplightning.runs.training_options import add_run_options, new_parser, recipe_arguments
 from bplightning.stages import pipeline
-from bplightning.training.appending_csv_logger import GrowingCSVLogger
+from bplightning.training.appending_csv_logger import AppendingCSVLogger
 from bplightning.training.checkpoint_files import find_checkpoint
 from bplightning.training.interrupts import StopGracefully, resume_command
 from bplightning.training.kept_checkpoints import LastCheckpoint, PrunedCheckpoint
@@ -165,9 +165,9 @@ class TrainingCommand:
             callbacks.append(SaveConfigCallback(self.parser, self.settings, overwrite=in_own_folder))
         return make_trainer(self._given, callbacks, **own)
 
-    def _logger(self) -> GrowingCSVLogger:
+    def _logger(self) -> AppendingCSVLogger:
         version = None if self._earlier is None else self._earlier.name
-        return GrowingCSVLogger(self._family.parent, name=self._family.name, version=version)
+        return AppendingCSVLogger(self._family.parent, name=self._family.name, version=version)
 
     def stage_trainer(self, folder: Path, max_epochs: int | None = None) -> Trainer:
         """A trainer of the same settings for a stage before or after the pruning, with objects of its own.
@@ -180,7 +180,7 @@ class TrainingCommand:
         callbacks = [item for item in usual_callbacks(settings) if not isinstance(item, Checkpoint)]
         keeps = settings.enable_checkpointing is not False and not settings.barebones
         callbacks += [SavesConfigOf(self.trainer), self._stop_gracefully(), *([LastCheckpoint()] if keeps else [])]
-        own: dict[str, Any] = {"logger": GrowingCSVLogger(folder, name="", version=""), "enable_checkpointing": keeps}
+        own: dict[str, Any] = {"logger": AppendingCSVLogger(folder, name="", version=""), "enable_checkpointing": keeps}
         if max_epochs is not None:
             own |= {"max_epochs": max_epochs, "max_steps": -1, "min_epochs": None, "min_steps": None}
         return make_trainer(settings, callbacks, **own)

@@ -1,8 +1,8 @@
-"""Where the heads and units of a network go: the score that keeps each of them alive the longest.
+"""Survival scores of heads and units: the score threshold up to which each of them is not dead.
 
-They go as `bplightning.compaction.exact_compaction` finds: a head when each of its dimensions has a value row or an
-output column without a tile, a unit when one of its rows or its column has none. That a value's constant may be zero
-by chance is not foreseen.
+The rules are those of `bplightning.compaction.dead_parts`: a head is dead when each of its dimensions has a value row
+or an output column without a kept tile, a unit when one of its rows or its column has none. A value that is zero by
+chance is not considered.
 
 Legend: `O` out features, `I` in features, `R`, `C` grid rows and columns, `H` heads, `K` key/value heads, `D` head
 size, `F` units.
@@ -21,15 +21,15 @@ from bplightning.layout.resizing import Group, can_shrink
 from bplightning.masks.masking import Cover, Mask
 
 
-class Lives:
-    """Looks the masks of a network up for its heads and units.
+class Survival:
+    """Computes survival scores of heads and units from the scores of masks.
 
     Args:
-        layout: What can be pruned of it.
+        layout: Layout of the model.
         masks: Its masks.
 
     Attributes:
-        groups: Those that can lose heads or units, and all of whose projections have a mask.
+        groups: The groups that can lose heads or units, and whose projections all have a mask.
     """
 
     def __init__(self, layout: PrunableLayout, masks: Sequence[Mask]) -> None:
@@ -45,7 +45,7 @@ class Lives:
                 self._where[cover.member] = index, cover, tuple(cover.member.weight(layout.model).shape)
 
     def of(self, group: Group, scores: Sequence[Tensor]) -> Tensor:
-        """Where each key/value head of a group goes, with its queries, or each unit: ``(K,)`` or ``(F,)``.
+        """The survival score of each key/value head of a group, or of each unit: ``(K,)`` or ``(F,)``.
 
         Args:
             group: One of `groups`.
@@ -60,13 +60,13 @@ class Lives:
         return torch.minimum(values, columns).flatten(1).amax(1)
 
     def _units(self, group: FeedForwardGroup, scores: Sequence[Tensor]) -> Tensor:
-        """Beside a factor that has a bias the other one must go, too."""
+        """With a bias, a unit is dead only if both of its factors are."""
         rows = torch.stack([self._lines(up, scores, axis=0) for up in group.up])
-        lives = rows.amax(0) if self._biased[group.name] else rows.amin(0)
-        return torch.minimum(lives, self._lines(group.down, scores, axis=1))
+        survival = rows.amax(0) if self._biased[group.name] else rows.amin(0)
+        return torch.minimum(survival, self._lines(group.down, scores, axis=1))
 
     def _lines(self, member: Member, scores: Sequence[Tensor], *, axis: int) -> Tensor:
-        """Where the last tile goes of each row (`axis` 0) or column (1) of a member: ``(O,)`` or ``(I,)``."""
+        """The highest score of the tiles in each row (`axis` 0) or column (1) of a member: ``(O,)`` or ``(I,)``."""
         index, cover, shape = self._where[member]
         scores_RC = scores[index].T if cover.transposed else scores[index]
         highest = scores_RC.amax(1 - axis)

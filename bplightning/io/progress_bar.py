@@ -1,4 +1,4 @@
-"""Telling a user what a measurement is doing, never while anything is timed."""
+"""Showing the progress of a measurement, never while anything is timed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-Watch = Callable[[float, str], object]
-"""Told which fraction is done, and what is being done."""
+OnProgress = Callable[[float, str], object]
+"""Called with the fraction done and the current work."""
 
 OFTEN = 0.5
-"""Seconds between two drawings of a bar, at least."""
+"""Fewest seconds between two drawings of a bar."""
 
 
-def unwatched(fraction: float, what: str) -> None:
-    """Tell nobody."""
+def no_progress(fraction: float, what: str) -> None:
+    """Show nothing."""
 
 
 @contextmanager
-def watching() -> Iterator[Watch]:
-    """A bar on a terminal, or a line for each thing that is begun; drawn when it is told, and at no other time."""
+def progress_bar() -> Iterator[OnProgress]:
+    """A bar on a terminal, otherwise one line for each kind of work; drawn only when called."""
     console = Console(stderr=True)
     if not console.is_terminal:
         said = ""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bplightning.compaction.example_inputs import random_inputs
 from bplightning.errors import UserError
-from bplightning.io.progress_bar import Watch, unwatched
+from bplightning.io.progress_bar import OnProgress, no_progress
 from bplightning.io.provenance import now
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import Group, can_shrink
@@ -68,7 +68,7 @@ def measured_table(
     device: torch.device,
     dtype: str = "float32",
     seconds: float = SECONDS,
-    watch: Watch = unwatched,
+    on_progress: OnProgress = no_progress,
 ) -> LatencyTable:
     """Measure the latency table of a dense model.
 
@@ -78,7 +78,7 @@ def measured_table(
         device: The device of the model.
         dtype: Its precision, for the table.
         seconds: Time spent, in seconds; slow models take longer, because every copy runs six rounds.
-        watch: Is told of progress, never while anything is timed.
+        on_progress: Is told of progress, never while anything is timed.
 
     Raises:
         UserError: Layers of one role differ, nothing can be removed, or removing everything saves no time.
@@ -97,12 +97,12 @@ def measured_table(
     ratios: dict[_Copy, float] = {}
     names, parts = list(copies), math.ceil(len(copies) / AT_ONCE)
     for done in range(parts):
-        watch(done / parts, f"{len(copies)} compact copies and the dense model, {measure.shape_name(*shape)}")
+        on_progress(done / parts, f"{len(copies)} compact copies and the dense model, {measure.shape_name(*shape)}")
         own = names[done::parts]  # copies of every kind, so that a slow period does not distort one curve
         took_ms, found = _beside(model, [_copy_of(layout, copies[name]) for name in own], shape, seconds / parts)
         dense.append(took_ms)
         ratios |= {name: min(ratio, 1.0) for name, ratio in zip(own, found, strict=True)}
-    watch(1.0, "done")
+    on_progress(1.0, "done")
     dense_ms = median(dense)
     roles = {}
     for role, of in described.roles.items():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bplightning.compaction.example_inputs import random_inputs
 from bplightning.compaction.loading import DTYPES
 from bplightning.errors import UserError
-from bplightning.io.progress_bar import Watch, unwatched
+from bplightning.io.progress_bar import OnProgress, no_progress
 from bplightning.layout.groups import Member
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import Group
@@ -94,7 +94,7 @@ def measured(
     *,
     make_inputs: MakeInputs | None = None,
     seed: int = 0,
-    watch: Watch = unwatched,
+    on_progress: OnProgress = no_progress,
 ) -> Measured:
     """Time compact copies of a model along with it; the model stays unchanged.
 
@@ -104,7 +104,7 @@ def measured(
         measuring: Densities, shapes and device.
         make_inputs: Returns the model's keyword arguments for `B` and `L`; by default random tokens or images.
         seed: Seed of the choice of heads and units to remove.
-        watch: Is told of progress, never while anything is timed.
+        on_progress: Is told of progress, never while anything is timed.
 
     Returns:
         The plan's part ``measured``; it has no copies where pruning makes nothing smaller.
@@ -126,17 +126,19 @@ def measured(
     steps = len(points) + len(shapes)
     models, worked = [], []
     for done, point in enumerate(points):
-        watch(done / steps, f"compacting at a density of {100 * point.density:.4g} %" if done else "the dense model")
+        on_progress(
+            done / steps, f"compacting at a density of {100 * point.density:.4g} %" if done else "the dense model"
+        )
         models.append(compact_copy(layout, kept_at_random(shrinking, point.by_role, seed=seed)) if done else model)
         worked.append({measure.shape_name(*shape): measure.flops(models[-1], inputs(*shape)) for shape in shapes})
     times: dict[str, dict[str, Times]] = {str(index): {} for index in range(len(models))}
     for done, shape in enumerate(shapes, len(points)):
-        watch(done / steps, f"timing {len(models)} models, {measure.shape_name(*shape)}")
+        on_progress(done / steps, f"timing {len(models)} models, {measure.shape_name(*shape)}")
         together = dict(zip(times, models, strict=True))
         found = measure.latency(together, inputs, [shape], seconds=measuring.seconds, min_rounds=INTERVAL_ROUNDS)
         for name, latency in found.items():
             times[name] |= latency
-    watch(1.0, "done")
+    on_progress(1.0, "done")
 
     dense, *others = (
         _row(point, layout, PrunableLayout.of(each, layout.family), shrinking, (worked[0], flops), (times["0"], took))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import time
@@ -15,10 +14,10 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from transformers.utils import logging as transformers_logging
 
 from bplightning.errors import UserError
 from bplightning.io.json_lines import STANDARD, JsonLinesWriter, read_records
+from bplightning.io.quiet import quiet_loggers, quiet_transformers
 from bplightning.io.run_folder import find_model
 from bplightning.runs.saved_model import read_model
 from bplightning.training.module import frozen_module
@@ -219,21 +218,13 @@ def _chunks(placed: Iterable[Placed]) -> Iterator[list[Placed]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No word on progress of what takes a moment, nor what Lightning says each time it starts and stops."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level, bars = logger.level, transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.WARNING)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-            warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers", UserWarning)
-            warnings.filterwarnings("ignore", "GPU available but not used", UserWarning)
-            yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    """Hide progress bars, and the messages of Lightning when it starts and stops."""
+    lightning = quiet_loggers("lightning.pytorch.utilities.rank_zero")
+    with quiet_transformers(warnings=True), lightning, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers", UserWarning)
+        warnings.filterwarnings("ignore", "GPU available but not used", UserWarning)
+        yield
 
 
 @contextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch.utilities.seed import isolate_rng
-from transformers.utils import logging as transformers_logging
 
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
+from bplightning.io.quiet import quiet_transformers
 from bplightning.io.run_folder import baseline_of, settings_of, unreadable
 from bplightning.runs.build import BuiltRun, build
 from bplightning.runs.older_configuration import renewed
@@ -45,7 +43,7 @@ def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
             f"`validate --ckpt_path {run / 'compact'} --task ...` evaluates."
         )
     file = checkpoint_of(run, checkpoint)
-    with isolate_rng(), _without_load_report():  # building a model draws random numbers, which are the caller's
+    with isolate_rng(), quiet_transformers():  # building a model draws random numbers, which are the caller's
         read = _read(run)
         module = read.module
         if read.start == "baseline" and (baseline := baseline_of(run)) is not None:
@@ -96,17 +94,6 @@ def checkpoint_of(run: Path, checkpoint: str | Path | None = None) -> Path:
             f"one; in {str(run / 'checkpoints')!r} there are: {there}."
         )
     return file
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Not a word of new weights in the head: the checkpoint has them."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def _read(run: Path, model: Path | None = None) -> BuiltRun:

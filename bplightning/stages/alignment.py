@@ -27,7 +27,7 @@ from bplightning.plugins import name_of
 from bplightning.reporting.schema import Aligned, AlignedLayer, AlignmentCandidate, Numbers
 from bplightning.stages.stage_cache import Notes
 from bplightning.training.module import PruningModule
-from bplightning.training.restore_units import masks_restored, put_back
+from bplightning.training.restore_units import masks_restored, restore_units
 
 AUTO = "auto"
 """A multiple that is to be found by measurement."""
@@ -111,7 +111,7 @@ def align(
         return None
 
     def find() -> Aligned:
-        before = put_back(module, 1)
+        before = restore_units(module, 1)
         device = trainer.strategy.root_device
         mine = _find(module, task, settings, before, device=device, dtype=dtype) if trainer.is_global_zero else None
         found = cast(Aligned, trainer.strategy.broadcast(mine))
@@ -121,7 +121,7 @@ def align(
 
     aligned: Aligned = notes.once("alignment", find)
     multiple = aligned["multiple_of"]
-    put_back(module, multiple)
+    restore_units(module, multiple)
     widths = "stay as they are, which is the fastest" if multiple == 1 else f"are made multiples of {multiple}"
     rank_zero_info(f"Feed-forward widths {widths}: {aligned['units_added']} units put back.")
     return aligned
@@ -142,7 +142,7 @@ def _find(
     models: dict[int, Any] = {}
     for multiple in multiples:
         with masks_restored(module.strategy.all_masks):
-            models[multiple] = compact(put_back(module, multiple))
+            models[multiple] = compact(restore_units(module, multiple))
     times = _times(models, task, device=device, dtype=dtype)
     chosen = fastest(times) if auto else multiples[-1]
     widths = {multiple: _widths(model.compaction_plan) for multiple, model in models.items()}

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
-from bplightning.io.progress_bar import Watch, unwatched
+from bplightning.io.progress_bar import OnProgress, no_progress
 from bplightning.training.calibration import CalibrationBatches, tensors
 
 
@@ -27,7 +27,7 @@ class CalibrationSet(CalibrationBatches):
         examples: How many to choose, 1 or more; all there are, if those are fewer.
         seed: What the choice follows from.
         device: Where the batches are needed.
-        watch: Is told of each pass.
+        on_progress: Is told of each pass.
 
     Attributes:
         examples: How many there are.
@@ -37,7 +37,13 @@ class CalibrationSet(CalibrationBatches):
     """
 
     def __init__(
-        self, task: Task, *, examples: int, seed: int, device: torch.device | str = "cpu", watch: Watch = unwatched
+        self,
+        task: Task,
+        *,
+        examples: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        on_progress: OnProgress = no_progress,
     ) -> None:
         require_examples(examples)
         loader: Any = task.train_dataloader()
@@ -51,7 +57,7 @@ class CalibrationSet(CalibrationBatches):
         with isolate_rng():
             torch.manual_seed(seed)
             super().__init__([tensors(task.model_inputs(batch)) for batch in made], torch.device(device))
-        self._watch, self._passes = watch, 0
+        self._watch, self._passes = on_progress, 0
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         self._passes += 1

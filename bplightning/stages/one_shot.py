@@ -16,7 +16,7 @@ from bplightning.contracts.strategy import Progress
 from bplightning.contracts.suitability import require_one_shot
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
-from bplightning.io.progress_bar import watching
+from bplightning.io.progress_bar import progress_bar
 from bplightning.reporting.report import Report
 from bplightning.stages.alignment import Alignment, require_possible
 from bplightning.stages.calibration_set import CalibrationSet, require_examples
@@ -104,9 +104,9 @@ def prune(
     task.prepare_data()
     task.setup("fit")
     seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-    with watching() as watch:
+    with progress_bar() as on_progress:
         device = trainer.strategy.root_device
-        batches = CalibrationSet(task, examples=examples, seed=seed, device=device, watch=watch)
+        batches = CalibrationSet(task, examples=examples, seed=seed, device=device, on_progress=on_progress)
         module.model = task.build_model()
         unpruned = copy.deepcopy(module.model) if baseline == MODEL else None
         module.configure_model()  # a model that the strategy cannot prune is refused here

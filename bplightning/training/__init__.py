@@ -1,1 +1,1 @@
-"""The LightningModule and what surrounds a training: calibration, checkpoints, resuming, monitoring."""
+"""The LightningModule and its callbacks: calibration, checkpoints, resuming, monitoring."""

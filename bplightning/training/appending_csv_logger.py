@@ -1,4 +1,4 @@
-"""Lightning's CSV log, which goes on where an earlier process of the same run has stopped."""
+"""A CSV log that a resumed run appends to."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lightning.pytorch.loggers import CSVLogger
 from bplightning.io.files import write_whole
 
 
-class GrowingCSVLogger(CSVLogger):
-    """A `CSVLogger` whose ``metrics.csv`` keeps the lines that are in its folder already.
+class AppendingCSVLogger(CSVLogger):
+    """A `CSVLogger` that keeps the lines of an existing ``metrics.csv``.
 
-    Lightning's own removes the file that it finds. Steps trained again, those after the last checkpoint, stand twice.
+    Lightning's own logger deletes the file. Steps after the last checkpoint, which are trained again, appear twice.
     """
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Lightning's writer; the lines that were there stand before its own."""
+        """Lightning's writer, which writes after the existing lines."""
         if self._experiment is None:
             file = Path(self.log_dir) / "metrics.csv"
             before = file.read_text(encoding="utf-8") if file.is_file() else ""
-            before = before[: before.rfind("\n") + 1]  # a process that was killed may have left half a line
+            before = before[: before.rfind("\n") + 1]  # a killed process may have left half a line
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Experiment logs directory .* will be deleted", UserWarning)
                 writer: Any = super().experiment

@@ -1,4 +1,4 @@
-"""Training data shown to a strategy between two optimizer steps, the same on all ranks and in a resumed run."""
+"""Calibrating a strategy on training data between two optimizer steps, the same on all ranks and in a resumed run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from bplightning.contracts.task import Task
 from bplightning.training.resuming import Place, RepeatableLoader, generators_of
 
 SEED = 0
-"""Of the order of the examples: that of a run's first epoch would be another one in each run, for no reason."""
+"""Seed of the order of the examples, so that every run calibrates on the same ones."""
 
 
 class CalibrationBatches:
-    """Batches, as often as they are asked for, on a device.
+    """Batches on a device, which can be iterated over several times.
 
     Args:
-        batches: What the model's ``forward`` takes, on the processor.
-        device: Where the model is.
+        batches: Keyword arguments of the model's ``forward``, on the CPU.
+        device: The device of the model.
     """
 
     def __init__(self, batches: list[dict[str, Tensor]], device: torch.device) -> None:
@@ -43,18 +43,18 @@ class CalibrationBatches:
 
 
 def calibrate(trainer: Trainer, task: Task, model: nn.Module, strategy: OneShot, *, examples: int, step: int) -> None:
-    """Let a strategy calibrate itself, in the midst of training; on all ranks together.
+    """Let a strategy calibrate itself during training, on all ranks together.
 
-    Every rank computes from the same examples. Kernels may round otherwise on one rank than on another, so weights and
-    masks are then those of the first.
+    Every rank computes from the same examples. Kernels may round differently on each rank, so weights and masks are
+    then copied from the first.
 
     Args:
         trainer: The trainer, with its loader of training data.
         task: The task.
-        model: The model that is pruned; modes of its modules and random numbers are as before afterwards.
+        model: The model that is pruned; the modes of its modules and the random state are restored afterwards.
         strategy: The strategy.
-        examples: How many examples to show it, as far as there are so many.
-        step: Optimizer steps taken, to be told to the user.
+        examples: Number of examples, or all if there are fewer.
+        step: Optimizer steps taken, for the message.
     """
     training = [module for module in model.modules() if module.training]
     with isolate_rng():
@@ -73,17 +73,17 @@ def calibrate(trainer: Trainer, task: Task, model: nn.Module, strategy: OneShot,
 
 
 def shared_batches(trainer: Trainer, task: Task, examples: int) -> list[dict[str, Tensor]]:
-    """The first batches of the training set in an order of their own, those of all ranks on each of them.
+    """The first batches of the training set in a fixed order; each rank gets those of all ranks.
 
-    The trainer's own loader is not touched: it may be in the midst of an epoch.
+    The trainer's own loader is not touched, since it may be inside an epoch.
 
     Args:
         trainer: The trainer.
-        task: The task, which says what of a batch its model takes.
-        examples: How many examples, as far as there are so many; the last batch is whole.
+        task: The task, which selects the model's inputs from a batch.
+        examples: Number of examples, or all if there are fewer; the last batch is whole.
 
     Returns:
-        Tensors on the processor.
+        Tensors on the CPU.
     """
     loader = RepeatableLoader(_apart(trainer.train_dataloader), SEED, lambda: Place(0))
     states = [(generator, generator.get_state()) for each in loader.flattened for generator in generators_of(each)]
@@ -108,26 +108,26 @@ def shared_batches(trainer: Trainer, task: Task, examples: int) -> list[dict[str
 
 
 def tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Without what is no tensor, such as texts and identifiers."""
+    """Only the tensors of `inputs`, without texts and identifiers."""
     return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
 def rows_of(batch: dict[str, Tensor]) -> int:
-    """Examples of a batch."""
+    """Number of examples in a batch."""
     return len(next(iter(batch.values())))
 
 
 def _apart(loaders: Any) -> Any:
-    """The same loaders, but with iterators of their own."""
+    """The same loaders with separate iterators."""
     found = CombinedLoader(loaders, "max_size_cycle")
     found.flattened = [copy.copy(loader) for loader in found.flattened]
     for loader in found.flattened:
         if isinstance(loader, DataLoader):
-            loader._iterator = None  # persistent workers are in the midst of an epoch
+            loader._iterator = None  # persistent workers are inside an epoch
     return found
 
 
 def _samplers(loader: CombinedLoader) -> list[Any]:
-    """Samplers that an epoch is told to."""
+    """Samplers with an epoch that can be set."""
     parts = itertools.chain(*((each, getattr(each, "sampler", None)) for each in loader.flattened))
     return [part for part in parts if hasattr(part, "set_epoch") and hasattr(part, "epoch")]

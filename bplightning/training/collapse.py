@@ -1,4 +1,4 @@
-"""Says when nothing is left of a layer while pruning still goes on: soon enough to stop and choose other settings."""
+"""Warning when pruning removes a whole layer early, while there is time to stop and choose other settings."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lightning.pytorch.utilities import rank_zero_warn
 from bplightning.contracts.capabilities import Advising
 
 NAMED = 6
-"""How many masks a warning names."""
+"""Most masks that a warning names."""
 
 
-class CollapseWatch(Callback):
-    """Warns, at validations before the target is reached, of masks that keep nothing; every `PruningModule` brings it.
+class CollapseWarning(Callback):
+    """Warns about masks that keep nothing, at validations before the target is reached; every `PruningModule` adds it.
 
-    Each mask is named once. A network can do without a layer's heads or units, and well-pruned ones often do; a layer
-    that is gone early, or a whole role, more often means that its scores fall faster than the others'.
+    Each mask is named once. A network can do without all heads or units of a layer, and a well-pruned one often does.
+    But an empty layer early in training, or an empty role, often means that its scores fall faster than the others'.
     """
 
     def __init__(self) -> None:
         self._named: set[str] = set()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look now, when masks have stood still for a while anyway."""
+        """Check the masks after a validation."""
         module: Any = pl_module
         masks = module.strategy.masks
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not masks or module.target_reached():
@@ -42,7 +42,7 @@ class CollapseWatch(Callback):
         remedies = () if advising is None else advising.collapse_remedies
         shown = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED} more" if len(empty) > NAMED else "")
         rank_zero_warn(
-            f"Nothing is left of {shown} at step {trainer.global_step}, and pruning goes on (density "
+            f"Nothing is left of {shown} at step {trainer.global_step}, and pruning continues (density "
             f"{density['total']:.3f}){'; all of ' + ' and '.join(gone) + ' is gone' if gone else ''}. Where the score "
             f"falls with it: prune less, or train longer{'; or give ' + ', or '.join(remedies) if remedies else ''}."
         )

@@ -1,4 +1,4 @@
-"""Ends a run whose numbers are no longer numbers, says where that began, and keeps such weights out of checkpoints."""
+"""Ending a run with NaN or infinite values: where they began is reported, and no such checkpoint is written."""
 
 from __future__ import annotations
 
@@ -13,62 +13,62 @@ from bplightning.errors import UserError
 from bplightning.training.kept_checkpoints import last_saved
 
 SHORT = (torch.float16, torch.bfloat16)
-"""Precisions too small for scores."""
+"""Precisions that are too low for scores."""
 
 
 def require_precise_scores(strategy: nn.Module) -> None:
-    """Refuse scores that would never move: in 16 bits a step is lost when it is added to a score near 1 or above.
+    """Refuse scores in 16 bits, which would never change: a step is rounded away when added to a score near 1 or above.
 
     Args:
-        strategy: The strategy, as the optimizer is to find it.
+        strategy: The strategy, before optimizers are made.
 
     Raises:
-        UserError: What it learns has 16 bits.
+        UserError: Its parameters have 16 bits.
     """
     short = next((value.dtype for value in strategy.parameters() if value.dtype in SHORT), None)
     if short is not None:
         raise UserError(
             f"the scores of {type(strategy).__name__} are {str(short).removeprefix('torch.')}, in which their steps "
-            "round to nothing and they never move: give trainer.precision bf16-mixed or 32-true."
+            "are rounded away: give trainer.precision bf16-mixed or 32-true."
         )
 
 
 class FiniteGuard(Callback):
-    """Stops at a loss, scores or weights with NaN or infinity; every `PruningModule` brings it along.
+    """Stops a run when loss, scores or weights are NaN or infinite; every `PruningModule` adds it.
 
-    It looks at loss and scores in each step on processors, where ranks tell one another: a step later, what one of them
-    has is in every weight of all. On an accelerator, which it would hold up, it looks in the steps that are logged. At
-    weights it looks before validations and checkpoints.
+    Loss and scores are checked in each step on CPUs, on all ranks together, since a step later one bad value is in
+    every weight of all ranks. On an accelerator, where checking would make the host wait, they are checked in the steps
+    that are logged. Weights are checked before validations and checkpoints.
     """
 
     def __init__(self) -> None:
         self._batch: Any = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the batch for as long as it is at hand anyway."""
+        """Remember the batch until its step ends."""
         self._batch = batch
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Let go of the batch."""
+        """Forget the batch."""
         self._batch = None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Look before the optimizer would write what is wrong into every weight."""
+        """Check before the optimizer spreads a bad value to every weight."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if loss.device.type != "cpu" and (not every or (trainer.global_step + 1) % every):
             return
         self._require_finite(trainer, pl_module, loss=loss.detach())
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before a validation, which would only find that the model has become bad."""
+        """Check before a validation, which would only show a bad score."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._require_finite(trainer, pl_module, weights=True)
 
     def _require_finite(
         self, trainer: Trainer, module: Any, *, loss: Tensor | None = None, weights: bool = False
     ) -> None:
-        # In float16 a step may overflow: a scaler then skips it and halves its scale, which begins far above 1. Once it
-        # has come down to 1, it has skipped many steps in a row, and the loss it is given is bad by itself.
+        # In float16 a step may overflow: a scaler then skips it and halves its scale, which starts far above 1. At a
+        # scale of 1 it has skipped many steps in a row, so the loss itself is bad.
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         left_to_scaler = scaler is not None and scaler.get_scale() > 1
         values = [] if loss is None or left_to_scaler else [loss]
@@ -78,7 +78,7 @@ class FiniteGuard(Callback):
         if not trainer.strategy.reduce_boolean_decision(bad, all=False):
             return
         if not bad:
-            raise not_finite(trainer, what="a value", place="on another rank, which says where")
+            raise not_finite(trainer, what="a value", place="another rank, whose own message has more")
         what = "a weight" if loss is None else "a score" if loss.isfinite() else "the loss"
         raise not_finite(trainer, what=what, place=_place(trainer, module, self._batch))
 
@@ -95,29 +95,29 @@ def require_finite_parameters(trainer: Trainer, module: Any) -> None:
 
 @torch.no_grad()
 def all_finite(values: list[Tensor]) -> bool:
-    """Whether no value is NaN or infinite; the device is waited for once.
+    """Whether no value is NaN or infinite; the host waits for the device once.
 
-    A sum is not finite as soon as one of its terms is not, and needs no memory. As it may also overflow, the values
-    themselves have the last word.
+    A sum is not finite if one of its terms is not, and needs no memory. Since it may also overflow, the values
+    themselves are checked in that case.
     """
     sums = torch.stack([value.sum(dtype=torch.float32) for value in values if value.is_floating_point()])
     return bool(sums.isfinite().all()) or all(bool(value.isfinite().all()) for value in values)
 
 
 def not_finite(trainer: Trainer, *, what: str, place: str) -> UserError:
-    """The error that says what is not finite, where that began, and what to do.
+    """The error for a value that is not finite, with its origin and remedies.
 
     Args:
         trainer: The trainer, for step, precision and checkpoints.
-        what: What was found not to be finite.
-        place: Where that began.
+        what: The value that is not finite.
+        place: Where it appeared first.
     """
     good = last_saved(trainer)
     kept = f"The last good checkpoint is kept: {good}" if good else "No checkpoint had been written yet"
     rates = ", ".join(f"{group.get('name', 'group')} {group['lr']:.3g}" for group in trainer.optimizers[0].param_groups)
     return UserError(
-        f"{what} is NaN or infinite at optimizer step {trainer.global_step + 1}, first of all {place}: lower the "
-        f"learning rates (now {rates}), or take another trainer.precision (now {trainer.precision}). {kept}."
+        f"{what} is NaN or infinite at optimizer step {trainer.global_step + 1}, first found in {place}: lower the "
+        f"learning rates (now {rates}), or use another trainer.precision (now {trainer.precision}). {kept}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two optimizer steps, with a checkpoint and a word on how to go on."""
+"""Ending a run at Ctrl-C or SIGTERM between two optimizer steps, with a checkpoint and the command to resume it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(SystemExit):
-    """The end of a run that was asked to stop; its status is the shell's, 128 and the signal's number."""
+    """The end of a run that was asked to stop; its status is the shell's: 128 plus the signal's number."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
 
 
 class StopGracefully(Callback):
-    """Ends a run at the first SIGINT or SIGTERM as soon as its state is whole, and at once at the second.
+    """Ends a run at the first SIGINT or SIGTERM between two steps, and immediately at the second.
 
     Args:
-        resume: The command that goes on with the run once `--ckpt_path` and a checkpoint are put behind it; by default
-            only the checkpoint is named.
-        whole: Whether that command goes on as it is, with nothing put behind it.
+        resume: The command that resumes the run when `--ckpt_path` and a checkpoint are appended; by default only the
+            checkpoint is named.
+        whole: Whether the command resumes the run as it is, with nothing appended.
     """
 
     def __init__(self, resume: str | None = None, *, whole: bool = False) -> None:
@@ -39,7 +39,7 @@ class StopGracefully(Callback):
         self.whole = whole
         self._received: int | None = None
 
-    # Lightning sets its own handlers just before the first of these hooks, and puts back what was there afterwards.
+    # Lightning sets its own handlers just before the first of these hooks, and restores the previous ones afterwards.
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen(self._receive)
@@ -59,8 +59,8 @@ class StopGracefully(Callback):
         self._listen_outside_training(trainer)
 
     def _listen_outside_training(self, trainer: Trainer) -> None:
-        """There is no state to save: end at once, where Lightning would not hear SIGTERM at all."""
-        # Asked for now, because in the handler no rank may wait for the others.
+        """Outside of training there is no state to save: end immediately; Lightning would ignore SIGTERM."""
+        # Found now, because no rank may wait for the others in the handler.
         saved = last_saved(trainer) if trainer.global_step and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
 
         def stop(signum: int, _: Any) -> None:
@@ -84,7 +84,7 @@ class StopGracefully(Callback):
         if self._received is not None:
             raise Interrupted(signum)
         self._received = signum
-        self._say("Stopping after this step, with a checkpoint; once more to stop at once.")
+        self._say("Stopping after this step, with a checkpoint. Interrupt again to stop immediately.")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._stop_if_asked(trainer)
@@ -95,7 +95,7 @@ class StopGracefully(Callback):
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         asked = self._received is not None
-        if trainer.world_size > 1:  # a signal may reach one rank only; Lightning, too, asks the ranks in each step
+        if trainer.world_size > 1:  # a signal may reach only one rank; Lightning also asks all ranks in each step
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked:
             self._stop(trainer)
@@ -110,25 +110,25 @@ class StopGracefully(Callback):
 
     def _remedy(self, saved: Path | None) -> str:
         if self.whole:
-            return f"To go on: {self.resume}"
+            return f"To resume: {self.resume}"
         if saved is None:
-            return "There is no checkpoint to go on from: start anew."
+            return "There is no checkpoint to resume from: start again."
         if self.resume is None:
-            return f"To go on, give ckpt_path={str(saved)!r}."
-        return f"To go on: {self.resume} --ckpt_path {shlex.quote(_as_typed(saved))}"
+            return f"To resume, give ckpt_path={str(saved)!r}."
+        return f"To resume: {self.resume} --ckpt_path {shlex.quote(_as_typed(saved))}"
 
 
 def _as_typed(path: Path) -> str:
-    """A path as one would type it: from the current folder if it is below that, else from the root."""
+    """A path as a user would type it: relative to the current folder if it is inside it, else absolute."""
     path = path.absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def resume_command(words: Sequence[str]) -> str:
-    """The command that began a run, with no checkpoint: the one to go on from is not yet known.
+    """The command that started a run, without a checkpoint, since the one to resume from is not yet known.
 
     Args:
-        words: The command as it was typed.
+        words: The command as typed.
 
     >>> resume_command(["python", "cli.py", "fit", "--ckpt_path", "old.ckpt", "--task", "qa"])
     'python cli.py fit --task qa'

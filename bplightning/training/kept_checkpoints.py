@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the best one that is pruned, and the last one."""
+"""The checkpoints that a run keeps: the best one that is fully pruned, and the last one."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ LAST = "last.ckpt"
 
 
 class PrunedCheckpoint(ModelCheckpoint):
-    """Keeps the best checkpoint, and none that is not yet pruned as far as it is meant to be.
+    """Keeps the best checkpoint among those that have reached the pruning target.
 
-    Before it is pruned a model is better than ever after, so the best of all would be a dense one. It looks after each
-    validation.
+    A model scores best before it is pruned, so the best of all would be a dense one. Checkpoints are compared after
+    each validation.
 
     Args:
-        monitor: What is logged of a validation, for example ``val_f1``.
-        mode: Whether the best is the greatest (``max``) or the least (``min``).
+        monitor: The logged metric, for example ``val_f1``.
+        mode: Whether the best is the highest (``max``) or the lowest (``min``).
         dirpath: Folder to write; by default ``checkpoints/`` in the run's folder.
-        filename: Name of the file, in which ``{step}`` and what is logged may stand.
-        save_top_k: How many to keep, 1 or more.
-        verbose: Whether to say so at each new best.
+        filename: Name of the file, which may contain ``{step}`` and logged metrics in braces.
+        save_top_k: Number of checkpoints to keep, 1 or more.
+        verbose: Whether to print a line at each new best.
     """
 
     def __init__(
@@ -60,26 +60,28 @@ class PrunedCheckpoint(ModelCheckpoint):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lightning's, without its warning of a folder that is not empty: a run goes on in its own."""
+        """As in Lightning, without its warning about a folder that is not empty: a resumed run uses its own folder."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty", UserWarning)
             super().setup(trainer, pl_module, stage)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether a model is among the best: never before the strategy has reached its target."""
+        """Whether a model is among the best; never before the strategy has reached its target."""
         module: Any = trainer.lightning_module
         return module.target_reached() and super().check_monitor_top_k(trainer, current)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on from the best so far, which is given a place in this run's folder too."""
+        """Take over the best checkpoints so far, and link them into this run's folder."""
         state = checkpoint["callbacks"].pop(self.state_key, None)
         if state is None or trainer.state.fn != TrainerFn.FITTING:
             return
-        beside = Path(str(trainer.ckpt_path)).parent  # where they are if the run was moved
+        moved = Path(str(trainer.ckpt_path)).parent  # where they are if the run was moved
         here = {path: str(Path(str(self.dirpath)) / Path(path).name) for path in state["best_k_models"]}
-        there = {path: next(filter(Path.is_file, (beside / Path(path).name, Path(path))), None) for path in here}
+        there = {path: next(filter(Path.is_file, (moved / Path(path).name, Path(path))), None) for path in here}
         if missing := [path for path, file in there.items() if file is None]:
-            rank_zero_warn(f"{missing[0]!r}, a best checkpoint so far, is not there: only later ones will be compared.")
+            rank_zero_warn(
+                f"{missing[0]!r}, the best checkpoint so far, does not exist: only later ones will be compared."
+            )
             return
         if trainer.is_global_zero:
             for path, file in there.items():
@@ -95,10 +97,10 @@ class PrunedCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``, which `--ckpt_path last` goes on from: after each validation and every so often.
+    """Keeps ``last.ckpt``, which `--ckpt_path last` resumes from, after each validation and at intervals.
 
     Args:
-        every_minutes: Minutes between two, or less where validation comes first; more than 0.
+        every_minutes: Most minutes between two checkpoints; more than 0.
     """
 
     def __init__(self, every_minutes: float = 15.0) -> None:
@@ -107,7 +109,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_when = 0.0
 
     def save(self, trainer: Trainer) -> Path:
-        """Write it, on all ranks together, and return its path."""
+        """Write the checkpoint, on all ranks together, and return its path."""
         path = _folder(trainer) / LAST
         trainer.save_checkpoint(path, weights_only=False)
         self._saved_at, self._saved_when = trainer.global_step, time.monotonic()
@@ -120,7 +122,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         due = time.monotonic() - self._saved_when >= self.every
-        if trainer.world_size > 1:  # clocks differ, and asking all ranks costs time
+        if trainer.world_size > 1:  # clocks differ, and asking all ranks takes time
             if trainer.global_step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
                 return
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
@@ -137,7 +139,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def save_last(trainer: Trainer) -> Path | None:
-    """Write ``last.ckpt`` now, where this run keeps checkpoints at all; returns its path, or `None`."""
+    """Write ``last.ckpt`` now and return its path, or `None` if this run keeps no checkpoints."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint):
             return callback.save(trainer)
@@ -145,7 +147,7 @@ def save_last(trainer: Trainer) -> Path | None:
 
 
 def last_saved(trainer: Trainer) -> Path | None:
-    """The newest checkpoint that this run has written, or that it went on from; `None` if there is none."""
+    """The newest checkpoint that this run has written or was resumed from; `None` if there is none."""
     if not trainer.checkpoint_callbacks:
         return None
     found = [*_folder(trainer).glob("*.ckpt"), *([Path(trainer.ckpt_path)] if trainer.ckpt_path else [])]
@@ -153,34 +155,34 @@ def last_saved(trainer: Trainer) -> Path | None:
 
 
 def warn_of_unpruned_choices(trainer: Trainer) -> None:
-    """Say once what a callback of the user's would do to a strategy that has not reached its target yet."""
+    """Warn about the user's callbacks that ignore whether the strategy has reached its target."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
         if isinstance(callback, EarlyStopping):
             rank_zero_warn(
-                f"{name} may stop this run before it is pruned as far as it is meant to be: leave it out, or set "
+                f"{name} may stop this run before the pruning target is reached: leave it out, or set "
                 "trainer.min_steps to the step from which val_target_reached is 1."
             )
         elif isinstance(callback, ModelCheckpoint) and not isinstance(callback, PrunedCheckpoint) and callback.monitor:
             rank_zero_warn(
-                f"{name}(monitor={callback.monitor!r}) may take a model as best that is not pruned yet: use "
-                "bplightning.training.kept_checkpoints.PrunedCheckpoint in its place."
+                f"{name}(monitor={callback.monitor!r}) may choose a best model that is not fully pruned: use "
+                "bplightning.training.kept_checkpoints.PrunedCheckpoint instead."
             )
 
 
 def _link(file: Path, place: Path) -> None:
-    """One file in two places: removing it from one leaves it in the other."""
+    """Give a file a second name; removing one name leaves the other."""
     if place.exists():
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, place)
-    except OSError:  # another disk, or one that knows no links
-        shutil.copy2(file, place)  # its time too: it is not the newest
+    except OSError:  # another disk, or one without links
+        shutil.copy2(file, place)  # with its time: it is not the newest
 
 
 def _folder(trainer: Trainer) -> Path:
-    """Where this run keeps its checkpoints."""
+    """The folder of this run's checkpoints."""
     folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     chosen = next((folder for folder in folders if folder), None)
     return Path(chosen or Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints")

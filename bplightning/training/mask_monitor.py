@@ -1,4 +1,4 @@
-"""What a user sees while a network is pruned, beside its losses: masks that move, heads that are left, and advice."""
+"""Messages and logs during pruning, other than losses: flipped masks, heads left, and advice."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
-from bplightning.compaction.survival import Lives
+from bplightning.compaction.survival import Survival
 from bplightning.contracts.capabilities import Advising
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
 
 
-class Live(Callback):
-    """Logs, at validations, which part of the masks flipped since the last one, and the heads left of each layer.
+class MaskMonitor(Callback):
+    """Logs at validations the share of mask entries that flipped since the last one, and the heads left in each layer.
 
-    Also says what the strategy has to advise, each line once. Every `PruningModule` brings it.
+    It also prints the strategy's advice, each line once. Every `PruningModule` adds it.
     """
 
     def __init__(self) -> None:
@@ -29,16 +29,16 @@ class Live(Callback):
         self._said: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say now what may be said before hours are spent."""
+        """Print advice before training begins."""
         self._advise(pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log, where a validation is part of training."""
+        """Log, if the validation is part of training."""
         module: Any = pl_module
         strategy: PruningStrategy = module.strategy
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not strategy.all_masks:
             return
-        now = [mask.kept.to("cpu", copy=True) for mask in strategy.all_masks]  # a GPU has no room to spare
+        now = [mask.kept.to("cpu", copy=True) for mask in strategy.all_masks]  # not on the GPU, to save memory
         line = ""
         if self._before is not None:
             flipped = sum(int((old ^ new).sum()) for old, new in zip(self._before, now, strict=True))
@@ -54,7 +54,7 @@ class Live(Callback):
             rank_zero_info(f"{line[0].upper()}{line[1:]}.")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what there is to advise."""
+        """Print new advice."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._advise(pl_module)
 
@@ -68,25 +68,27 @@ class Live(Callback):
 
 @torch.no_grad()
 def heads_left(layout: PrunableLayout, strategy: PruningStrategy) -> dict[str, int]:
-    """Name of each attention whose projections are masked to its heads left, key/value heads where queries share them.
+    """Name of each masked attention sub-layer to its heads left (key/value heads where queries are grouped).
+
+    The host waits for the device.
 
     Args:
-        layout: The masked model's.
-        strategy: Its strategy; waits for the device.
+        layout: Layout of the masked model.
+        strategy: Its strategy.
     """
-    lives, kept = Lives(layout, strategy.all_masks), [mask.kept.float() for mask in strategy.all_masks]
-    groups = [group for group in lives.groups if isinstance(group, AttentionGroup)]
+    survival, kept = Survival(layout, strategy.all_masks), [mask.kept.float() for mask in strategy.all_masks]
+    groups = [group for group in survival.groups if isinstance(group, AttentionGroup)]
     if not groups:
         return {}
-    counts = torch.stack([lives.of(group, kept).count_nonzero() for group in groups]).tolist()
+    counts = torch.stack([survival.of(group, kept).count_nonzero() for group in groups]).tolist()
     return {group.name: count for group, count in zip(groups, counts, strict=True)}
 
 
-class TeacherWatch(Callback):
-    """Warns once where a teacher scores worse than the pruned student; every `PruningModule` brings it.
+class TeacherWarning(Callback):
+    """Warns once if the teacher scores worse than the pruned student; every `PruningModule` adds it.
 
-    The teacher is evaluated beside the student, in the first validation. Where a task generates that would take long,
-    and nothing is compared.
+    The teacher is evaluated along with the student in the first validation. For tasks that generate text this would
+    take long, so nothing is compared.
     """
 
     def __init__(self) -> None:
@@ -97,7 +99,7 @@ class TeacherWatch(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Let the teacher answer what the student has answered."""
+        """Evaluate the teacher on the student's batch."""
         module: Any = pl_module
         if self._score is not None or module.teacher is None or trainer.state.fn != TrainerFn.FITTING:
             return
@@ -109,7 +111,7 @@ class TeacherWatch(Callback):
             self._metric.update(module.task.evaluate_batch(module.teacher.model, batch), batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare."""
+        """Compare the scores."""
         module: Any = pl_module
         task = module.task
         if self._metric is not None:
@@ -123,5 +125,5 @@ class TeacherWatch(Callback):
             rank_zero_warn(
                 f"The teacher {module.distillation.teacher!r} has {task.monitor} {self._score:.4g} on the validation "
                 f"set, and the pruned model {float(own):.4g} at step {trainer.global_step} already: it holds the model "
-                "back. Take a better teacher, or give it less weight (distillation.alpha_teacher)."
+                "back. Use a better teacher, or give it less weight (distillation.alpha_teacher)."
             )

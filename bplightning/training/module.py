@@ -25,10 +25,10 @@ from bplightning.masks.masking import freeze_masks, unfreeze_masks
 from bplightning.reporting.score_history import ScoreHistory
 from bplightning.training.calibration import calibrate
 from bplightning.training.checkpoint_files import require_same_weights
-from bplightning.training.collapse import CollapseWatch
+from bplightning.training.collapse import CollapseWarning
 from bplightning.training.guards import FiniteGuard, require_finite_parameters, require_precise_scores
 from bplightning.training.kept_checkpoints import warn_of_unpruned_choices
-from bplightning.training.mask_monitor import Live, TeacherWatch
+from bplightning.training.mask_monitor import MaskMonitor, TeacherWarning
 from bplightning.training.ranks import MasksAgree, require_supported
 from bplightning.training.resuming import Resuming
 from bplightning.training.simplification import Simplification, Simplifier
@@ -38,17 +38,17 @@ class PruningModule(LightningModule):
     """Fine-tunes a task's model while a strategy prunes it.
 
     Args:
-        task: What the network is pruned for: model, data, loss, metrics.
-        strategy: How it is pruned.
+        task: The task, with its model, data, loss and metrics.
+        strategy: The pruning strategy.
         learning_rate: Learning rate of the model's weights, reached after the warm-up; it then falls linearly to 0.
         warmup: Learning-rate warm-up (the papers' W): a fraction of all optimizer steps if below 1, else a number of
             optimizer steps.
         weight_decay: Weight decay of the model's weights; biases and norms have none.
         adam_epsilon: AdamW's epsilon.
-        distillation: What to learn from a teacher beside the task; `None` for nothing.
-        simplification: What of the network becomes simpler while it trains; `None` for nothing.
-        activation_checkpointing: Whether transformers computes each layer again for the backward pass: slower, and of
-            activations and masked weights only one layer's are in memory at a time.
+        distillation: What to learn from a teacher in addition to the task; `None` for nothing.
+        simplification: Which norms and activations become simpler during training; `None` for none.
+        activation_checkpointing: Whether transformers computes each layer again for the backward pass. This is slower,
+            but keeps activations and masked weights of only one layer in memory at a time.
     """
 
     model: PreTrainedModel
@@ -88,9 +88,9 @@ class PruningModule(LightningModule):
         self.configured = False
 
     def configure_callbacks(self) -> list[Callback]:
-        """What every run has: it can be resumed, it ends when numbers are none or ranks differ, it is recorded."""
+        """Callbacks of every run: exact resuming, checks of values and ranks, and records."""
         there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        kinds = (Resuming, FiniteGuard, MasksAgree, CollapseWatch, ScoreHistory, Live, TeacherWatch)
+        kinds = (Resuming, FiniteGuard, MasksAgree, CollapseWarning, ScoreHistory, MaskMonitor, TeacherWarning)
         return [kind() for kind in kinds if kind not in there]
 
     def setup(self, stage: str) -> None:
@@ -111,7 +111,7 @@ class PruningModule(LightningModule):
                     "trainer.accumulate_grad_batches."
                 )
             self.model.activation_checkpointing_enable()
-        self.model.train()  # `from_pretrained` leaves it in evaluation mode, and Lightning keeps what it finds
+        self.model.train()  # `from_pretrained` leaves it in evaluation mode, which Lightning would keep
         self.layout = PrunableLayout.of(self.model)
         self.strategy.attach(self.layout)
         # Each rank sets its own masks, and `MasksAgree` compares them: DDP need not send them before each forward pass.
@@ -128,11 +128,11 @@ class PruningModule(LightningModule):
 
     @property
     def teacher(self) -> Teacher | None:
-        """The teacher, while there is one."""
+        """The teacher, if there is one."""
         return self._teacher[0] if self._teacher else None
 
     def take_teacher(self) -> None:
-        """Read the teacher, if there is to be one, and check that it fits; `configure_model` comes before."""
+        """Read the teacher, if one is configured, and check that it fits; call `configure_model` first."""
         if self.distillation.teacher is not None and not self._teacher:
             self._teacher.append(Teacher(self.distillation, self.task, self.model, self.strategy))
 
@@ -140,13 +140,13 @@ class PruningModule(LightningModule):
         """Where training stands, in optimizer steps.
 
         Args:
-            step: Optimizer steps taken, where the trainer has not counted the last one yet.
+            step: Optimizer steps taken; by default the trainer's count.
         """
         step = self.trainer.global_step if step is None else step
         return progress_of(self.trainer, step=step, warmup=self.warmup)
 
     def target_reached(self) -> bool:
-        """Whether the network is pruned, and simplified, as far as it is meant to be."""
+        """Whether the targets of pruning and simplification are reached."""
         progress = self.progress()
         simple = self.simplifier is None or self.simplifier.target_reached(progress)
         return simple and self.strategy.target_reached(progress)
@@ -164,8 +164,8 @@ class PruningModule(LightningModule):
         self._teacher.clear()
 
     def on_train_start(self) -> None:
-        # Adam's moments of weights that get no gradient (masked, or of tokens that do not occur) shrink by a tenth in
-        # each step, and in time to numbers that floats do not hold in full, with which processors are slow.
+        # Adam's moments of weights without gradients (masked, or of tokens that do not occur) shrink by a tenth in each
+        # step, and finally to denormal numbers, with which CPUs are slow.
         torch.set_flush_denormal(True)
         self._advance(self.progress())
         if not self.target_reached():
@@ -190,7 +190,7 @@ class PruningModule(LightningModule):
         return loss
 
     def _log_step(self, values: dict[str, Any]) -> None:
-        """Log on the device; density, which is counted over all scores, only in the steps that a logger writes."""
+        """Log on the device; density, which is computed over all scores, only in the steps that are logged."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.trainer.global_step + 1) % every == 0:
             values |= {f"density/{role}": value for role, value in self.strategy.density().items()}
@@ -200,7 +200,7 @@ class PruningModule(LightningModule):
         self.log_dict(values, prog_bar=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Advance at once, so that validation and checkpoints between two steps have the masks of their own step."""
+        """Advance right after the step, so that validation and checkpoints before the next one have the right masks."""
         super().optimizer_step(*args, **kwargs)
         self.strategy.after_optimizer_step()
         self._advance(self.progress(self.trainer.global_step + 1))
@@ -265,7 +265,7 @@ class PruningModule(LightningModule):
             shown = ", ".join(f"{role} {value:.3f}" for role, value in density.items())
             rank_zero_info(
                 f"Validated with the masks of step {self.trainer.global_step}: density {shown}; "
-                f"{'pruned as far as it will be' if reached else 'pruning goes on'}."
+                f"{'the target is reached' if reached else 'pruning continues'}."
             )
         self.log_dict(values, prog_bar=True)
 
@@ -284,7 +284,7 @@ class PruningModule(LightningModule):
     # -- after training ------------------------------------------------------------------------------------------------
 
     def harden(self) -> PreTrainedModel:
-        """Write the masks into the weights as zeros, take them away, and return the model, simplified for good."""
+        """Write the masks into the weights as zeros, remove them, finish simplification, and return the model."""
         assert self.layout is not None
         self.strategy.harden(self.layout)
         if self.simplifier is not None and self.simplifier.harden():
@@ -306,7 +306,7 @@ def progress_of(trainer: Trainer, *, step: int, warmup: float) -> Progress:
     total = trainer.estimated_stepping_batches
     if not math.isfinite(total):
         raise UserError(
-            "the run has no last step to schedule pruning by: give trainer.max_steps or trainer.max_epochs."
+            "the run has no last step, which the pruning schedule needs: give trainer.max_steps or trainer.max_epochs."
         )
     warmup_steps = round(warmup * total) if warmup < 1 else int(warmup)
     return Progress(step=step, total_steps=int(total), warmup_steps=warmup_steps)
@@ -319,12 +319,12 @@ def check_warmup(warmup: float, *, what: str = "warmup") -> None:
 
 
 def frozen_module(task: Task, model: nn.Module, *, prefix: str) -> PruningModule:
-    """A module that evaluates `model` as it is on `task`, whatever its architecture: nothing is pruned.
+    """A module that only evaluates `model` on `task`, without pruning; the model may have any architecture.
 
     Args:
-        task: What to evaluate on.
+        task: The task.
         model: A dense, hardened or compact model.
-        prefix: What its metrics' names begin with, for example ``"compact"``.
+        prefix: Prefix of the metrics' names, for example ``"compact"``.
     """
     module = PruningModule(task, PruningStrategy())
     module.model = model  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Progress for a log file: whole lines, where a bar would be thousands of overwritten ones."""
+"""Progress for a log file: whole lines in place of a bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 class ProgressLines(ProgressBar):
-    """A line of metrics every so often, in place of a bar when the output is no terminal."""
+    """Prints a line of metrics at intervals, in place of a bar, when the output is not a terminal."""
 
     def __init__(self, every_seconds: float = 10.0) -> None:
         """Print at most one line in `every_seconds`.
@@ -33,17 +33,17 @@ class ProgressLines(ProgressBar):
         self._enabled = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """A line when the last one is old enough."""
+        """Print a line if the last one is old enough."""
         if time.monotonic() - self._last >= self.every_seconds:
             self._line(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A line with what validation found."""
+        """Print a line with the validation metrics."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._line(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A last line."""
+        """Print a last line."""
         self._line(trainer, pl_module)
 
     def _line(self, trainer: Trainer, pl_module: LightningModule) -> None:

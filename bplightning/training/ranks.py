@@ -1,4 +1,4 @@
-"""Several processes that train one network: its masks are the same bits on all of them, or the run ends."""
+"""Training on several ranks: masks must be identical on all of them, or the run ends."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HASH_BYTES = 8
 
 
 def mask_hashes(strategy: PruningStrategy) -> dict[str, str]:
-    """Name of each mask to a hash of what it keeps and of its scores, 16 hexadecimal digits."""
+    """Name of each mask to a hash of its grid and scores, 16 hexadecimal digits."""
     return {name: _hash(mask) for name, mask in strategy.masks.items()}  # type: ignore[arg-type]
 
 
 def rank_hashes(trainer: Trainer, strategy: PruningStrategy) -> list[str]:
-    """Of each rank, one hash of all its masks; on all ranks together.
+    """One hash of all masks for each rank; called on all ranks together.
 
     Args:
         trainer: The trainer.
@@ -40,31 +40,31 @@ def rank_hashes(trainer: Trainer, strategy: PruningStrategy) -> list[str]:
 
 
 class MasksAgree(Callback):
-    """Ends a run whose masks or scores differ among ranks; every `PruningModule` brings it along.
+    """Ends a run whose masks or scores differ between ranks; every `PruningModule` adds it.
 
-    Each rank computes scores, schedule and masks for itself, from gradients that are averaged among all. Were they to
-    differ, ranks would train different networks. A hash is compared at each validation and at the end.
+    Each rank computes scores, schedule and masks itself, from gradients averaged over all ranks. If they differed,
+    ranks would train different networks. Hashes are compared at each validation and at the end.
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare, where a validation is part of training."""
+        """Compare, if the validation is part of training."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             require_agreement(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare what is going to be compacted."""
+        """Compare before the model is compacted."""
         require_agreement(trainer, pl_module)
 
 
 def require_agreement(trainer: Trainer, module: Any) -> None:
-    """Refuse masks that differ among ranks.
+    """Refuse masks that differ between ranks.
 
     Args:
         trainer: The trainer.
         module: A `PruningModule`.
 
     Raises:
-        UserError: Masks differ: which, and on which ranks.
+        UserError: Masks differ; the message names them and the ranks.
     """
     first, *others = _gathered(trainer, module.strategy)
     for rank, hashes in enumerate(others, start=1):
@@ -74,13 +74,13 @@ def require_agreement(trainer: Trainer, module: Any) -> None:
             raise UserError(
                 f"{len(different)} of {len(first)} masks differ between rank 0 and rank {rank} at step "
                 f"{trainer.global_step}, the first {name!r} (hash {first[name]} and {hashes.get(name)}): ranks train "
-                f"different networks. The strategy, {type(module.strategy).__name__}, must set masks from nothing that "
-                "a rank has for itself, such as its own batches or random numbers."
+                f"different networks. The strategy, {type(module.strategy).__name__}, must not set masks from "
+                "anything that differs between ranks, such as batches or random numbers."
             )
 
 
 def require_supported(trainer: Trainer) -> None:
-    """Refuse a way of training on several devices by which a run would be wrong or could not end.
+    """Refuse a trainer strategy with which a run would be wrong or could not end.
 
     Args:
         trainer: The trainer.
@@ -104,19 +104,19 @@ def require_supported(trainer: Trainer) -> None:
 
 
 LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "timed out", "timeout", "nccl error")
-"""What torch's messages say, in whatever case, where another rank does not answer any more."""
+"""Parts of torch's messages, in lower case, when another rank no longer answers."""
 
 
 @contextmanager
 def lost_ranks_named(trainer: Trainer, *, remedy: str) -> Iterator[None]:
-    """Say in one line that another rank has gone, where torch says it in a traceback.
+    """Report a lost rank in one line instead of torch's traceback.
 
     Args:
         trainer: The trainer.
-        remedy: How to go on.
+        remedy: How to resume.
 
     Raises:
-        UserError: In place of torch's error.
+        UserError: Another rank no longer answers.
     """
     try:
         yield
@@ -126,7 +126,7 @@ def lost_ranks_named(trainer: Trainer, *, remedy: str) -> Iterator[None]:
             raise
         raise UserError(
             f"rank {trainer.global_rank} of {trainer.world_size} lost another rank at step {trainer.global_step}, "
-            f"which was stopped or failed: its own output says why. {remedy}"
+            f"which was stopped or failed: see its own output. {remedy}"
         ) from error
 
 

@@ -1,9 +1,9 @@
-"""A resumed run is the run that was interrupted: the same data, the same random numbers, the same steps.
+"""Resuming exactly: a resumed run has the same data, random numbers and steps as the run that was interrupted.
 
-Lightning saves neither random state nor the place in the data. Neither is saved here: before each batch is fetched and
-trained on, every generator is seeded anew from the run's seed, the epoch and the batch. What is drawn at other times,
-in validation or while a run is set up, then changes nothing, on any number of devices, and the place in the data is a
-number of batches.
+Lightning saves neither the random state nor the place in the data, and neither is saved here. Instead, before each
+batch is fetched, every generator is seeded from the run's seed, the epoch and the batch. So random numbers drawn at
+other times, such as in validation, change nothing, on any number of devices, and the place in the data is a number of
+batches.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from bplightning.training.checkpoint_files import WholeFiles, require_same_group
 
 
 def reseed(*key: int) -> None:
-    """Seed Python, numpy, and torch on all its devices from numbers; no device is waited for.
+    """Seed Python, numpy, and torch on all devices; the host waits for none.
 
     Args:
-        *key: 0 or more each; any other key of as many gives unrelated random numbers.
+        *key: Numbers, 0 or more each; different keys of the same length give unrelated random numbers.
     """
     for_torch, for_others = np.random.SeedSequence(key).generate_state(2, np.uint64).tolist()
     torch.manual_seed(for_torch)
@@ -42,8 +42,8 @@ class Place:
 
     Attributes:
         epoch: Epoch, from 0.
-        batches: Batches of it that were trained on.
-        finished: Whether these are all of the epoch.
+        batches: Number of its batches that were trained on.
+        finished: Whether these are all batches of the epoch.
     """
 
     epoch: int
@@ -52,21 +52,21 @@ class Place:
 
 
 class RepeatableLoader(CombinedLoader):
-    """Any loader of Lightning's, whose batches follow from seed, epoch and batch alone, and which starts at any place.
+    """A loader whose batches depend only on seed, epoch and batch, and which can start at any place.
 
-    Batches before the place are loaded and dropped. That takes seconds where training takes hours, and is exact for
-    loaders that are shuffled or not, with a length or none, with augmentation, with a `torch.Generator` of their own,
-    which is seeded too, and with worker processes, which begin anew in each epoch, persistent or not. What cannot be
-    seen from here is not exact: state that a dataset or sampler keeps from one epoch to the next.
+    Batches before the place are loaded and dropped, which takes seconds where training takes hours. It is exact for
+    loaders with or without shuffling, length, augmentation, a `torch.Generator` of their own (which is seeded too) and
+    worker processes (which are restarted in each epoch). It is not exact for state that a dataset or sampler keeps from
+    one epoch to the next.
 
-    Ranks fetch with the same random numbers, for a shuffled order is common to all; worker processes, too, draw the
-    same on all ranks. What is drawn after that, such as dropout, is each rank's own.
+    All ranks fetch with the same random numbers, since a shuffled order is common to all, and so do their worker
+    processes. Random numbers drawn after fetching, such as for dropout, differ between ranks.
 
     Args:
-        loader: What `train_dataloader` gave.
+        loader: The result of `train_dataloader`.
         seed: The run's seed.
-        place: Tells where an iteration starts.
-        rank: This process among those that train together.
+        place: Returns the place where an iteration starts.
+        rank: Rank of this process.
     """
 
     def __init__(self, loader: Any, seed: int, place: Callable[[], Place], rank: int = 0) -> None:
@@ -78,7 +78,7 @@ class RepeatableLoader(CombinedLoader):
 
     def __iter__(self) -> Self:
         self._start = self._place()
-        self.reset()  # persistent workers would go on with the last epoch's random numbers
+        self.reset()  # persistent workers would continue with the last epoch's random numbers
         reseed(self._seed, self._start.epoch, 0)
         for loader in self.flattened:
             _set_sampler_epoch(loader, self._start.epoch)
@@ -86,7 +86,7 @@ class RepeatableLoader(CombinedLoader):
         super().__iter__()
         self._fetched = 0
         if self._start.batches and not self._start.finished:
-            rank_zero_info(f"Passing over the {self._start.batches} batches of this epoch that were trained on.")
+            rank_zero_info(f"Skipping the {self._start.batches} batches of this epoch that were trained on.")
             for _ in range(self._start.batches):
                 next(self)
         return self
@@ -108,7 +108,7 @@ def _seed_generators(loader: Any) -> None:
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """What a loader draws its order and its workers' seeds from, where that is not the common generator."""
+    """The generators of a loader's order and its workers' seeds, other than the global one."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     owners = loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)
     found = (getattr(owner, "generator", None) for owner in owners)
@@ -116,17 +116,17 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 
 
 class Resuming(Callback):
-    """Makes training repeatable from any of its checkpoints; every `PruningModule` brings it along."""
+    """Makes training repeatable from any of its checkpoints; every `PruningModule` adds it."""
 
     def __init__(self) -> None:
         self._seed = 0
         self._validated = False
         self._resumed_at: Place | None = None
         self._groups: list[dict[str, Any]] | None = None
-        self._own: dict[str, Any] | None = None  # what the task itself had where the repeatable loader is put
+        self._own: dict[str, Any] | None = None  # the task's own attribute that the repeatable loader replaces
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put a repeatable loader before the task's own, and checkpoint files that are whole or not there."""
+        """Replace the task's loader by a repeatable one, and write checkpoint files whole."""
         WholeFiles.install(trainer)
         if stage != "fit":
             return
@@ -148,7 +148,7 @@ class Resuming(Callback):
         return {"seed": self._seed, "validated": self._validated}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the run's seed and its place, once the checkpoint says that the place is between two optimizer steps."""
+        """Restore the run's seed and its place, which `settle` moves between two optimizer steps."""
         state = checkpoint["callbacks"].get(self.state_key)
         if trainer.state.fn != TrainerFn.FITTING or state is None:
             return
@@ -171,21 +171,21 @@ class Resuming(Callback):
     # -- the course of training ----------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning looks for loaders with a state of their own, and would warn that there are none."""
+        """Hide Lightning's warning that loaders have no state, which they do not need here."""
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a new epoch: not called where one is gone on with."""
+        """A new epoch begins; Lightning does not call this for an epoch that is resumed."""
         self._resumed_at = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note what the batch changes."""
-        # What loggers count steps by: this number, but that Lightning restores it in some cases only.
+        """Record that the model has changed since its last validation."""
+        # Loggers count steps by this number, which Lightning restores only in some cases.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         self._validated = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note, for checkpoints that follow, that this place was validated."""
+        """Record for later checkpoints that this place was validated."""
         self._validated = not trainer.sanity_checking
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -205,16 +205,16 @@ class Resuming(Callback):
 
 
 def settle(fit_loop: dict[str, Any], *, optimizer_steps: int, accumulated: int, validated: bool) -> Place:
-    """Make Lightning's saved progress say "between two optimizer steps", whatever hook the checkpoint was written in.
+    """Set Lightning's saved progress to a place between two optimizer steps, whichever hook wrote the checkpoint.
 
-    Lightning's own rules for going on depend on the hook: they skip the validation that was due after the last batch,
-    finish one that was cut off with half of its batches, or lose the gradients of batches gathered for the next step.
-    From the state written here it does one thing: validate if that is due and was not done, and go on training.
+    Lightning's own rules for resuming depend on the hook: they skip a validation that was due after the last batch,
+    finish an interrupted one with half of its batches, or lose gradients accumulated for the next step. From the state
+    written here, Lightning validates if that is due and was not done, and continues training.
 
     Args:
-        fit_loop: The checkpoint's progress of Lightning's fit loop, changed in place.
+        fit_loop: Progress of Lightning's fit loop in the checkpoint, changed in place.
         optimizer_steps: Optimizer steps taken.
-        accumulated: Batches of an optimizer step; those of a step not yet taken are trained on again.
+        accumulated: Batches per optimizer step; those of an unfinished step are trained on again.
         validated: Whether validation was done after the last batch.
 
     Returns:
@@ -228,7 +228,7 @@ def settle(fit_loop: dict[str, Any], *, optimizer_steps: int, accumulated: int, 
         epochs[part] |= {"ready": epoch, "started": epoch, "processed": epoch - 1, "completed": epoch - 1}
         done = batches[part]["processed"] - back
         batches[part] |= {"ready": done, "started": done, "processed": done, "completed": done}
-    # A batch of validation that was begun and not ended makes Lightning validate; none begun says that it has.
+    # A validation batch that was started and not finished makes Lightning validate; none means that it has.
     begun = int(not validated and back == 0)
     validation = fit_loop["epoch_loop.val_loop.batch_progress"]
     validation["total"] |= {"ready": begun, "started": begun, "processed": 0, "completed": 0}

@@ -21,23 +21,23 @@ from bplightning.layout.instance_mixin import mix_in, take_out
 from bplightning.layout.prunable_layout import PrunableLayout
 
 ACTIVATION_FIELDS = ("hidden_act", "activation_function", "hidden_activation", "activation")
-"""What families call the configuration's field that names the activation."""
+"""Names of the configuration's field for the activation, which differ between families."""
 
 RATE = 0.1
-"""How far what is known of a norm follows what was measured in the last optimizer step."""
+"""Weight of the last optimizer step in the moving average of a norm's statistics."""
 
 TINY = 1e-12
-"""A variance below it is none: the feature is a constant."""
+"""A variance below this counts as zero: the feature is constant."""
 
 UNMEASURED = (0.0, 0.0, 1.0, 1.0)
-"""What is known of a feature at first: mean before and after normalizing, covariance of the two, variance before."""
+"""Initial statistics of a feature: mean before and after normalizing, covariance of both, variance before."""
 
 
 class Simplification:
-    """What of the network becomes simpler while it trains, for speed (arXiv 2109.04838).
+    """Settings of simplification, which replaces norms and activations during training, for speed (arXiv 2109.04838).
 
-    Both changes are blended in, evenly from step to step, between the two warm-ups; at the end nothing is left of what
-    was there before. The norms are those of the layers: of the embeddings, and after the last layer, they stay.
+    Both changes are blended in linearly between the two warm-ups; at the end only the simpler modules are left. The
+    norms of the layers are replaced; those of the embeddings and after the last layer stay.
 
     Args:
         no_norm: Whether each LayerNorm becomes MobileBERT's NoNorm (arXiv 2004.02984): weight * x + bias, without mean
@@ -62,29 +62,29 @@ class Simplification:
         self.final_warmup = final_warmup
 
     def settings(self) -> dict[str, Any] | None:
-        """What the report says of it; `None` where nothing becomes simpler."""
+        """The settings for the report; `None` where nothing is simplified."""
         return dict(vars(self)) if self.no_norm or self.relu else None
 
 
 class Simplifier(nn.Module):
-    """Makes a model simpler, step by step.
+    """Simplifies a model step by step.
 
-    NoNorm starts from what comes closest to LayerNorm's output without measuring a token: for each feature the line of
-    least squares through what goes in and what comes out, over all tokens. It is followed while both are computed,
-    stands still once only NoNorm is, and is folded into weight and bias at the end. LayerNorm's own weight and bias
-    would start far off, and so would one deviation common to all features: what is wrong in one layer grows in the
-    next.
+    NoNorm starts as the best approximation of LayerNorm that does not normalize single tokens: for each feature, the
+    line of least squares from input to output, over all tokens. The line is updated while both are computed, is fixed
+    once only NoNorm is, and is folded into weight and bias at the end. LayerNorm's own weight and bias would be a bad
+    start, and so would one deviation for all features, since an error of one layer grows in the next.
 
-    How far it is, and these lines, are in the ``state_dict``; the names and shapes of the model's are unchanged.
+    The blend and these lines are in the ``state_dict``; names and shapes of the model's own are unchanged.
 
     Args:
-        settings: What becomes simpler, and when.
-        layout: The model's. Its norms and activations are replaced now, as yet by what computes the same.
+        settings: What is simplified, and when.
+        layout: Layout of the model. Its norms and activations are replaced now by blends that compute the same at
+            first.
 
     Attributes:
-        amount: How much of the outputs is the simple one's, from 0, nothing, to 1, all.
-        statistics: What is known of each norm's features, as in `UNMEASURED`, ``(N, 4, H)``.
-        measured: Optimizer steps in which each was measured, ``(N,)``.
+        amount: Share of the simpler modules in the outputs, from 0 to 1.
+        statistics: Statistics of each norm's features, as in `UNMEASURED`, ``(N, 4, H)``.
+        measured: Number of optimizer steps in which each norm was measured, ``(N,)``.
 
     Raises:
         UserError: The model has no LayerNorm, or no GELU that its configuration names.
@@ -100,7 +100,7 @@ class Simplifier(nn.Module):
         self._model: list[Any] = [layout.model]  # in a list, which hides it from `state_dict`
         self._norms = norms_of(layout) if settings.no_norm else []
         self._relu = _require_gelu(layout) if settings.relu else None
-        self._sums: Tensor | None = None  # over a step's batches: the statistics, and how often, (N, 5, H)
+        self._sums: Tensor | None = None  # over a step's batches: sums of the statistics and their count, (N, 5, H)
         features = self._norms[0].normalized_shape[0] if self._norms else 0
         self.register_buffer("statistics", torch.tensor(UNMEASURED)[:, None].repeat(len(self._norms), 1, features))
         self.register_buffer("measured", torch.zeros(len(self._norms)))
@@ -113,7 +113,7 @@ class Simplifier(nn.Module):
                 layout.model.set_submodule(name, BlendedActivation(module, self))
 
     def advance(self, progress: Progress) -> None:
-        """Set how much is simple in the optimizer step that comes next, and take up what was measured in the last.
+        """Set the blend of the next optimizer step, and update the statistics from the last.
 
         Args:
             progress: Where training stands.
@@ -123,14 +123,14 @@ class Simplifier(nn.Module):
         self.amount = min(max((progress.step - start) / (end - start), 0.0), 1.0)
 
     def target_reached(self, progress: Progress) -> bool:
-        """Whether nothing is left of what was there before."""
+        """Whether only the simpler modules are left."""
         return progress.step >= self._window(progress)[1]
 
     def harden(self) -> bool:
-        """Leave nothing but NoNorm and ReLU, and say so in the configuration, if nothing else is computed any more.
+        """Replace the blends by NoNorm and ReLU, also in the configuration, once the blend is complete.
 
         Returns:
-            Whether that was done; a blend of both is left as it is, for it is no ordinary model.
+            Whether that was done; an incomplete blend is left unchanged, since it is no ordinary model.
         """
         if self.amount < 1:
             return False
@@ -170,7 +170,7 @@ class Simplifier(nn.Module):
 
     @torch.no_grad()
     def measure(self, index: int, input_BLH: Tensor, mean_BL1: Tensor, inverse_BL1: Tensor) -> None:
-        """Take note of the input of norm `index`; the host does not wait for it."""
+        """Add the input of norm `index` to the statistics; the host does not wait for the device."""
         before = input_BLH.flatten(0, -2).float()
         after = (before - mean_BL1.flatten()[:, None]) * inverse_BL1.flatten()[:, None]
         means = before.mean(0), after.mean(0)
@@ -181,7 +181,7 @@ class Simplifier(nn.Module):
         self._sums[index] += torch.stack([*means, *products, torch.ones_like(means[0])])
 
     def get_extra_state(self) -> Tensor:
-        """The amount; a number that the host knows, and no buffer, for each forward pass asks for it."""
+        """The amount, which is a number on the host and not a buffer, since each forward pass reads it."""
         return torch.tensor(self.amount, dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -197,15 +197,15 @@ class Simplifier(nn.Module):
         if sums is None:
             return
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)  # every rank computes with the same
-        times = sums[:, 4:]  # none for a layer that was dropped
+            torch.distributed.all_reduce(sums)  # all ranks use the same sums
+        times = sums[:, 4:]  # 0 for a layer that was dropped
         self.measured += times[:, 0, 0] > 0
         rate = torch.where(times > 0, (1 / self.measured).clamp(RATE, 1)[:, None, None], 0)
         self.statistics.lerp_((sums[:, :4] / times.clamp(min=1)).to(self.statistics), rate.to(self.statistics))
 
 
 class _Gelu(NamedTuple):
-    """The configuration's field that chooses GELU, and the names of the modules that it so chooses."""
+    """The configuration's field that selects GELU, and the names of the modules that it sets."""
 
     field: str
     names: list[str]
@@ -215,7 +215,7 @@ def _require_gelu(layout: PrunableLayout) -> _Gelu | None:
     """The activations to simplify; `None` where all of them are ReLU.
 
     Raises:
-        UserError: There are others than GELU, or the configuration does not choose them.
+        UserError: There are other activations than GELU, or the configuration does not select them.
     """
     model: Any = layout.model
     there = {group.activation: operator.attrgetter(group.activation)(model) for group in layout.feed_forward}
@@ -227,14 +227,14 @@ def _require_gelu(layout: PrunableLayout) -> _Gelu | None:
         if isinstance(chosen, str) and "gelu" in chosen:
             config = copy.deepcopy(model.config)
             setattr(config, field, "relu")
-            with torch.device("meta"):  # a head's activation may be chosen by the field too, as BERT's for masked words
+            with torch.device("meta"):  # the field may also set a head's activation, as BERT's for masked words
                 simple = type(model)(config)
             names = [name for name, module in simple.named_modules() if type(module) is nn.ReLU]
             if others.keys() <= set(names):
                 return _Gelu(field, [name for name in names if type(model.get_submodule(name)) is not nn.ReLU])
     kinds = sorted({getattr(activation, "__name__", type(activation).__name__) for activation in others.values()})
     raise UserError(
-        f"simplification.relu is true, but this {model.config.model_type!r} model computes {', '.join(kinds)}: no GELU "
-        f"that one of {', '.join(ACTIVATION_FIELDS)} in its configuration chooses. Leave it out, or take a model such "
-        "as BERT or BART."
+        f"simplification.relu is true, but this {model.config.model_type!r} model computes {', '.join(kinds)}, and not "
+        f"GELU selected by one of {', '.join(ACTIVATION_FIELDS)} in its configuration: leave it out, or use a model "
+        "such as BERT or BART."
     )

@@ -1,7 +1,7 @@
-"""Models that are whole before training ends: a strategy that prunes to one size after another leaves a family of them.
+"""Size variants: models saved before training ends, by a strategy that prunes to one size after another.
 
-Each is saved when the strategy says that it is ready, beside the one that training ends with, and evaluated and timed
-with it at the end.
+Each is saved when the strategy reports it as ready, along with the final model, and evaluated and timed with it at the
+end.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from bplightning.training.module import PruningModule
 from bplightning.training.restore_units import hardened_copy
 
 FOLDER = "compact-"
-"""What a folder's name begins with, before the model's own name."""
+"""Prefix of a folder's name, before the model's name."""
 
 MARKER = ".kept"
-"""File in such a folder, by which it is known; it holds the folder's name."""
+"""File that marks such a folder; it holds the folder's name."""
 
 
 def keep(module: PruningModule, name: str) -> None:
-    """Save the model that there would be if training ended now; one of this name that is there is replaced.
+    """Save the model as if training ended now; an existing one of this name is replaced.
 
     Args:
-        module: The module in training; it goes on as if nothing had been.
-        name: What the model is called.
+        module: The module in training, which stays unchanged.
+        name: Name of the model.
 
     Raises:
-        UserError: The compact model, or what loads from its folder, does not compute the same.
+        UserError: The compact model, or the one loaded from its folder, does not compute the same.
     """
     trainer = module.trainer
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -54,16 +54,16 @@ def _save(module: PruningModule, name: str, folder: Path) -> None:
     hardened = hardened_copy(module)
     if is_blended(hardened):
         rank_zero_warn(
-            f"the model {name!r} is ready, but not wholly simplified yet, and so it is not kept: end simplification "
-            "earlier, by its warm-ups."
+            f"the model {name!r} is ready, but not wholly simplified yet, so it is not saved: end simplification "
+            "earlier, with its warm-ups."
         )
         return
     small: PreTrainedModel = compact(hardened)  # type: ignore[assignment]
     require_equal(hardened, small, comparison_inputs(small), what=f"the compact model {name!r}")
-    if _is_kept(folder):  # of a process that was stopped after it, before its next checkpoint
+    if _is_kept(folder):  # from a process that was stopped before its next checkpoint
         shutil.rmtree(folder)
     elif folder.exists():
-        rank_zero_warn(f"{str(folder)!r} is in the way and not of a run, and so the model {name!r} is not kept.")
+        rank_zero_warn(f"{str(folder)!r} exists and was not written by a run, so the model {name!r} is not saved.")
         return
 
     def complete(inside: Path) -> None:
@@ -75,11 +75,11 @@ def _save(module: PruningModule, name: str, folder: Path) -> None:
 
 
 def folders(run: Path) -> list[Path]:
-    """The folders of the models that a run kept, not others of such a name, which are the user's own."""
+    """The folders of the models that a run saved, without the user's own folders of such a name."""
     return sorted(path for path in run.glob(f"{FOLDER}*") if _is_kept(path))
 
 
 def _is_kept(folder: Path) -> bool:
-    """Whether a run wrote it under the name that it has: a copy that a user made is theirs."""
+    """Whether a run wrote the folder under its current name; a copy made by the user does not count."""
     marker = folder / MARKER
     return marker.is_file() and marker.read_text(encoding="utf-8") == folder.name

@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from bplightning.compaction.survival import Lives
-from bplightning.io.progress_bar import watching
+from bplightning.compaction.survival import Survival
+from bplightning.io.progress_bar import progress_bar
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import Group
 from bplightning.masks.masking import Mask
@@ -47,14 +47,14 @@ class LatencySpeedup(nn.Module, SizeTarget):
         self.value, self.share = speedup, 1 / speedup
         self.file = file
         self.table: LatencyTable | None = None
-        self.lives: Lives | None = None
+        self.survival: Survival | None = None
         self.by_role: dict[str, list[Group]] = {}
         self.register_buffer("always_ms", torch.tensor(0.0), persistent=False)
 
     def attach(self, layout: PrunableLayout, masks: Sequence[Mask]) -> None:
-        self.lives = Lives(layout, masks)
+        self.survival = Survival(layout, masks)
         self.to(masks[0].kept.device)
-        for group in self.lives.groups:
+        for group in self.survival.groups:
             self.by_role.setdefault(group.role, []).append(group)
         if self.file is not None:
             table = LatencyTable.load(self.file)
@@ -85,9 +85,9 @@ class LatencySpeedup(nn.Module, SizeTarget):
         self.take(self.table)
 
     def left(self, masks: Sequence[Mask], scores: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-        assert self.lives is not None
+        assert self.survival is not None
         lives = {
-            role: torch.stack([self.lives.of(group, scores) for group in groups])
+            role: torch.stack([self.survival.of(group, scores) for group in groups])
             for role, groups in self.by_role.items()
         }
         times = {role: self.get_buffer(f"ms_{role}") for role in lives}
@@ -127,8 +127,8 @@ class LatencySpeedup(nn.Module, SizeTarget):
             f"Measuring what heads and units take on {own.device}, {dtype}, {shape_name(*shape)} (a file of "
             "`latency-table` may be given in place of that)."
         )
-        with watching() as watch:
-            return measured_table(model, shape, device=own.device, dtype=dtype, watch=watch)
+        with progress_bar() as on_progress:
+            return measured_table(model, shape, device=own.device, dtype=dtype, on_progress=on_progress)
 
     def get_extra_state(self) -> dict[str, Any] | None:
         """The table: plain values, for a checkpoint is read without running anything that is in it."""

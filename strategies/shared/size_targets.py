@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.compaction.example_inputs import random_images, takes_images
-from bplightning.compaction.survival import Lives
+from bplightning.compaction.survival import Survival
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import size_of
@@ -161,23 +161,23 @@ class FlopsShare(SizeTarget):
 
     def __init__(self, share: float) -> None:
         self.value = self.share = share
-        self.lives: Lives | None = None
+        self.survival: Survival | None = None
         self.shares: dict[str, float] = {}  # of one head or unit, by group
         self.always = 1.0
 
     def attach(self, layout: PrunableLayout, masks: Sequence[Mask]) -> None:
         counts = flops_by_module(layout.model, example_inputs(layout.model))
-        self.lives = Lives(layout, masks)
-        for group in self.lives.groups:
+        self.survival = Survival(layout, masks)
+        for group in self.survival.groups:
             share = flops_of_group(counts, group) / counts[""]
             self.shares[group.name] = share / size_of(group)
             self.always -= share
 
     def left(self, masks: Sequence[Mask], scores: Sequence[Tensor]) -> Left:
-        assert self.lives is not None
+        assert self.survival is not None
         alike: dict[float, list[Tensor]] = {}
-        for group in self.lives.groups:
-            alike.setdefault(self.shares[group.name], []).append(self.lives.of(group, scores))
+        for group in self.survival.groups:
+            alike.setdefault(self.shares[group.name], []).append(self.survival.of(group, scores))
         return Left(self.always, tuple((torch.cat(lives), share) for share, lives in alike.items()))
 
     def value_of(self, share: float) -> float:

@@ -31,6 +31,7 @@ from bplightning.benchmarking.rows import by_work, rows, settled
 from bplightning.benchmarking.table import render
 from bplightning.cli import main
 from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import random_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.errors import UserError
 from bplightning.exporting import files as exporting_files
@@ -151,7 +152,7 @@ def test_dense_and_compact_side_by_side(pair: Path, monkeypatch: pytest.MonkeyPa
         shapes=[(1, 8), (2, 16)],
         seconds=0.01,
         threads=2,
-        watch=lambda *said: watched.append(said),
+        on_progress=lambda *said: watched.append(said),
     )
     assert threads == [2, torch.get_num_threads()]
     assert [(row["shape"], row["model"]) for row in found["rows"]] == [
@@ -271,7 +272,7 @@ def test_shapes_are_fitted_once_each_and_it_is_said(model_type: str, asked: Any,
     assert found == used
     assert len(changed) == sum(shape not in used for shape in asked)
     rows, tokens = used[-1]
-    model(**benchmarking._inputs(model, (rows, tokens), None))  # it has room for so many
+    model(**random_inputs(model, rows, tokens))  # it has room for so many
     assert changed[-1].startswith(f"{asked[-1][0]}x{asked[-1][1]} became {rows}x{tokens}: ")
 
 
@@ -463,7 +464,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--batch_sizes", "1,0"], "batch_sizes is '1,0'; it must be whole numbers, 1 or more, with commas"),
+        (["--batch_sizes", "1,0"], "batch_sizes is '1,0'; it must be whole numbers, 1 or more, separated by commas"),
         (["--batch_sizes", "1.5"], "batch_sizes is '1.5'; it must be whole numbers"),
         (["--lengths", "128,"], "lengths is '128,'; it must be whole numbers"),
         (["--lengths=-1"], "lengths is '-1'; it must be whole numbers"),

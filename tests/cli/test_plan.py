@@ -178,7 +178,7 @@ def test_blocks_that_do_not_divide_end_with_status_1(planned: Any, capsys: pytes
     [
         (
             ["--model.warmup", "0.2"],
-            "200000 of 1000000 steps (1,000,000 steps are assumed here, where no data is read.)",
+            "200000 of 1000000 steps (1,000,000 steps are assumed here, because no data is read.)",
         ),
         (["--model.warmup", "0.2", "--trainer.max_steps", "50"], "10 of 50 steps"),
         (["--model.warmup", "20", "--trainer.max_steps", "50"], "20 of 50 steps"),

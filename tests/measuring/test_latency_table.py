@@ -156,7 +156,7 @@ def test_a_table_is_measured(model_type: str) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     told: list[float] = []
     table = measured_table(
-        model, (1, 8), device=torch.device("cpu"), seconds=0.0, watch=lambda fraction, what: told.append(fraction)
+        model, (1, 8), device=torch.device("cpu"), seconds=0.0, on_progress=lambda fraction, what: told.append(fraction)
     )
     layout = PrunableLayout.of(model)
     table.require_fits(layout, name="it")

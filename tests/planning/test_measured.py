@@ -208,7 +208,7 @@ def test_shapes_are_fitted_and_each_is_timed_once() -> None:
 
 def test_progress_is_told() -> None:
     model, told = tiny("bert"), []
-    measured(model, planned(model), Measuring(densities=(0.5,), **QUICK), watch=lambda *done: told.append(done))
+    measured(model, planned(model), Measuring(densities=(0.5,), **QUICK), on_progress=lambda *done: told.append(done))
     fractions, whats = zip(*told, strict=True)
     assert list(fractions) == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)

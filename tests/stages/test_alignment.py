@@ -35,7 +35,7 @@ from bplightning.strategies.magnitude import Magnitude
 from bplightning.strategies.post_training.post_training import PostTraining
 from bplightning.strategies.ziplm.ziplm import ZipLM
 from bplightning.training.module import PruningModule
-from bplightning.training.restore_units import hardened_copy, masks_restored, put_back
+from bplightning.training.restore_units import hardened_copy, masks_restored, restore_units
 from bplightning.training.simplification import Simplification
 
 UNITS = {"attention": "head", "feed_forward": "unit"}
@@ -110,7 +110,7 @@ def test_widths_are_multiples_and_the_compact_model_is_exact(family: str, strate
     before = widths(hardened_copy(module))
     assert before[1] == 0
     assert any(width % 16 for width in before)
-    aligned = put_back(module, 16)
+    aligned = restore_units(module, 16)
     masked = module.harden().eval()
     small: Any = compact(masked)
     assert widths(masked) == widths(aligned) == [-(-width // 16) * 16 for width in before]
@@ -135,7 +135,7 @@ def test_the_units_with_the_best_scores_come_back_and_no_more_than_needed() -> N
     module, (mask,) = one_layer(Hybrid(granularity=UNITS), keep=5)
     scores = torch.linspace(-3, -1, 24)[torch.randperm(24, generator=torch.Generator().manual_seed(1))]
     mask.scores.data.copy_(scores[:, None])
-    put_back(module, 8)
+    restore_units(module, 8)
     best = {5 + int(index) for index in scores[5:].topk(3).indices}
     assert set(mask.kept.flatten().nonzero().flatten().tolist()) == {*range(5), *best}
 
@@ -145,7 +145,7 @@ def test_scores_of_up_and_down_projections_count_together() -> None:
     for unit, (of_up, of_down) in {3: (-1.0, -1.0), 7: (2.0, -9.0), 11: (-9.0, 2.0)}.items():
         up.kept[unit], down.kept[:, unit] = False, False
         up.scores.data[unit], down.scores.data[:, unit] = of_up, of_down
-    put_back(module, 22)
+    restore_units(module, 22)
     for mask in (up.kept, down.kept.T):
         assert mask.all(1).logical_not().nonzero().flatten().tolist() == [7, 11]
 
@@ -157,13 +157,13 @@ def test_without_scores_the_units_with_the_largest_weights_come_back() -> None:
     with torch.no_grad():
         layer.intermediate.dense._parameters["weight"][20] *= 3
         layer.output.dense._parameters["weight"][:, 21] *= 2
-    put_back(module, 8)
+    restore_units(module, 8)
     assert mask.kept.flatten().nonzero().flatten().tolist() == [*range(7), 20]
 
 
 def test_a_width_goes_no_farther_than_the_dense_one() -> None:
     module, (mask,) = one_layer(Hybrid(granularity=UNITS), keep=17)
-    put_back(module, 16)  # of 24 units
+    restore_units(module, 16)  # of 24 units
     assert bool(mask.kept.all())
 
 
@@ -172,7 +172,7 @@ def test_a_tile_brings_all_its_units_and_the_loop_ends_where_the_width_fits() ->
     up.scores.data.zero_()
     down.scores.data.zero_()
     up.scores.data[3] = 1
-    assert widths(put_back(module, 6))[0] == 12  # 8 are no multiple of 6
+    assert widths(restore_units(module, 6))[0] == 12  # 8 are no multiple of 6
     assert up.kept.all(1).tolist() == [True, True, False, True, False, False]
     assert down.kept.all(0).tolist() == up.kept.all(1).tolist()
 
@@ -181,7 +181,7 @@ def test_what_units_that_live_depend_on_is_left_as_it_is() -> None:
     module, (up, down) = one_layer(Hybrid(granularity={"attention": "head", "feed_forward": "row"}), keep=5)
     kept_RC = torch.arange(32)[:, None] % 2 == 0
     down.set_grid(kept_RC)  # an entry of it is a row, of all units
-    assert widths(put_back(module, 8))[0] == 8
+    assert widths(restore_units(module, 8))[0] == 8
     assert torch.equal(down.kept, kept_RC)
     assert int(up.kept.sum()) == 8
 
@@ -191,7 +191,7 @@ def test_patterns_are_left_as_they_are() -> None:
         Magnitude(target=Target(density=0.5), granularity={"attention": "head", "feed_forward": "2:4"}), keep=6
     )
     before = [mask.kept.clone() for mask in masks]
-    put_back(module, 8)
+    restore_units(module, 8)
     assert all(torch.equal(mask.kept, kept_RC) for mask, kept_RC in zip(masks, before, strict=True))
 
 
@@ -200,7 +200,7 @@ def test_a_gate_opens_as_far_as_the_least_open_one_that_stayed() -> None:
     mask.scores.data.copy_(torch.where(mask.kept, torch.linspace(2, 3, 24)[:, None], -4.0))
     mask.scores.data[9] = -3.0
     mask.scores.data[3] = -1.0  # the least open
-    put_back(module, 6)
+    restore_units(module, 6)
     gates = mask.gate(mask.scores, None).flatten()
     assert gates.nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 9]
     assert gates[9] == gates[3] < gates[0]
@@ -214,7 +214,7 @@ def test_masks_can_be_had_again_as_they_were() -> None:
     module = pruned(L0(granularity=UNITS))
     before = copy.deepcopy(module.strategy.state_dict())
     with masks_restored(module.strategy.all_masks):
-        put_back(module, 16)
+        restore_units(module, 16)
         assert any(not torch.equal(value, before[name]) for name, value in module.strategy.state_dict().items())
     assert all(torch.equal(value, before[name]) for name, value in module.strategy.state_dict().items())
 
@@ -227,7 +227,7 @@ def test_the_hardened_copy_is_what_hardening_will_make(strategy: Any) -> None:
     module.configure_model()
     assert module.simplifier is not None
     with pytest.raises(UserError, match="not wholly simplified"):
-        put_back(module, 8)
+        restore_units(module, 8)
     module.simplifier.amount = 1.0
     ahead = hardened_copy(module)
     after = module.harden().eval()
@@ -362,7 +362,7 @@ def test_every_rank_does_as_the_first_one_found_best(tmp_path: Path, quick: list
     assert quick == []
     assert evaluated == [widths(hardened_copy(alone))]
     assert found == said | {"metrics_before": {"accuracy": 1.0}}
-    assert widths(module.harden()) == widths(put_back(alone, 16))
+    assert widths(module.harden()) == widths(restore_units(alone, 16))
 
 
 @pytest.mark.parametrize("value", [0, -8, True, "fast", "16.5"])

@@ -39,7 +39,7 @@ def test_it_is_named_once_while_pruning_goes_on(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Nothing is left of") as caught:
         run.fit(module, datamodule=module.task)
     first, second = (str(each.message) for each in caught if "Nothing is left of" in str(each.message))
-    assert first.startswith("Nothing is left of encoder-1-self-key at step 3, and pruning goes on (density ")
+    assert first.startswith("Nothing is left of encoder-1-self-key at step 3, and pruning continues (density ")
     assert "is gone" not in first
     assert second.startswith("Nothing is left of encoder-0-")
     assert "encoder-1-self-key" not in second

@@ -74,7 +74,7 @@ def train(folder: Path, *callbacks: Callback, strategy: Any = None, ranks: Any =
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("scores", r"is NaN or infinite at optimizer step 5, first of all scores of mask encoder-0-self-key:"),
+        ("scores", r"is NaN or infinite at optimizer step 5, first found in scores of mask encoder-0-self-key:"),
         ("weights", r"the loss is .* weights of bert\.encoder\.layer\.1\.attention\.self\.query\.bias:"),
         ("output", r"the loss is .* the output of bert\.encoder\.layer\.0\.intermediate:"),
         ("loss", r"the loss is .* the task's loss or the strategy's penalty itself:"),
@@ -107,7 +107,7 @@ def test_a_scaler_is_given_its_chance(tmp_path: Path) -> None:
     # From 4 it comes down to 1 in the steps 5 and 6.
     with pytest.raises(UserError, match=r"the loss is NaN or infinite at optimizer step 7, .*the task's loss"):
         train(tmp_path, Spoil("loss"), plugins=[half(4.0)], max_steps=10)
-    with pytest.raises(UserError, match=r"optimizer step 5, first of all scores of mask"):
+    with pytest.raises(UserError, match=r"optimizer step 5, first found in scores of mask"):
         train(tmp_path, Spoil("scores"), plugins=[half(4.0)], max_steps=10)
 
 
@@ -122,7 +122,9 @@ def test_a_rank_whose_values_are_finite_says_that_anothers_are_not(tmp_path: Pat
         def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:
             trainer.strategy.other_is_bad = index == 4  # type: ignore[attr-defined]
 
-    with pytest.raises(UserError, match=r"a value is NaN .* step 5, first of all on another rank, which says where:"):
+    with pytest.raises(
+        UserError, match=r"a value is NaN .* step 5, first found in another rank, whose own message has more:"
+    ):
         train(tmp_path, OtherSpoils(), ranks=OneOfTwo(torch.device("cpu")))
 
 
@@ -164,9 +166,9 @@ def test_one_rank_of_two_stops_both_and_names_the_module(tmp_path: Path) -> None
     training.end()
     ended = dict(re.findall(r"rank (\d) ended: (.*)", training.said))
     assert ended.keys() == {"0", "1"}, training.said
-    at = "is NaN or infinite at optimizer step 4, first of all"
+    at = "is NaN or infinite at optimizer step 4, first found in"
     assert ended["1"].startswith(f"the loss {at} the output of bert.encoder.layer.0.intermediate: lower the learning")
-    assert ended["0"].startswith(f"a value {at} on another rank, which says where: lower the learning")
+    assert ended["0"].startswith(f"a value {at} another rank, whose own message has more: lower the learning")
 
 
 def test_scores_are_looked_at_where_the_loss_does_not_show_them(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_scores_are_looked_at_where_the_loss_does_not_show_them(tmp_path: Path) 
         window=PruningWindow(initial_warmup=0, final_warmup=2),
         granularity={"attention": "4x4"},
     )
-    with pytest.raises(UserError, match=r"a score is NaN .* optimizer step 5, first of all scores of mask"):
+    with pytest.raises(UserError, match=r"a score is NaN .* optimizer step 5, first found in scores of mask"):
         train(tmp_path, Spoil("scores"), strategy=strategy)
 
 

@@ -71,7 +71,7 @@ def test_a_signal_ends_the_run_after_the_step_it_came_in(
     assert stop.value.code == status
     said = capsys.readouterr().err
     assert (
-        f"Stopped by {signum.name} after optimizer step 3. To go on: type this --ckpt_path checkpoints/last.ckpt\n"
+        f"Stopped by {signum.name} after optimizer step 3. To resume: type this --ckpt_path checkpoints/last.ckpt\n"
         in said
     )
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
@@ -84,7 +84,7 @@ def test_a_validation_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFi
         train(tmp_path, send, LastCheckpoint(), StopGracefully(), val_check_interval=2, limit_val_batches=2)
     assert send.calls == 3  # the first batch of the second validation
     path = tmp_path / "checkpoints" / "last.ckpt"
-    assert f"after optimizer step 4. To go on, give ckpt_path={str(path)!r}." in capsys.readouterr().err
+    assert f"after optimizer step 4. To resume, give ckpt_path={str(path)!r}." in capsys.readouterr().err
     assert torch.load(path, weights_only=True)["global_step"] == 4
 
 
@@ -97,7 +97,7 @@ def test_a_signal_after_the_last_batch_ends_the_run_too(
         train(tmp_path, send, LastCheckpoint(), StopGracefully("go on"), max_epochs=1)
     assert stop.value.code == 130
     path = tmp_path / "checkpoints" / "last.ckpt"
-    assert f"after optimizer step 12. To go on: go on --ckpt_path {path}\n" in capsys.readouterr().err
+    assert f"after optimizer step 12. To resume: go on --ckpt_path {path}\n" in capsys.readouterr().err
     assert torch.load(path, weights_only=True)["global_step"] == 12
 
 
@@ -113,7 +113,7 @@ def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(
         train(tmp_path, Saving(), StopGracefully("go on"), max_steps=7, val_check_interval=5)
     assert stop.value.code == 143
     path = tmp_path / "checkpoints" / "last.ckpt"
-    assert capsys.readouterr().err.endswith(f"Stopped by SIGTERM. To go on: go on --ckpt_path {path}\n")
+    assert capsys.readouterr().err.endswith(f"Stopped by SIGTERM. To resume: go on --ckpt_path {path}\n")
     assert torch.load(path, weights_only=True)["global_step"] == 5
 
 
@@ -128,7 +128,7 @@ def test_an_evaluation_after_training_ends_at_once_and_names_what_training_saved
     with pytest.raises(Interrupted):
         run.validate(module, datamodule=task, verbose=False)
     said = capsys.readouterr().err
-    assert said.endswith("Stopped by SIGTERM. To go on: go on --ckpt_path 'my runs/checkpoints/last.ckpt'\n")
+    assert said.endswith("Stopped by SIGTERM. To resume: go on --ckpt_path 'my runs/checkpoints/last.ckpt'\n")
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 def test_without_checkpoints_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Interrupted):
         train(tmp_path, Send("on_train_batch_start", signal.SIGINT), StopGracefully("x"), enable_checkpointing=False)
-    assert "There is no checkpoint to go on from: start anew." in capsys.readouterr().err
+    assert "There is no checkpoint to resume from: start again." in capsys.readouterr().err
 
 
 def test_the_command_to_go_on_is_the_command_without_its_checkpoint() -> None:

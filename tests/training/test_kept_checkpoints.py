@@ -108,7 +108,9 @@ def test_a_resumed_run_says_that_the_best_so_far_is_gone(tmp_path: Path) -> None
     run(tmp_path, first, LastCheckpoint(), max_steps=18)
     Path(first.best_model_path).unlink()
     keep = PrunedCheckpoint("val_accuracy")
-    with pytest.warns(UserWarning, match=r"best-step=\d+\.ckpt', a best checkpoint so far, is not there: only later"):
+    with pytest.warns(
+        UserWarning, match=r"best-step=\d+\.ckpt', the best checkpoint so far, does not exist: only later"
+    ):
         run(tmp_path, keep, resume=Path(first.best_model_path).with_name("last.ckpt"))
     assert Path(keep.best_model_path).name == "best-step=21.ckpt"
 
@@ -165,7 +167,7 @@ def test_a_fast_dev_run_writes_none(tmp_path: Path) -> None:
         ),
         (
             partial(EarlyStopping, "val_accuracy"),
-            r"EarlyStopping may stop this run before it is pruned .* leave it out",
+            r"EarlyStopping may stop this run before the pruning target .* leave it out",
         ),
     ],
 )

@@ -130,7 +130,7 @@ def test_it_says_how_to_go_on(pieces: tuple[Path, list[Program], list[int]]) -> 
     _, processes, _ = pieces
     for number, name in ((1, "SIGINT"), (2, "SIGTERM")):
         said = processes[number].said
-        command = f"To go on: python cli.py {' '.join(COMMAND[:5])} .*--start baseline --resume true\n"
+        command = f"To resume: python cli.py {' '.join(COMMAND[:5])} .*--start baseline --resume true\n"
         assert re.search(rf"Stopped by {name} after optimizer step \d+\. {command}", said), said
         assert "Traceback" not in said
 
