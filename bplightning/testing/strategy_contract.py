@@ -17,6 +17,7 @@ from bplightning.contracts.capabilities import CAPABILITIES, OneShot, Prepared, 
 from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.contracts.suitability import prunes_by_training
 from bplightning.contracts.targeted import Targeted
+from bplightning.contracts.window import PruningWindow
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import Mask, has_masks, remove_masks
 from bplightning.testing.arguments import unexplained
@@ -54,7 +55,10 @@ class StrategyCase(NamedTuple):
         values = [
             v for option in self.options.values() for v in (option.values() if isinstance(option, dict) else [option])
         ]
-        return "-".join([self.cls.__name__, *map(str, values)])
+        names = (
+            "frozen" if isinstance(value, PruningWindow) and value.freeze_masks else str(value) for value in values
+        )
+        return "-".join([self.cls.__name__, *names])
 
 
 def strategy_cases(cls: type[PruningStrategy]) -> list[StrategyCase]:

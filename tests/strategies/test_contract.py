@@ -11,7 +11,7 @@ from contract_classes import classes
 
 from bplightning.testing import StrategyCase
 
-OTHERWISE = {"element-element", "head-unit", "2:4-1:4", "global-16x16-unit", "True"}
+OTHERWISE = {"element-element", "head-unit", "2:4-1:4", "global-16x16-unit", "frozen"}
 """Cases by their options: each kind of granularity, both scopes, frozen masks. All others are tried with `movement`."""
 
 
