@@ -1,1 +1,1 @@
-"""Exact compaction: finding what is dead, removing it, and saving and loading the smaller model."""
+"""Exact compaction: finding dead parts, removing them, and saving and loading the smaller model."""

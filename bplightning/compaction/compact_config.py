@@ -1,8 +1,8 @@
-"""What a compact model's configuration says of its shapes: written, checked, and applied while a model is loaded.
+"""The record of a compact model's shapes in its configuration: written, checked, and applied while a model is loaded.
 
-The widths stand in a field of the configuration's own, ``compaction``, by group name (stack, layer and role), never by
-module path; where attentions share a table of position biases (T5), the columns of it that the heads of each look up,
-too; whether the layers have NoNorm; and the residual stream's width, and which sub-layers it passes by.
+The configuration's field ``compaction`` holds the widths by group name (stack, layer and role), never by module path.
+It also holds the columns that the heads of each attention layer look up in a shared table of position biases (T5),
+whether the layers have NoNorm, the width of the residual stream, and the sub-layers that are skipped.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from bplightning.layout.resizing import Group, kind_of, make_bias, resize, size_
 from bplightning.layout.routing import is_dropped
 
 QUANT_METHOD = "bplightning"
-"""The name under which `from_pretrained` finds us."""
+"""The name by which `from_pretrained` finds our loader."""
 
 CONFIG_FIELD = "compaction"
-"""The configuration's field that holds the widths."""
+"""The configuration's field with the widths."""
 
 CONFIG_VERSION = 4
 """Raised by one whenever that field changes its form.
@@ -36,16 +36,16 @@ Version 1 had no ``columns``, version 2 no ``no_norm``, version 3 no ``stream``.
 """
 
 CONFIG_KEYS = ("version", "widths", "biases", "columns", "no_norm", "stream")
-"""What stands in it: the first three in version 1, and one more in each version since."""
+"""Keys of that field: the first three in version 1, and one more in each later version."""
 
 STACKS = {"encoder", "decoder"}
-"""What the names of groups begin with."""
+"""First parts of the names of groups."""
 
 
 def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequence[str]) -> None:
     """Write the widths of a compact model into its configuration, so that `save_pretrained` saves them.
 
-    A model that lost nothing, and has no NoNorm, is left an ordinary one, which loads without us.
+    A model that lost nothing and has no NoNorm stays an ordinary one, which loads without this package.
 
     Args:
         model: The compact model.
@@ -75,12 +75,12 @@ def record_widths(model: nn.Module, *, dense: PrunableLayout, new_biases: Sequen
 
 
 def require_compaction(layout: PrunableLayout) -> None:
-    """Have transformers refuse what is saved of a model before it is compacted, where weights are not all of it.
+    """Make transformers refuse a model that is saved before it is compacted, if its weights are not everything.
 
-    Skipped sub-layers, narrower norms and experts that are routed around live on the modules, and no folder holds them.
+    Skipped sub-layers, narrowing norms and dropped experts exist only on the modules, and no folder holds them.
 
     Args:
-        layout: A hardened model's.
+        layout: Layout of a hardened model.
     """
     model: Any = layout.model
     stream = (getattr(model.config, CONFIG_FIELD, None) or {}).get("stream") or {}
@@ -90,11 +90,11 @@ def require_compaction(layout: PrunableLayout) -> None:
 
 
 def apply_widths(model: nn.Module, numbers: int = 0) -> None:
-    """Make a model as `from_pretrained` has built it what its configuration says it was, which is checked first.
+    """Give a model that `from_pretrained` has built the shapes in its configuration, which are checked first.
 
     Args:
-        model: The model, of the meta device.
-        numbers: How many numbers its files of weights hold; 0 where that is not known.
+        model: The model, on the meta device.
+        numbers: How many numbers its files of weights hold; 0 if unknown.
 
     Raises:
         UserError: The field is missing, or does not fit the model.
@@ -104,11 +104,11 @@ def apply_widths(model: nn.Module, numbers: int = 0) -> None:
     field = getattr(model.config, CONFIG_FIELD, None)
     version = field.get("version") if isinstance(field, dict) else field
     if not isinstance(field, dict) or type(version) is not int or not 1 <= version <= CONFIG_VERSION:
-        raise _broken(f"has version {_shown(version)} where this bplightning reads versions 1 to {CONFIG_VERSION}")
+        raise _broken(f"has version {_shown(version)}, but this bplightning reads versions 1 to {CONFIG_VERSION}")
     if unknown := sorted(set(field) - set(CONFIG_KEYS[: version + 2])):
-        raise _broken(f"has {unknown[0][:40]!r}, which version {version} of it has not")
+        raise _broken(f"has {unknown[0][:40]!r}, which is no key of version {version}")
     widths, biases, columns = field.get("widths"), field.get("biases"), field.get("columns", {})
-    # A model may be one stack of a family that has two (a T5 encoder): what is said of the other is left aside.
+    # A model may be one stack of a family that has two (a T5 encoder): entries of the other are ignored.
     stacks = {_stack(name) for name in sizes}
     if isinstance(widths, dict):
         widths = {name: width for name, width in widths.items() if _stack(name) not in STACKS - stacks}
@@ -128,16 +128,16 @@ def apply_widths(model: nn.Module, numbers: int = 0) -> None:
     if not isinstance(biases, list) or not all(
         isinstance(name, str) and (name in sizes or _stack(name) not in stacks) for name in biases
     ):
-        raise _broken(f"must list groups with a bias of their own, got {_shown(biases)}")
+        raise _broken(f"must list the groups with an added bias, got {_shown(biases)}")
     no_norm = False if version in (1, 2) else field.get("no_norm")
     if type(no_norm) is not bool:
-        raise _broken(f"must say true or false of no_norm, got {_shown(no_norm)}")
+        raise _broken(f"must have true or false for no_norm, got {_shown(no_norm)}")
     dense_width = stream_width(layout)
     stream = field.get("stream") if version > 3 else {"width": dense_width, "skipped": []}
     width, skipped = _stream(stream, sizes, stacks, dense_width)
     rows = sum(count * getattr(sizes[name], "head_size", 1) for name, count in widths.items())
     require_plausible_size(_outside(layout, width / dense_width) + rows, numbers)
-    # Which ones of the dense model's were kept matters only for the columns: all else is loaded in the kept sizes.
+    # Only the columns need the indices of the dense model: everything else is loaded in the kept sizes.
     # On the CPU: transformers calls this where new tensors are of the meta device.
     kept = {name: torch.arange(width, device="cpu") for name, width in widths.items()}
     if version == 1:
@@ -153,7 +153,7 @@ def apply_widths(model: nn.Module, numbers: int = 0) -> None:
 
 
 def _columns(layout: PrunableLayout, widths: Mapping[str, int], columns: Any) -> dict[str, Tensor]:
-    """By group, the columns of their position bias that its heads look up, checked."""
+    """The columns of the position bias that the heads of each group look up, checked."""
     checked = {}
     for group in layout.attention:
         if group.position_bias is not None:
@@ -168,9 +168,9 @@ def _columns(layout: PrunableLayout, widths: Mapping[str, int], columns: Any) ->
 
 
 def _stream(stream: Any, groups: Mapping[str, Group], stacks: set[str], dense_width: int) -> tuple[int, list[str]]:
-    """The residual stream's width, and the sub-layers of this model that it passes by, checked."""
+    """The width of the residual stream, and the skipped sub-layers of this model, checked."""
     if not isinstance(stream, dict) or set(stream) != {"width", "skipped"}:
-        raise _broken(f"must say of the residual stream its width and what is skipped, got {_shown(stream)}")
+        raise _broken(f"must have width and skipped for the residual stream, got {_shown(stream)}")
     width, skipped = stream["width"], stream["skipped"]
     if type(width) is not int or not 1 <= width <= dense_width:
         raise _broken(f"must keep 1 to {dense_width} dimensions of the residual stream, got {_shown(width)}")
@@ -178,12 +178,12 @@ def _stream(stream: Any, groups: Mapping[str, Group], stacks: set[str], dense_wi
         raise _broken(f"must list the sub-layers that are skipped, got {_shown(skipped)}")
     here = [name for name in skipped if _stack(name) not in STACKS - stacks]
     if unknown := [name for name in here if name not in groups or groups[name].adds is None]:
-        raise _broken(f"lists {unknown[0][:40]!r}, which no sub-layer that can be skipped is called")
+        raise _broken(f"lists {unknown[0][:40]!r}, which is no sub-layer that can be skipped")
     return width, here
 
 
 def _outside(layout: PrunableLayout, part: float) -> int:
-    """Numbers outside of groups where only a part of the residual stream's dimensions stays."""
+    """How many numbers are outside of groups, if this part of the stream's dimensions stays."""
     inside = {member.module for group in layout.groups for member in group.members}
     along = Counter(axis.parameter for axis in layout.residual)
     own = own_parameters(layout.model)
@@ -197,7 +197,7 @@ def _stack(group: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value of a file, which may be of any length."""
+    """A value of a file, shortened."""
     return repr(value)[:160]
 
 

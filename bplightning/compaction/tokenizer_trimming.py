@@ -1,13 +1,13 @@
-"""A smaller tokenizer that reads a corpus exactly as the full one does: which tokens it needs, and how it is written.
+"""Trimming a tokenizer so that it still reads a corpus exactly as the full one: finding and writing its tokens.
 
-Why fewer tokens can give the same pieces, by kind of model in ``tokenizer.json``:
+Fewer tokens can give the same pieces. The reason depends on the kind of model in ``tokenizer.json``:
 
 - WordPiece takes the longest match each time. Where the full vocabulary's longest match is kept, it stays the longest.
-  A word that ends as unknown must fail at the same place, so the pieces before that place are kept too.
-- BPE applies the earliest merge that is possible. Where every merge that the corpus needs is kept, in the same order,
-  no other can come before it.
-- Unigram takes the best path. Where the pieces of that path are kept, any other path was worse already. What an unknown
-  character costs follows from the lowest score of all pieces, so that piece is kept too.
+  A word that becomes unknown must fail at the same place, so the pieces before that place are kept too.
+- BPE applies the earliest merge that is possible. Where every merge that the corpus needs is kept, in the same
+  order, no other merge can come before it.
+- Unigram takes the best path. Where the pieces of that path are kept, any other path was worse already. The cost of an
+  unknown character follows from the lowest score of all pieces, so that piece is kept too.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ BATCH = 256
 """Texts read at a time."""
 
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
-"""What byte fallback writes for a byte of a character without a piece of its own."""
+"""Pieces of byte fallback, one for each byte of a character that has no piece."""
 
 
 def read_document(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What ``tokenizer.json`` holds.
+    """The contents of ``tokenizer.json``.
 
     Args:
         tokenizer: The full tokenizer.
@@ -70,9 +70,9 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 def needed_ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> set[int]:
     """Ids of all tokens a trimmed tokenizer must keep to read `texts` as `tokenizer` does.
 
-    That is: what the texts become, what leads there, all special and added tokens, and, so that other text becomes
-    smaller pieces rather than unknown, the pieces of one character that occur in the texts' tokens (all of them where a
-    character stands for a byte) and the byte-fallback pieces.
+    These are the tokens of the texts, the tokens that lead to them, and all special and added tokens. So that other
+    text becomes smaller pieces rather than unknown, they also include the single characters in the texts' tokens (all
+    of them where a character stands for a byte) and the byte-fallback pieces.
 
     Args:
         tokenizer: The full tokenizer.
@@ -117,9 +117,9 @@ def trimmed_tokenizer(
     """The tokenizer with only the tokens in `new_ids`, loaded as transformers loads a saved folder.
 
     Args:
-        tokenizer: The full tokenizer; left as it is.
+        tokenizer: The full tokenizer, which stays unchanged.
         new_ids: Id in the full tokenizer to id in the trimmed one, in the same order.
-        config: The configuration saved beside it, from which `AutoTokenizer` may choose the class.
+        config: The configuration saved along with it, from which `AutoTokenizer` may choose the class.
     """
     document = _trimmed_document(read_document(tokenizer), new_ids)
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +132,7 @@ def trimmed_tokenizer(
 def require_same_tokens(
     full: PreTrainedTokenizerBase, trimmed: PreTrainedTokenizerBase, new_ids: Mapping[int, int], texts: Iterable[str]
 ) -> int:
-    """Refuse a trimmed tokenizer that reads a text otherwise than the full one, special tokens included.
+    """Refuse a trimmed tokenizer that reads a text differently from the full one, special tokens included.
 
     Args:
         full: The full tokenizer.
@@ -144,12 +144,12 @@ def require_same_tokens(
         How many texts were compared.
 
     Raises:
-        UserError: A token has another id than planned, or a text becomes other tokens; the message shows it.
+        UserError: A token has another id than planned, or a text becomes different tokens; the message shows which.
     """
     expected = {token: new_ids[id_] for token, id_ in full.get_vocab().items() if id_ in new_ids}
     odd = dict(expected.items() ^ trimmed.get_vocab().items())
     if odd:
-        raise _difference(f"numbers the tokens {sorted(odd)[:8]} otherwise than planned")
+        raise _difference(f"gives the tokens {sorted(odd)[:8]} other ids than planned")
     full_encoder, trimmed_encoder = make_encoder(full), make_encoder(trimmed)
     compared = 0
     for batch in _batches(texts, "comparing the tokenizers"):
@@ -164,11 +164,11 @@ def require_same_tokens(
     return compared
 
 
-# -- what leads to a token ---------------------------------------------------------------------------------------------
+# -- tokens that lead to others ----------------------------------------------------------------------------------------
 
 
 def _wordpiece_path(model: dict[str, Any], pieces: Sequence[str], unknown_words: Iterable[str]) -> set[str]:
-    """The pieces before the place where a word becomes unknown; the others need no more than themselves."""
+    """The pieces before the place where a word becomes unknown; other pieces need only themselves."""
     vocabulary, prefix = model["vocab"], model["continuing_subword_prefix"]
     path = set()
     for word in unknown_words:
@@ -187,8 +187,8 @@ def _wordpiece_path(model: dict[str, Any], pieces: Sequence[str], unknown_words:
 def _bpe_path(model: dict[str, Any], pieces: Iterable[str], unknown_words: Iterable[str]) -> set[str]:
     """Every part on the way from single characters to `pieces`.
 
-    Within a piece no merge depends on what stands around it: had one across its border come first, the piece would not
-    have come out. So each piece is merged by itself.
+    Within a piece no merge depends on its surroundings: if a merge across its border came first, the piece would not
+    exist. So each piece is merged alone.
     """
     ranks = {_pair(merge): rank for rank, merge in enumerate(model["merges"])}
     path: set[str] = set()
@@ -206,7 +206,7 @@ def _bpe_path(model: dict[str, Any], pieces: Iterable[str], unknown_words: Itera
 
 
 def _unigram_path(model: dict[str, Any], pieces: Iterable[str], unknown_words: Iterable[str]) -> set[str]:
-    """The piece that sets what an unknown character costs, and the piece for one."""
+    """The piece that sets the cost of an unknown character, and the piece for one."""
     if model["unk_id"] is None:  # then an unknown character is an error, not a token
         return set()
     lowest = min(model["vocab"], key=lambda entry: entry[1])
@@ -288,4 +288,4 @@ def _kind_error(kind: str) -> UserError:
 
 
 def _difference(what: str) -> UserError:
-    return UserError(f"the trimmed tokenizer {what}: it is refused. Leave --vocabulary out, and report this.")
+    return UserError(f"the trimmed tokenizer {what}, so it is not used: leave --vocabulary out, and report this.")

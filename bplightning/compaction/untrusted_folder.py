@@ -1,7 +1,7 @@
-"""What a folder's configuration may ask for, bounded by the weights beside it: a folder may come from anywhere.
+"""Limits on a configuration, derived from the weights in its folder: a folder may come from anywhere.
 
-transformers builds what a configuration says before it looks at the weights: a billion layers take for ever, and where
-shapes disagree it fills tensors of the configuration's shapes before it says so.
+transformers builds the model of a configuration before it looks at the weights: a billion layers take forever, and
+where shapes disagree it fills tensors of the configuration's shapes before it raises an error.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import nn
 from bplightning.errors import UserError
 
 ALWAYS = 256
-"""Layers and experts that are always allowed: those of a family that shares its layers' weights are few tensors."""
+"""Layers and experts that are always allowed, since a family that shares weights between layers has few tensors."""
 
 SLACK = 1 << 22
-"""Numbers that a model may have beyond twice those in its files: a new head, above all."""
+"""How many numbers a model may have beyond twice those in its files, for example for a new head."""
 
 
 def require_plausible_layers(folder: Path) -> None:
-    """Refuse a configuration with more layers or experts than the weights beside it fill; before a model is built.
+    """Refuse a configuration with more layers or experts than its weights can fill, before a model is built.
 
     Args:
-        folder: Folder of a saved model. What else is wrong with it is left to whoever loads it.
+        folder: Folder of a saved model. Other problems are left to the code that loads it.
 
     Raises:
-        UserError: It says so.
+        UserError: There are too many.
     """
     try:
         config = json.loads((folder / "config.json").read_bytes())
@@ -45,11 +45,11 @@ def require_plausible_layers(folder: Path) -> None:
     for key, value in asked:
         allowed = max(ALWAYS, len(shapes), stacked if "experts" in key else 0)
         if not 0 <= value <= allowed:
-            raise UserError(f"config.json says {key} {value}, and with the weights beside it it must be 0 to {allowed}")
+            raise UserError(f"config.json has {key} {value}, but with the folder's weights it must be 0 to {allowed}")
 
 
 def require_own_weights(folder: Path) -> None:
-    """Refuse an index of weights that names files outside of its folder: no folder chooses what else is read here.
+    """Refuse an index of weights that names files outside of its folder.
 
     Args:
         folder: Folder of a saved model.
@@ -68,24 +68,24 @@ def require_own_weights(folder: Path) -> None:
 
 
 def require_plausible_size(wanted: int, there: int) -> None:
-    """Refuse a model of far more numbers than its files hold; before it is given memory.
+    """Refuse a model with far more numbers than its files hold, before memory is allocated.
 
     Args:
-        wanted: Numbers that the model would have, or some of them.
-        there: Numbers in its files, as `numbers_in` counts them; 0 where they do not say.
+        wanted: How many numbers the model would have, or a part of them.
+        there: How many numbers its files hold, as `numbers_in` counts them; 0 if unknown.
 
     Raises:
-        UserError: It is.
+        UserError: There are too many.
     """
     if there and wanted > 2 * there + SLACK:
         raise UserError(
-            f"the sizes in config.json make a model of {wanted:,} numbers or more, and its weights are {there:,}: the "
+            f"the sizes in config.json make a model of {wanted:,} numbers or more, but its weights have {there:,}: the "
             "file is damaged, or of another model."
         )
 
 
 def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """A model's named parameters, but for those that are tied to others, or will be: transformers ties them last.
+    """A model's named parameters without those that are tied to others, or will be, since transformers ties them last.
 
     Args:
         model: The model.
@@ -95,12 +95,12 @@ def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def numbers_in(files: Iterable[str | Path]) -> int:
-    """Numbers in the safetensors files among these, by their headers alone."""
+    """How many numbers the safetensors files among these hold, by their headers."""
     return sum(map(math.prod, _shapes(file for file in map(Path, files) if file.suffix == ".safetensors")))
 
 
 def _integers(value: Any) -> Iterator[tuple[str, int]]:
-    """Each whole number of a configuration, also of those within it, by its key."""
+    """Each whole number in a configuration, also in nested ones, with its key."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if type(inner) is int:
@@ -110,8 +110,8 @@ def _integers(value: Any) -> Iterator[tuple[str, int]]:
 
 
 def _shapes(files: Iterable[Path]) -> Iterator[list[int]]:
-    """The shape of each tensor of safetensors files, by their headers alone."""
+    """The shape of each tensor in safetensors files, by their headers."""
     for file in files:
         with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118, it is no mapping
+            for name in tensors.keys():  # noqa: SIM118, not a mapping
                 yield tensors.get_slice(name).get_shape()

@@ -23,22 +23,22 @@ from bplightning.compaction.tokenizer_trimming import make_encoder, needed_ids, 
 from bplightning.errors import UserError
 
 TABLES = {".csv": "csv", ".parquet": "parquet"}
-"""Suffixes that `datasets` reads, and the name it has for each."""
+"""File extensions that `datasets` reads, and its name for each."""
 
 SAMPLES = 4
-"""Texts on which the two models are compared."""
+"""Number of texts on which the two models are compared."""
 
 
 @dataclass(frozen=True)
 class TrimmedVocabulary:
-    """A model and a tokenizer that only know the tokens of a corpus.
+    """A model and a tokenizer that have only the tokens of a corpus.
 
     Attributes:
         model: The smaller model.
         tokenizer: The tokenizer that matches.
-        kept: Ids that stayed, as the full tokenizer numbers them, ascending; the new id is the place in here.
-        total: How many tokens the full model's embeddings had.
-        texts: How many texts both tokenizers were compared on.
+        kept: Ids that were kept, in the numbering of the full tokenizer, ascending; the new id is the index here.
+        total: Number of tokens in the full model's embeddings.
+        texts: Number of texts on which both tokenizers were compared.
     """
 
     model: PreTrainedModel
@@ -50,23 +50,23 @@ class TrimmedVocabulary:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The texts of a file, read anew each time they are iterated over, and never held all at once.
+    """The texts of a file, read again at each iteration, and never held in memory all together.
 
-    Lines of ``.txt``; all strings, but not the keys, in each line of ``.jsonl``, in ``.json`` (which is read whole),
-    and in each row of ``.csv`` and ``.parquet``. All of it in UTF-8.
+    These are lines of ``.txt``, and all strings, without keys, in each line of ``.jsonl``, in ``.json`` (which is read
+    whole), and in each row of ``.csv`` and ``.parquet``. Files are in UTF-8.
 
     Attributes:
         path: The file.
 
     Raises:
-        UserError: The file is missing, of another format, cannot be read or decoded, or holds no text.
+        UserError: The file is missing, of another format, cannot be read or decoded, or has no text.
     """
 
     path: Path
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
-            raise UserError(f"corpus {str(self.path)!r} is no file (looked in {Path.cwd()}): give the path of one.")
+            raise UserError(f"corpus {str(self.path)!r} is no file (looked in {Path.cwd()}): give the path of a file.")
         formats = [".txt", ".jsonl", ".json", *TABLES]
         if self.path.suffix not in formats:
             raise UserError(f"corpus {str(self.path)!r} must be one of {', '.join(formats)}: convert or rename it.")
@@ -74,7 +74,7 @@ class Corpus:
     def __iter__(self) -> Iterator[str]:
         empty, place = True, "its start"
         try:
-            for place, value in self._values():  # noqa: B007 - the handler below says it
+            for place, value in self._values():  # noqa: B007 - used by the handler below
                 for text in _strings(value):
                     text.encode()  # JSON can escape half a character, which no tokenizer takes
                     if text.strip():
@@ -83,13 +83,13 @@ class Corpus:
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise UserError(
-                f"corpus {str(self.path)!r} cannot be read after {place} ({reason}): mend the file."
+                f"corpus {str(self.path)!r} cannot be read after {place} ({reason}): correct the file."
             ) from error
         if empty:
             raise UserError(f"corpus {str(self.path)!r} holds no text: give a file with text that the model will read.")
 
     def _values(self) -> Iterator[tuple[str, Any]]:
-        """Where it stands, and a string or what JSON can hold."""
+        """The place of each value, and the value: a string, or any JSON value."""
         if self.path.suffix in TABLES:
             options = {"data_files": str(self.path), "split": "train", "streaming": True}
             rows = datasets.load_dataset(TABLES[self.path.suffix], **options)
@@ -108,15 +108,15 @@ class Corpus:
 def trim_vocabulary(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
 ) -> TrimmedVocabulary:
-    """Keep only the tokens that a corpus uses, the special ones, and what the tokenizer needs to reach them.
+    """Keep only the tokens that a corpus uses, the special ones, and those that the tokenizer needs to reach them.
 
-    On every text of the corpus the new tokenizer gives the same tokens, renumbered, and the new model the same result:
-    its embeddings, and its language-modelling head where it has one, are only sliced. Both are checked. On other text
-    they work with smaller pieces or the unknown token.
+    On every text of the corpus the new tokenizer gives the same tokens, renumbered, and the new model the same result,
+    since its embeddings and its language-modelling head are only sliced. Both are checked. On other text they use
+    smaller pieces or the unknown token.
 
     Args:
-        model: A model with token embeddings, dense or compact; left as it is.
-        tokenizer: Its tokenizer; left as it is.
+        model: A model with token embeddings, dense or compact, which stays unchanged.
+        tokenizer: Its tokenizer, which stays unchanged.
         texts: The corpus, iterated over more than once: a list or a `Corpus`.
 
     Raises:
@@ -132,7 +132,7 @@ def trim_vocabulary(
     needed = needed_ids(tokenizer, texts)
     if max(needed) >= total:
         raise UserError(
-            f"the tokenizer has the id {max(needed)}, the model has {total} embeddings: give the tokenizer that "
+            f"the tokenizer has the id {max(needed)}, but the model has {total} embeddings: give the tokenizer that "
             "belongs to it, or call model.resize_token_embeddings(len(tokenizer)) first."
         )
     kept = tuple(sorted(needed | _model_ids(model)))
@@ -149,7 +149,7 @@ def trim_vocabulary(
 
 
 def _sliced(model: PreTrainedModel, kept: tuple[int, ...], new_ids: Mapping[int, int]) -> PreTrainedModel:
-    """A copy of `model` that has only the rows `kept` of everything that has one row a token."""
+    """A copy of `model` with only the rows `kept` of every tensor with one row per token."""
     smaller = copy.deepcopy(model)
     total, padding = model.config.vocab_size, model.config.pad_token_id
     for config in _configs(smaller):
@@ -157,9 +157,8 @@ def _sliced(model: PreTrainedModel, kept: tuple[int, ...], new_ids: Mapping[int,
         if getattr(config, "vocab_size", None) == total:
             config.vocab_size = len(kept)
     rows = torch.tensor(kept, device=model.device)
-    sliced: dict[
-        int, tuple[Tensor, Tensor]
-    ] = {}  # tied tensors stay tied; the old one is held so that its id is its own
+    # Tied tensors stay tied; holding the old tensor keeps its id unique.
+    sliced: dict[int, tuple[Tensor, Tensor]] = {}
     for name, dim in _vocabulary_dims(model, smaller.config).items():
         owner, _, attribute = name.rpartition(".")
         module = smaller.get_submodule(owner)
@@ -175,7 +174,7 @@ def _sliced(model: PreTrainedModel, kept: tuple[int, ...], new_ids: Mapping[int,
                 module.padding_idx = new_ids.get(module.padding_idx)
         elif isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
-    for module in smaller.modules():  # what a model noted of its configuration when it was built
+    for module in smaller.modules():  # modules copy these from the configuration
         if getattr(module, "vocab_size", None) == total:
             module.vocab_size = len(kept)  # type: ignore[assignment]
         if padding is not None and getattr(module, "padding_idx", None) == padding:
@@ -184,9 +183,9 @@ def _sliced(model: PreTrainedModel, kept: tuple[int, ...], new_ids: Mapping[int,
 
 
 def _vocabulary_dims(model: PreTrainedModel, config: Any) -> dict[str, int]:
-    """Which parameters and buffers have a dimension `V`, and which one, found by building both sizes without memory.
+    """The parameters and buffers with a dimension `V`, and that dimension, found by building both sizes without memory.
 
-    So no name and no coincidence of sizes decides: embeddings, heads, their biases, whatever an architecture has.
+    So neither names nor coincidences of sizes decide: it finds embeddings, heads, their biases, and anything else.
     """
     with torch.device("meta"):
         full, smaller = (_shapes(type(model)(copy.deepcopy(c))) for c in (model.config, config))
@@ -200,24 +199,24 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def _model_ids(model: PreTrainedModel) -> set[int]:
-    """Ids the model itself needs: those its configuration names, and those that must not move."""
+    """Ids that the model itself needs: those in its configuration, and those that must not move."""
     total = model.config.vocab_size
     ids = {id_ for config in _configs(model) for value in _ids(config).values() for id_ in _flat(value)}
     padding = model.config.pad_token_id
-    # RoBERTa and its kin count positions from the padding's id, so that has to stay what it is.
+    # RoBERTa and its relatives count positions from the padding's id, so it must stay.
     if any("position" in name and getattr(m, "padding_idx", None) is not None for name, m in model.named_modules()):
         ids.update(range(padding))
     return {id_ for id_ in ids if 0 <= id_ < total}
 
 
 def _configs(model: PreTrainedModel) -> list[Any]:
-    """Every configuration object of a model, that for generation included, each once."""
+    """Every configuration object of a model, including that for generation, each once."""
     found = [getattr(module, name, None) for module in model.modules() for name in ("config", "generation_config")]
     return list({id(config): config for config in found if config is not None}.values())
 
 
 def _ids(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that hold ids of single tokens, that are set."""
+    """The fields of a configuration that hold ids of single tokens and are set."""
     suffixes = ("_token_id", "_token_ids", "_token_index")
     return {name: value for name, value in vars(config).items() if name.endswith(suffixes) and value is not None}
 
@@ -228,23 +227,23 @@ def _flat(value: Any) -> list[int]:
 
 def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
     for name, value in _ids(config).items():
-        ids = [new_ids.get(id_, id_) for id_ in _flat(value)]  # an id that is none, such as -1, stays
+        ids = [new_ids.get(id_, id_) for id_ in _flat(value)]  # an invalid id such as -1 stays
         setattr(config, name, ids if isinstance(value, list | tuple) else ids[0])
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         if getattr(config, name, None):
             setattr(config, name, [new_ids[id_] for id_ in getattr(config, name) if id_ in new_ids])
-    if getattr(config, "bad_words_ids", None):  # a word with a token that is gone cannot be written any more
+    if getattr(config, "bad_words_ids", None):  # a word with a removed token can no longer be written
         words = [[new_ids.get(id_) for id_ in word] for word in config.bad_words_ids]
         config.bad_words_ids = [word for word in words if None not in word] or None
 
 
 class _Renumbered(nn.Module):
-    """The full model, with the ids of the smaller vocabulary going in and the logits of its tokens coming out."""
+    """The full model with inputs and logits in the ids of the smaller vocabulary."""
 
     def __init__(self, model: PreTrainedModel, kept_V: Tensor) -> None:
         super().__init__()
         self.model, self.config, self.kept_V = model, model.config, kept_V
-        self.training = model.training  # the mode that a comparison puts both back to
+        self.training = model.training  # the mode that a comparison restores
 
     def forward(self, **inputs: Tensor) -> dict[str, Any]:
         outputs = self.model(**{k: self.kept_V[v] if k.endswith("input_ids") else v for k, v in inputs.items()})
@@ -254,7 +253,7 @@ class _Renumbered(nn.Module):
 
 
 def _sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, Tensor]:
-    """A few short texts of the corpus, as the smaller model takes them."""
+    """A few short texts of the corpus as inputs of the smaller model."""
     config: Any = model.config
     encoder = make_encoder(tokenizer)
     encoder.enable_truncation(max(4, min(32, (getattr(config, "max_position_embeddings", None) or 64) // 2)))

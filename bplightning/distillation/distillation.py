@@ -1,4 +1,4 @@
-"""Learning from a teacher: the pruned model copies what a fine-tuned one decides, beside the task's own loss."""
+"""Distillation: the pruned model learns from a fine-tuned teacher, in addition to the task's own loss."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ BASELINE = "baseline"
 
 
 class Distillation:
-    """What to learn from a teacher, and how much (Hinton et al. 2015, arXiv 1503.02531; as in arXiv 2109.04838, 4.1).
+    """Settings of distillation (Hinton et al. 2015, arXiv 1503.02531; as in arXiv 2109.04838, section 4.1).
 
-    The loss is ``alpha_ce * task loss + alpha_teacher * T^2 * KL(teacher / T, student / T)``, and beside it the
-    strategy's penalty; with `alpha_hidden`, that much of the mean squared distance of hidden states too, and with
-    `alpha_experts`, of what each expert gives (`bplightning.distillation.experts`).
+    The loss is ``alpha_ce * task loss + alpha_teacher * T^2 * KL(teacher / T, student / T)``, plus the strategy's
+    penalty. `alpha_hidden` adds the mean squared distance of hidden states, and `alpha_experts` that of the outputs of
+    experts (`bplightning.distillation.experts`).
 
     Args:
         teacher: A fine-tuned model of the same task, folder or hub name, of any size or family with the same labels and
-            the same tokens; or `baseline`, the dense model of this run. Default: none, only the task's loss counts.
+            the same tokens; or `baseline`, the dense model of this run. Default: none, only the task's loss is used.
         temperature: Both models' logits are divided by it before they are compared; above 0.
         alpha_ce: Weight of the task's own loss, 0 or more.
-        alpha_teacher: Weight of the teacher's, 0 or more.
+        alpha_teacher: Weight of the distance to the teacher's logits, 0 or more.
         alpha_hidden: Weight of the distance of hidden states, 0 or more; layers are matched evenly from the top, and
-            both models must be of one width.
+            both models must have the same width.
         alpha_experts: Weight of the distance of experts' outputs, summed over layers and experts, 0 or more; for models
-            with a mixture of experts, with a teacher that has as many.
-        cache_megabytes: Memory for the teacher's logits, millions of bytes on each rank: an example whose logits are
-            there is not computed again in later epochs. The default 0 keeps none. On a GPU each step waits for the
-            host; a run that is gone on with begins with none, and is the same only within float error.
+            with a mixture of experts and a teacher with the same number of them.
+        cache_megabytes: Memory for the teacher's logits, in millions of bytes on each rank: cached examples are not
+            computed again in later epochs. The default 0 caches none. On a GPU each step then waits for the host. A
+            resumed run starts with an empty cache, and repeats the interrupted one only within float error.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Distillation:
         if not temperature > 0:
             raise UserError(f"distillation's temperature is {temperature:g}; it must be above 0. The papers take 2.")
         if not cache_megabytes >= 0:
-            raise UserError(f"distillation's cache_megabytes is {cache_megabytes:g}; it must be 0, for none, or more.")
+            raise UserError(f"distillation's cache_megabytes is {cache_megabytes:g}; it must be 0 (none) or more.")
         if cache_megabytes and alpha_hidden:
             raise UserError(
-                "distillation's cache_megabytes keeps logits, and with alpha_hidden the teacher computes all the same: "
+                "distillation's cache_megabytes caches logits, but with alpha_hidden the teacher computes every batch: "
                 "leave one of both at 0."
             )
         weights = {"alpha_ce": alpha_ce, "alpha_teacher": alpha_teacher, "alpha_hidden": alpha_hidden}
@@ -80,7 +80,7 @@ class Distillation:
         self.cache_megabytes = cache_megabytes
 
     def settings(self) -> dict[str, Any] | None:
-        """What the report says of it; `None` where there is no teacher."""
+        """The settings for the report; `None` where there is no teacher."""
         settings = {name: value for name, value in vars(self).items() if name != "given"}
         if self.given is None:
             return None
@@ -88,16 +88,16 @@ class Distillation:
 
 
 class Teacher:
-    """A teacher at work: frozen, in evaluation mode, part of no module, so that no checkpoint and no DDP holds it.
+    """A teacher in use: frozen, in evaluation mode, and part of no module, so that neither checkpoints nor DDP hold it.
 
     Args:
-        settings: What to learn from it; `settings.teacher` is a folder or hub name.
-        task: The task, which loads it and says how decisions are compared.
+        settings: Settings of distillation; `settings.teacher` is a folder or hub name.
+        task: The task, which loads the teacher and compares logits.
         student: The model that learns.
-        strategy: How it is pruned, which may learn from the teacher's layers, too; `None` for not at all.
+        strategy: The pruning strategy, which may also learn from the teacher's layers; `None` for no pruning.
 
     Raises:
-        UserError: The teacher does not fit the student, or what is to be learned.
+        UserError: The teacher does not fit the student or the settings.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Teacher:
         self.of_layers = None if strategy is None else strategy.capability(LearnsFromTeacher)
         if settings.cache_megabytes and self.of_layers is not None:
             raise UserError(
-                "distillation's cache_megabytes keeps logits, and with a strategy that learns from layers the teacher "
-                "computes all the same: leave cache_megabytes at 0."
+                "distillation's cache_megabytes caches logits, but with a strategy that learns from layers the teacher "
+                "computes every batch: leave cache_megabytes at 0."
             )
         self.task = task
         self.model = load_teacher(settings.teacher, task, student)
@@ -118,7 +118,7 @@ class Teacher:
         if settings.alpha_hidden and widths[0] != widths[1]:
             raise UserError(
                 f"alpha_hidden is {settings.alpha_hidden:g}, but the teacher's hidden states have {widths[1]} numbers "
-                f"and the model's {widths[0]}: take a teacher of the same width, or leave alpha_hidden at 0."
+                f"and the model's {widths[0]}: use a teacher of the same width, or leave alpha_hidden at 0."
             )
         if self.of_layers is not None:
             self.of_layers.meet_teacher(self.model)
@@ -127,33 +127,33 @@ class Teacher:
         self.cache = LogitCache(settings.cache_megabytes, self.model.config.num_labels or 0)
 
     def to(self, device: torch.device) -> None:
-        """Move to a device; on a GPU in half precision."""
+        """Move the teacher to a device; on a GPU it computes in half precision."""
         half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         nn.Module.to(self.model, device, half if device.type == "cuda" else None)
 
     @property
     def student_options(self) -> dict[str, Any]:
-        """What the student's `forward` must be given beside its inputs."""
+        """Additional arguments of the student's `forward`."""
         wanted = self.settings.alpha_hidden or self.of_layers is not None
         return {"output_hidden_states": True} if wanted else {}
 
     def loss(self, task_loss: Tensor, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The loss to train with, and the teacher's part in it before weighting, for the log.
+        """The loss to train with, and the teacher's unweighted part of it, for the log.
 
         Args:
-            task_loss: The task's own.
-            outputs: The student's.
-            batch: The batch that they are of.
+            task_loss: The task's own loss.
+            outputs: Outputs of the student.
+            batch: Their batch.
         """
         inputs, given = self.task.model_inputs(batch), None
-        with torch.no_grad():  # not inference mode: autograd saves what the student is compared with
+        with torch.no_grad():  # not inference mode: autograd saves the teacher's outputs
             if self.settings.cache_megabytes:
                 logits = self.cache.logits(inputs, lambda rows: self.task.logits(self.model(**self.inputs(rows)), rows))
             else:
                 given = self.model(**self.inputs(inputs), **self.student_options)
                 logits = self.task.logits(given, batch)
         own = self.task.logits(outputs, batch)
-        both = min(own.shape[-1], logits.shape[-1])  # of tokens: models have spare ones, not all as many
+        both = min(own.shape[-1], logits.shape[-1])  # vocabularies may be padded to different sizes
         decided = self.task.distillation_loss(
             own[..., :both], logits[..., :both], temperature=self.settings.temperature
         )
@@ -169,9 +169,9 @@ class Teacher:
         return loss, decided
 
     def _hidden_loss(self, outputs: Any, given: Any, batch: dict[str, Any]) -> Tensor:
-        """Mean squared distance of hidden states ``(B, L, hidden size)``, padding left out; layers matched evenly."""
+        """Mean squared distance of hidden states ``(B, L, hidden size)`` without padding; layers are matched evenly."""
         states, wanted = _hidden_states(outputs), _hidden_states(given)
-        layers, of_teacher = len(states) - 1, len(wanted) - 1  # the first one is the embeddings'
+        layers, of_teacher = len(states) - 1, len(wanted) - 1  # the first is that of the embeddings
         mask = batch.get("attention_mask")
         distances = []
         for layer in range(1, layers + 1):
@@ -183,10 +183,10 @@ class Teacher:
 
 
 def states_width(model: nn.Module) -> int:
-    """Numbers of a hidden state; of a compact model fewer than its configuration says, which stays as it was.
+    """Width of a hidden state; a compact model may be narrower than the `hidden_size` of its configuration.
 
     Args:
-        model: A model; of another architecture than those that can be pruned, its configuration is believed.
+        model: A model; for an architecture that cannot be pruned, its configuration is used.
     """
     try:
         return stream_width(PrunableLayout.of(model))
@@ -196,7 +196,7 @@ def states_width(model: nn.Module) -> int:
 
 
 def _is_of(mask: Any, states_BLH: Tensor) -> bool:
-    """Whether a mask says which of the tokens that states are of are padding."""
+    """Whether a mask has an entry for each token of the states."""
     return isinstance(mask, Tensor) and mask.shape == states_BLH.shape[:2]
 
 

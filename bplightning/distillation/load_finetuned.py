@@ -1,4 +1,4 @@
-"""Saved models that are to decide as a task's own does: a baseline, a teacher, a model that is evaluated."""
+"""Loading a fine-tuned model for a task: a baseline, a teacher, or a model to evaluate."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def load_fitting(task: Task, name: str | Path, *, what: str) -> PreTrainedModel:
     Args:
         task: The task.
         name: The model's folder, or its name on the hub.
-        what: What it is meant to be, for messages.
+        what: What it should be, for messages.
 
     Raises:
-        UserError: It cannot be loaded, its folder lacks weights that it has, or it has fewer tokens.
+        UserError: It cannot be loaded, its folder lacks some of its weights, or it has fewer tokens than the task.
     """
     model: PreTrainedModel = load_saved(task.load_model, name, what=what)
     if unread := unread_weights(model):
         more = f" and {len(unread) - 1} more" if unread[1:] else ""
         raise UserError(
             f"{what} {str(name)!r} is not fine-tuned for this task: it has no {unread[0]!r}{more}, which would be "
-            "random. Give the folder of a model that is, as `fit --strategy dense` leaves it."
+            "random. Give the folder of a fine-tuned model, such as `fit --strategy dense` writes."
         )
     if task.tokenizer is None:
         return model
@@ -36,19 +36,19 @@ def load_fitting(task: Task, name: str | Path, *, what: str) -> PreTrainedModel:
     rows, tokens = embeddings.weight.shape[0], len(task.tokenizer)
     if rows <= max(given_tokens(model, task.tokenizer).values()):
         raise UserError(
-            f"{what} {str(name)!r} has {rows} tokens, and the task's tokenizer {tokens}: it is of another "
-            "vocabulary, for example trimmed by `compact --vocabulary`. Give a model of the same, or give the folder, "
+            f"{what} {str(name)!r} has {rows} tokens, but the task's tokenizer {tokens}: it has another vocabulary, "
+            "for example trimmed by `compact --vocabulary`. Give a model with the same vocabulary, or give the folder, "
             "with its own tokenizer, as --task.model."
         )
     return model
 
 
 def given_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The tokens of a tokenizer that a model may be given, with their numbers.
+    """The tokens of a tokenizer that a model may get, with their ids.
 
     Args:
         model: The model.
-        tokenizer: The tokenizer; what it masks with is given to masked language models only.
+        tokenizer: The tokenizer; only masked language models get its mask token.
     """
     unused = None if type(model).__name__.endswith("ForMaskedLM") else tokenizer.mask_token
     return {token: number for token, number in tokenizer.get_vocab().items() if token != unused}

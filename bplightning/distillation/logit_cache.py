@@ -1,4 +1,4 @@
-"""What a teacher decided on an example, kept: in later epochs it is not asked again."""
+"""A cache of a teacher's logits, so that it need not compute an example again in later epochs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 KEY_BYTES = 16
-"""Bytes by which an example is told from the others: two of a billion are taken for one with a chance of 1e-21."""
+"""Bytes of an example's key: among a billion examples, two have the same with a probability of 1e-21."""
 
 
 class LogitCache:
-    """Logits of examples, by what the model was given of them.
+    """Logits of examples, keyed by their inputs.
 
-    Where logits have no entry for each token, an example is the same however far its batch is padded; elsewhere only
-    in a batch of the same length.
+    If logits have no entry for each token, padding does not count, so an example matches in batches of any length; else
+    only in batches of the same length.
 
     Args:
-        megabytes: Main memory that logits may fill, millions of bytes; examples beyond that are computed each time.
-        classes: Classes of the model: logits of just so many rows, ``(B, classes)``, or where each class holds or not
-            ``(B, classes, 2)``, have no entry for each token.
+        megabytes: Main memory for logits, millions of bytes; examples beyond that are computed each time.
+        classes: Number of classes: logits of shape ``(B, classes)`` or ``(B, classes, 2)`` have no entry for each
+            token.
     """
 
     def __init__(self, megabytes: float, classes: int) -> None:
@@ -31,15 +31,15 @@ class LogitCache:
         self._by_example: bool | None = None
 
     def __len__(self) -> int:
-        """Examples whose logits are kept."""
+        """Number of cached examples."""
         return len(self._rows)
 
     def logits(self, inputs: dict[str, Tensor], compute: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
-        """The logits of a batch, of which only rows that are not there are computed.
+        """The logits of a batch, computing only the rows that are not cached.
 
         Args:
             inputs: The model's keyword arguments, each ``(B, ...)``.
-            compute: From such arguments to logits ``(B, ...)``.
+            compute: Computes logits ``(B, ...)`` from such arguments.
         """
         if self._by_example is None:
             logits = compute(inputs)

@@ -1,4 +1,4 @@
-"""Who may teach whom: labels and tokens that mean the same, and what a teacher of another family takes as inputs."""
+"""Checking that a teacher fits a student (labels and tokens), and preparing its inputs for another family."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bplightning.errors import UserError
 
 
 def load_teacher(name: str, task: Task, student: PreTrainedModel) -> PreTrainedModel:
-    """A teacher's model, refused where it decides about, or reads, something else than the model that learns.
+    """Load a teacher; refuse one with other labels or tokens than the student.
 
     Args:
         name: Folder or hub name.
@@ -33,14 +33,14 @@ def load_teacher(name: str, task: Task, student: PreTrainedModel) -> PreTrainedM
 
 
 def load_readable(name: str, task: Task) -> PreTrainedModel:
-    """A teacher's model, refused where it is not fine-tuned, or reads something else; before there is a student.
+    """Load a teacher; refuse one that is not fine-tuned or has other tokens, before there is a student.
 
     Args:
         name: Folder or hub name.
         task: The task.
 
     Raises:
-        UserError: It is, or it cannot be loaded.
+        UserError: It cannot be loaded, is not fine-tuned, or has other tokens.
     """
     teacher = load_fitting(task, name, what="the teacher")
     require_same_tokens(teacher, task, name=name)
@@ -48,12 +48,12 @@ def load_readable(name: str, task: Task) -> PreTrainedModel:
 
 
 def require_same_labels(teacher: PreTrainedModel, student: PreTrainedModel, *, name: str) -> None:
-    """Refuse a teacher whose outputs mean something else; what is decided about tokens has no labels.
+    """Refuse a teacher with other labels; language models have none.
 
     Args:
         teacher: The teacher.
         student: The model that learns.
-        name: What the teacher is called, for the message.
+        name: Name of the teacher, for the message.
 
     Raises:
         UserError: The labels differ in number, name or order.
@@ -66,13 +66,13 @@ def require_same_labels(teacher: PreTrainedModel, student: PreTrainedModel, *, n
         return  # labels without names can only be counted
     rule = "its labels in another order" if sorted(of_teacher) == sorted(own) else "other labels"
     raise UserError(
-        f"the teacher {name!r} has {rule} than the model: {of_teacher[:8]} and {own[:8]}. Take one that was fine-tuned "
+        f"the teacher {name!r} has {rule} than the model: {of_teacher[:8]} and {own[:8]}. Use one that was fine-tuned "
         "on the same data, or baseline."
     )
 
 
 def require_same_tokens(teacher: PreTrainedModel, task: Task, *, name: str) -> None:
-    """Refuse a teacher that would read the task's tokens as others.
+    """Refuse a teacher that has other ids for the task's tokens.
 
     Args:
         teacher: The teacher.
@@ -80,41 +80,41 @@ def require_same_tokens(teacher: PreTrainedModel, task: Task, *, name: str) -> N
         name: Folder or hub name of the teacher.
 
     Raises:
-        UserError: Its own tokenizer numbers them otherwise.
+        UserError: Its own tokenizer has other ids.
     """
     folder = Path(name)
-    # Where a folder has no tokenizer there is nothing to compare with: transformers would make up an empty one.
-    unsaid = folder.is_dir() and not any(any(folder.glob(each)) for each in ("tokenizer*", "*vocab*", "*.model"))
-    if task.tokenizer is None or unsaid:
+    # Without a tokenizer in the folder there is nothing to compare with: transformers would make an empty one.
+    unknown = folder.is_dir() and not any(any(folder.glob(each)) for each in ("tokenizer*", "*vocab*", "*.model"))
+    if task.tokenizer is None or unknown:
         return
     tokens = given_tokens(teacher, task.tokenizer)
     theirs = load_saved(AutoTokenizer.from_pretrained, name, what="the tokenizer of the teacher").get_vocab()
     different = [token for token, number in tokens.items() if theirs.get(token) != number]
     if different:
         raise UserError(
-            f"the teacher {name!r} numbers {len(different)} of the tokenizer's {len(tokens)} tokens otherwise, for "
-            f"example {different[0]!r}. Take a teacher with the model's tokenizer."
+            f"the teacher {name!r} has other ids for {len(different)} of the tokenizer's {len(tokens)} tokens, for "
+            f"example {different[0]!r}. Use a teacher with the model's tokenizer."
         )
 
 
 class TeacherInputs:
-    """What a teacher takes of a student's inputs, and segments where only the teacher tells them apart.
+    """Makes a teacher's inputs from a student's, with segments if only the teacher uses them.
 
-    DistilBERT has no ``token_type_ids``, for example, and its tokenizer makes none; a BERT that teaches it has learned
-    with them which of two texts is the question.
+    DistilBERT has no ``token_type_ids``, for example, and its tokenizer makes none; but a BERT teacher has learned from
+    them which of two texts is the question.
 
     Args:
         teacher: The teacher.
         student: The model that learns.
-        task: The task, whose tokenizer says what separates two texts.
-        name: What the teacher is called, for the message.
+        task: The task, whose tokenizer has the token that separates two texts.
+        name: Name of the teacher, for the message.
     """
 
     def __init__(self, teacher: PreTrainedModel, student: PreTrainedModel, task: Task, *, name: str) -> None:
         self.taken, own = (inspect.signature(model.forward).parameters for model in (teacher, student))
         self.positions, self.name = positions_of(teacher) if _has_table(teacher) else None, name
         segments = "token_type_ids" in self.taken and getattr(teacher.config, "type_vocab_size", 0) > 1
-        # What is decided about tokens is learned from texts by themselves, one after the other.
+        # Language models are trained on single texts, without segments.
         segments = segments and "token_type_ids" not in own and teacher.get_output_embeddings() is None
         self.separator: int | None = getattr(task.tokenizer, "sep_token_id", None) if segments else None
 
@@ -131,9 +131,9 @@ class TeacherInputs:
         if ids is not None and self.positions is not None and ids.shape[1] > self.positions:
             raise UserError(
                 f"the teacher {self.name!r} has {self.positions} positions, and the batch is {ids.shape[1]} tokens "
-                f"long: lower the task's max_length to {self.positions}, or take another teacher."
+                f"long: lower the task's max_length to {self.positions}, or use another teacher."
             )
-        if not self.taken.keys() & inputs.keys():  # a wrapper, which hands on what it is given
+        if not self.taken.keys() & inputs.keys():  # a wrapper, which passes on all arguments
             return inputs
         given = {name: value for name, value in inputs.items() if name in self.taken}
         if ids is not None and self.separator is not None and "token_type_ids" not in given:
@@ -142,12 +142,12 @@ class TeacherInputs:
 
 
 def segments(ids_BL: Tensor, separator: int, mask_BL: Tensor | None = None) -> Tensor:
-    """Which text each token is of, as BERT's tokenizer says it: 0 to the first separator, then 1, in padding 0.
+    """The segment of each token, as BERT's tokenizer numbers them: 0 up to the first separator, then 1, in padding 0.
 
     Args:
         ids_BL: Tokens.
         separator: The token that ends a text.
-        mask_BL: 1 where a token is, 0 in padding; `None` where there is none.
+        mask_BL: 1 for tokens, 0 for padding; `None` without padding.
 
     >>> import torch
     >>> segments(torch.tensor([[2, 7, 8, 3, 9, 3, 0]]), 3, torch.tensor([[1, 1, 1, 1, 1, 1, 0]])).tolist()
@@ -159,13 +159,13 @@ def segments(ids_BL: Tensor, separator: int, mask_BL: Tensor | None = None) -> T
 
 
 def _has_table(model: PreTrainedModel) -> bool:
-    """Whether a model looks up positions in a table, which has an end; rotary ones are computed."""
+    """Whether a model looks up positions in a table of fixed size; rotary ones are computed."""
     tables = (name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Embedding))
     return any("position" in name or name == "wpe" for name in tables)
 
 
 def _unnamed(labels: list[str]) -> bool:
-    """Whether nobody has named labels: transformers calls them so."""
+    """Whether labels have only the default names of transformers."""
     return all(label.startswith("LABEL_") for label in labels)
 
 
@@ -174,6 +174,6 @@ def _numbers(labels: list[str]) -> bool:
 
 
 def _folded(labels: list[str]) -> list[str]:
-    """Labels without regard to case, ``NEGATIVE`` as ``negative``, where that leaves each its own."""
+    """Labels in lower case, so that ``NEGATIVE`` equals ``negative``, if they stay distinct."""
     folded = [label.casefold() for label in labels]
     return folded if len(set(folded)) == len(labels) else labels

@@ -278,7 +278,7 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_set("version", to=5), "has version 5 where this bplightning reads versions 1 to 4"),
+        (_set("version", to=5), "has version 5, but this bplightning reads versions 1 to 4"),
         (_set("widths", "encoder.0.self", to=5), r"must keep 0 to 4 heads of 'encoder\.0\.self', got 5"),
         (_set("widths", "encoder.0.self", to=-1), r"must keep 0 to 4 heads of 'encoder\.0\.self', got -1"),
         (_set("widths", "encoder.0.self", to=True), "got True"),
@@ -287,19 +287,19 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("widths", "encoder.9.self", to=1), r"each of the model's 6 groups; it does not for \['encoder\.9\.self'"),
         (lambda field: field["widths"].pop("encoder.0.self"), r"it does not for \['encoder\.0\.self'\]"),
         (_set("widths", to=[1, 2]), "must give one width for each"),
-        (_set("biases", to=["encoder.9.self"]), r"with a bias of their own, got \['encoder\.9\.self'\]"),
-        (_set("biases", to=None), "with a bias of their own, got None"),
+        (_set("biases", to=["encoder.9.self"]), r"with an added bias, got \['encoder\.9\.self'\]"),
+        (_set("biases", to=None), "with an added bias, got None"),
         (_set("columns", to="../../etc"), r"columns of position biases by the model's groups, got \.\./"),
         (_set("columns", "encoder.9.self", to=[0]), "columns of position biases by the model's groups"),
         (_set("widths", "other.0.self", to=1), r"it does not for \['other\.0\.self'\]"),
-        (_set("unknown", to=1), "has 'unknown', which version 4 of it has not"),
+        (_set("unknown", to=1), "has 'unknown', which is no key of version 4"),
         (_set("version", to=1.0), r"has version 1\.0 where"),
-        (_set("version", to=1), "has 'columns', which version 1 of it has not"),
+        (_set("version", to=1), "has 'columns', which is no key of version 1"),
         (_set("stream", to=None), "of the residual stream its width and what is skipped, got None"),
         (_set("stream", "width", to=33), "must keep 1 to 32 dimensions of the residual stream, got 33"),
         (_set("stream", "width", to=0), "must keep 1 to 32 dimensions of the residual stream, got 0"),
         (_set("stream", "skipped", to=[1]), r"list the sub-layers that are skipped, got \[1\]"),
-        (_set("stream", "skipped", to=["encoder.9.self"]), r"lists 'encoder\.9\.self', which no sub-layer"),
+        (_set("stream", "skipped", to=["encoder.9.self"]), r"lists 'encoder\.9\.self', which is no sub-layer"),
         (dict.clear, "has version None"),
     ],
 )  # fmt: skip
@@ -379,7 +379,7 @@ def test_weights_of_the_body_that_are_not_there_are_refused_and_not_drawn(
     weights = load_file(file)
     weights["elsewhere"] = weights.pop(lost)
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=f"the weights lack '{lost}', which the configuration has"):
+    with pytest.raises(UserError, match=f"the weights lack '{lost}', which the configuration needs"):
         BertForQuestionAnswering.from_pretrained(tmp_path / "model")
 
 

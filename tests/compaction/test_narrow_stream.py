@@ -193,7 +193,7 @@ def test_a_teacher_of_another_width_than_what_is_left_is_refused(tmp_path: Path)
     student.save_pretrained(tmp_path / "teacher")
     learning = Distillation(str(tmp_path / "teacher"), alpha_hidden=1.0)
     Teacher(learning, task, student)
-    with pytest.raises(UserError, match="have 32 numbers and the model's 8: take a teacher of the same width"):
+    with pytest.raises(UserError, match="have 32 numbers and the model's 8: use a teacher of the same width"):
         Teacher(learning, task, narrow)  # type: ignore[arg-type]
 
 

@@ -58,7 +58,7 @@ def test_embeddings_that_are_tied_only_after_loading_count_once(tmp_path: Path, 
 @pytest.mark.parametrize("layers", [10**9, 2**63, -1])
 def test_layers_that_no_weights_fill(saved: Path, tmp_path: Path, layers: int) -> None:
     said = refused(saved, tmp_path, num_hidden_layers=layers)
-    assert said == f"config.json says num_hidden_layers {layers}, and with the weights beside it it must be 0 to 256"
+    assert said == f"config.json has num_hidden_layers {layers}, but with the folder's weights it must be 0 to 256"
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -68,7 +68,7 @@ def test_experts_that_no_weights_fill(tmp_path: Path, stacked: bool) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"num_local_experts": allowed}))
     require_plausible_layers(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"num_local_experts": 10**9}))
-    with pytest.raises(UserError, match=f"says num_local_experts 1000000000, and .* must be 0 to {allowed}$"):
+    with pytest.raises(UserError, match=f"has num_local_experts 1000000000, but .* must be 0 to {allowed}$"):
         require_plausible_layers(tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_a_model_much_larger_than_its_weights(saved: Path, tmp_path: Path, width
     large = {"intermediate_size": 10**9} if widths else {"hidden_size": 10**9}
     said = refused(saved, tmp_path, compaction=compaction, **large)
     assert said.startswith("the sizes in config.json make a model of ")
-    assert "numbers or more, and its weights are " in said
+    assert "numbers or more, but its weights have " in said
 
 
 @pytest.mark.parametrize(

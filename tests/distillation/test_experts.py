@@ -92,7 +92,7 @@ def test_nothing_is_left_of_it() -> None:
 
 def test_a_teacher_with_other_experts_is_refused() -> None:
     for other, said in ((tiny("llama"), "no experts"), (tiny("mixtral", num_experts=4), "3 layers of 4 experts")):
-        with pytest.raises(UserError, match=rf"has 3 layers of 3 experts, the teacher {said}: take the dense model"):
+        with pytest.raises(UserError, match=rf"has 3 layers of 3 experts, the teacher {said}: use the dense model"):
             ExpertDistillation(tiny("mixtral"), other)
     model = tiny("mixtral")
     model.activation_checkpointing_enable()

@@ -334,7 +334,7 @@ def test_a_broken_field_is_refused(tmp_path: Path, value: Any) -> None:
     config = json.loads(file.read_text())
     config[CONFIG_FIELD]["no_norm"] = value
     file.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="must say true or false of no_norm, got"):
+    with pytest.raises(UserError, match="must have true or false for no_norm, got"):
         AutoModelForQuestionAnswering.from_pretrained(tmp_path / "compact")
 
 

@@ -98,5 +98,5 @@ def test_teachers_that_layers_cannot_learn_from_are_refused(tmp_path: Path) -> N
     strategy.attach(PrunableLayout.of(model))
     with pytest.raises(UserError, match="teacher's hidden states have 32 numbers and the model's 64: take a teacher"):
         Teacher(Distillation(str(tmp_path / "t")), task, model, strategy)
-    with pytest.raises(UserError, match="cache_megabytes keeps logits, and with a strategy that learns from layers"):
+    with pytest.raises(UserError, match="cache_megabytes caches logits, but with a strategy that learns from layers"):
         Teacher(Distillation(str(tmp_path / "t"), cache_megabytes=1.0), task, model, strategy)
