@@ -14,6 +14,7 @@ from bplightning.cli.trainers import (
     add_seed_option,
     add_trainer_options,
     family_of,
+    kept_from_others,
     make_trainer,
     save_config,
     seeded,
@@ -63,16 +64,17 @@ def run_prune(args: Sequence[str]) -> Report | None:
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     if (folder / "config.yaml").exists():
         raise UserError(f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir.")
-    return prune(
-        trainer,
-        module,
-        module.task,
-        baseline=settings.baseline,
-        calibration_examples=settings.calibration_examples,
-        alignment=objects.alignment,
-        quantize=settings.quantize,
-        begin=lambda: save_config(trainer, module),
-    )
+    with kept_from_others(chosen, trainer, folder):
+        return prune(
+            trainer,
+            module,
+            module.task,
+            baseline=settings.baseline,
+            calibration_examples=settings.calibration_examples,
+            alignment=objects.alignment,
+            quantize=settings.quantize,
+            begin=lambda: save_config(trainer, module),
+        )
 
 
 def prune_parser() -> PluginParser:

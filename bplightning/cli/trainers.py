@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from bplightning.errors import UserError
+from bplightning.io.run_folder import worked_on
 from bplightning.plugins import name_of
 from bplightning.runs.build import refusals_said
 from bplightning.runs.parser import PluginParser
@@ -144,6 +146,18 @@ def usual_callbacks(settings: Namespace) -> list[Callback]:
     if wants_bar and not sys.stdout.isatty() and not any(isinstance(item, ProgressBar) for item in callbacks):
         callbacks.append(ProgressLines())
     return callbacks
+
+
+def kept_from_others(settings: Namespace, trainer: Trainer, folder: Path) -> AbstractContextManager[None]:
+    """Keep other processes from working on a run, where its folder is one that bplightning numbers.
+
+    Args:
+        settings: As `with_objects` returns them.
+        trainer: The run's trainer.
+        folder: The run's folder.
+    """
+    numbered = settings.logger in (None, True) and not settings.fast_dev_run
+    return worked_on(folder) if numbered and trainer.is_global_zero else nullcontext()
 
 
 class SavesConfigOf(Callback):

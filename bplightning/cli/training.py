@@ -23,6 +23,7 @@ from bplightning.cli.trainers import (
     add_trainer_options,
     family_of,
     given_callbacks,
+    kept_from_others,
     make_trainer,
     seeded,
     usual_callbacks,
@@ -32,7 +33,7 @@ from bplightning.cli.verbs import TRAINING_VERBS
 from bplightning.distillation.load_finetuned import load_fitting
 from bplightning.errors import UserError
 from bplightning.io.invocation import program
-from bplightning.io.run_folder import find_model
+from bplightning.io.run_folder import find_model, require_none_begins
 from bplightning.reporting.schema import Report
 from bplightning.runs.build import BuiltRun, built
 from bplightning.runs.matching_runs import find_earlier, find_same
@@ -237,6 +238,12 @@ class TrainingCommand:
 
     def _fit(self) -> Report | None:
         """The whole path, from the baseline to the report."""
+        for name in ("max_epochs", "max_steps"):
+            if self._given[name] == 0:
+                raise UserError(
+                    f"--trainer.{name} is 0, so nothing would be trained or pruned: give 1 or more, or take the verb "
+                    "`prune`, which prunes without training."
+                )
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         resume = self._earlier is not None
         if not resume and self.ckpt_path is None and (folder / "config.yaml").exists() and not self._given.fast_dev_run:
@@ -244,6 +251,12 @@ class TrainingCommand:
                 f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir, or "
                 "--ckpt_path last to go on with that run."
             )
+        with kept_from_others(self._given, self.trainer, folder):
+            if self.settings.resume and not resume and self.trainer.is_global_zero:
+                require_none_begins(folder)
+            return self._pipeline(resume=resume)
+
+    def _pipeline(self, *, resume: bool) -> Report | None:
         stop = self._stop_gracefully()
         again = stop.resume if stop.whole else f"{stop.resume} --ckpt_path last"
         run = self.built

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bplightning.errors import UserError
+
+PATIENCE = 8.0
+"""Seconds to wait for a run's folder: processes that load data outlive one that was killed by a few."""
 
 
 def find_model(model: str | Path) -> Path:
@@ -83,3 +88,71 @@ def baseline_of(run: Path) -> Path | None:
         if (folder / "config.json").is_file():
             return folder
     return None
+
+
+@contextmanager
+def worked_on(run: Path) -> Iterator[None]:
+    """Keep other processes from working on a run while this one does; the system lets go of it when this one ends.
+
+    A folder in which nothing was written is removed, as of a run that was refused before it began.
+
+    Args:
+        run: The run's folder. Where it does not exist, or its file system has no locks, nothing is kept.
+
+    Raises:
+        UserError: Another process is working on it.
+    """
+    lock = _lock(run, patience=PATIENCE)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+        with suppress(OSError):
+            run.rmdir()  # which a folder with a file in it refuses
+
+
+def require_none_begins(before: Path) -> None:
+    """Refuse to begin a run while another process begins one next to it, as nobody knows yet whether they are the same.
+
+    Args:
+        before: Folder ``version_N`` of the run to begin; only those of lower numbers count.
+
+    Raises:
+        UserError: Another process is beginning one.
+    """
+    numbered = {int(name): run for run in before.parent.glob("version_*") if (name := run.name[8:]).isdecimal()}
+    for number, run in numbered.items():
+        if number < int(before.name[8:]) and not (run / "config.yaml").is_file():
+            lock = _lock(run, patience=0)
+            if lock is not None:
+                os.close(lock)
+
+
+def _lock(folder: Path, patience: float) -> int | None:
+    """Lock a folder, for which it waits at most `patience` seconds; close what is returned to unlock it."""
+    try:
+        import fcntl  # not every system has it
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
+    deadline = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"another process is working on the run {str(folder)!r}: wait for its end, or stop it, and repeat the "
+            "command to continue it; without --resume the command begins a new run."
+        ) from None
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None

@@ -31,7 +31,7 @@ Placed = tuple[str, dict[str, Any]]
 
 def predict(
     model: str | Path,
-    records: Iterable[dict[str, Any]],
+    records: dict[str, Any] | Iterable[dict[str, Any]],
     *,
     task: str | None = None,
     batch_size: int | None = None,
@@ -42,18 +42,19 @@ def predict(
     Args:
         model: A model's folder, dense or compact; a run's folder, which stands for its ``compact/``, or else for its
             newest checkpoint; or a checkpoint file in a run's folder.
-        records: What to answer, as the task reads it; for question answering dictionaries with ``question`` and
-            ``context``.
+        records: What to answer, as the task reads it, one record or several; for question answering dictionaries with
+            ``question`` and ``context``.
         task: Short name or class path of the task, where the model's folder does not say it.
         batch_size: Rows of a batch; by default the task's own.
         accelerator: Lightning's name of what to compute on: ``auto``, ``cpu``, ``gpu``.
 
     Returns:
-        One dictionary a record, in their order.
+        One dictionary a record, in their order; a list of one for a single record.
 
     Raises:
         UserError: There is no such model, it is damaged, or a record is not what the task reads.
     """
+    records = [records] if isinstance(records, dict) else records
     return list(predict_iter(model, records, task=task, batch_size=batch_size, accelerator=accelerator))
 
 

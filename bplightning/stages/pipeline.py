@@ -262,12 +262,20 @@ def require_loads(task: Task, folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written now, before anything is computed."""
+    """Refuse a folder that cannot be made or written now, before anything is computed."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    reason = None if there.is_dir() else "is a file"
+    if reason is None and not os.access(there, os.W_OK | os.X_OK):
+        reason = "is not writable"
+    if reason is None and getattr(rank_zero_only, "rank", 0) == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"takes no folder: {error.strerror}"
+    if reason is not None:
         raise UserError(
-            f"the run's folder {str(folder)!r} cannot be written ({str(there)!r} is "
-            f"{'not writable' if there.is_dir() else 'a file'}): choose another trainer.default_root_dir."
+            f"the run's folder {str(folder)!r} cannot be written ({str(there)!r} {reason}): choose another "
+            "trainer.default_root_dir."
         )
 
 

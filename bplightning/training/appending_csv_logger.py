@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from bplightning.io.files import write_whole
 
@@ -18,6 +19,20 @@ class AppendingCSVLogger(CSVLogger):
 
     Lightning's own logger deletes the file. Steps after the last checkpoint, which are trained again, appear twice.
     """
+
+    def _get_next_version(self) -> int:
+        """The number of a new run; its folder is made right away, so that another run begun now takes the next one."""
+        number = int(super()._get_next_version())
+        while getattr(rank_zero_only, "rank", 0) == 0:
+            try:
+                Path(self.root_dir, f"version_{number}").mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+            except OSError:
+                break  # a place that cannot be written is refused with a sentence of its own
+            else:
+                break
+        return number
 
     @property
     @rank_zero_experiment

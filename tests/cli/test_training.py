@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from bplightning.cli import main
 from bplightning.compaction.vocabulary import Corpus, trim_vocabulary
+from bplightning.io import run_folder
 from bplightning.stages import pipeline
 from bplightning.tasks.qa import QuestionAnswering
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
@@ -367,6 +368,40 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(
     (here / "runs").write_text("a file")
     assert "the run's folder 'runs/tiny-hybrid/version_0' cannot be written ('" in refused(capsys, "fit", *OPTIONS)
     assert not trainers
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_training(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "fit", *OPTIONS, "--trainer.default_root_dir", "/proc/x")
+    assert "the run's folder '/proc/x/runs/tiny-hybrid/version_0' cannot be written ('/proc'" in message
+    assert "choose another trainer.default_root_dir" in message
+
+
+@pytest.mark.parametrize("option", ["max_epochs", "max_steps"])
+def test_a_run_of_no_training_is_refused(here: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    message = refused(capsys, "fit", *OPTIONS, f"--trainer.{option}", "0")
+    assert f"--trainer.{option} is 0, so nothing would be trained or pruned: give 1 or more" in message
+    assert not (here / "runs").exists()
+
+
+def test_a_run_that_is_refused_leaves_no_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, "fit", *OPTIONS, "--start", "baseline")
+    assert not list(here.glob("runs/*/*"))
+
+
+def test_a_run_that_another_process_works_on_is_not_resumed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "PATIENCE", 0)
+    run = Path(fit("--resume", "true").log_dir)
+    with run_folder.worked_on(run):
+        message = refused(capsys, "fit", *OPTIONS, "--resume", "true")
+        assert f"another process is working on the run '{run}': wait for its end, or stop it" in message
+        assert Path(fit().log_dir) == run.with_name("version_1")  # without --resume it is another run
+    (run / "config.yaml").unlink()  # one that is just beginning may be the same
+    shutil.rmtree(run.with_name("version_1"))
+    with run_folder.worked_on(run):
+        assert "another process is working on the run" in refused(capsys, "fit", *OPTIONS, "--resume", "true")
+    assert Path(fit("--resume", "true").log_dir) == run.with_name("version_1")
 
 
 def test_resume_begins_a_run_and_goes_on_with_it_in_its_own_folder(capsys: pytest.CaptureFixture[str]) -> None:

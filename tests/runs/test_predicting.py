@@ -93,6 +93,7 @@ def test_a_compact_folder_a_run_and_a_checkpoint(
     right = expected(masked, rows, offset=100)
     run = folder / "run"
     assert predict(run, rows, accelerator="cpu") == right
+    assert predict(run, rows[0], accelerator="cpu") == right[:1]
     monkeypatch.chdir(run / "checkpoints")
     assert predict("epoch=0-step=12.ckpt", rows, accelerator="cpu") == right
 
@@ -193,7 +194,7 @@ def test_ctrl_c_stays_ctrl_c(dense: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"accelerator": "abacus"}, "accelerator 'abacus' is not to be had .*: try 'auto'"),
         ({"accelerator": "tpu"}, "accelerator 'tpu' is not to be had .*torch_xla.*: try 'auto'"),
         ({"records": [{"tokens": [5]}, 3]}, "record 1 is a int; it must be a dictionary"),
-        ({"records": {"tokens": [5]}}, "record 0 is a str; it must be a dictionary"),
+        ({"records": ["tokens"]}, "record 0 is a str; it must be a dictionary"),
         ({"records": [*records(9), {"tokens": []}, *records(7)]}, "record 9 has no tokens"),
     ],
 )
