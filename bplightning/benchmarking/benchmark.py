@@ -5,8 +5,6 @@ Legend: `B` rows of a batch, `L` tokens of each row, `N` new tokens of each row.
 
 from __future__ import annotations
 
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,7 +23,6 @@ from bplightning.benchmarking.schema import SCHEMA_VERSION, Benchmark, Benchmark
 from bplightning.compaction.example_inputs import random_inputs
 from bplightning.compaction.loading import DTYPES
 from bplightning.errors import UserError
-from bplightning.io.invocation import program
 from bplightning.io.progress_bar import OnProgress, no_progress
 from bplightning.io.provenance import now, versions
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -46,6 +43,7 @@ def benchmark(
     tolerance: float = 0.02,
     seconds: float = 20.0,
     on_progress: OnProgress = no_progress,
+    command: str = "",
 ) -> Benchmark:
     """Time a model side by side with the dense one.
 
@@ -61,6 +59,7 @@ def benchmark(
         tolerance: A ratio is settled when half of its 95 % confidence interval is at most this fraction of it.
         seconds: Most time spent on one shape, without compiling; slow models take longer, for six rounds.
         on_progress: Is told of progress.
+        command: The command that does this, for the document.
 
     Returns:
         The document; `bplightning.benchmarking.table.render` draws it.
@@ -134,7 +133,7 @@ def benchmark(
     return Benchmark(
         schema_version=SCHEMA_VERSION,
         date=now(),
-        command=shlex.join([*program(), *sys.argv[1:]]),
+        command=command,
         reference=reference,
         models=described,
         settings=Settings(

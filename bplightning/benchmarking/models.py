@@ -14,7 +14,7 @@ from bplightning.compaction.compact_config import CONFIG_FIELD
 from bplightning.compaction.example_inputs import positions_of, takes_images
 from bplightning.compaction.loading import class_saved, load_saved
 from bplightning.errors import UserError
-from bplightning.io.run_folder import find_model
+from bplightning.io.run_folder import RunFolder, baseline_of, find_model
 from bplightning.measuring.measure import fitting, shape_name
 
 
@@ -84,9 +84,7 @@ def find_candidates(folder: str, against: str | None = None) -> list[Candidate]:
     if not (path / "config.json").is_file():
         raise UserError(f"{folder!r} has no compact model yet: write one with `compact`, and give its folder.")
     run = Path(folder)
-    if against is None and path != run and (run / "config.yaml").is_file():
-        from bplightning.io.run_folder import baseline_of
-
+    if against is None and path != run and RunFolder(run).config.is_file():
         baseline = baseline_of(run)
         against = None if baseline is None else str(baseline)
     config = _config(str(path), "the model")

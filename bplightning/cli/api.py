@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import bplightning
-from bplightning.reporting.schema import Report
+if TYPE_CHECKING:
+    from bplightning.reporting.schema import Report
 
 PROGRAM = ("python", "-m", "bplightning")
 """The command that `fit` stands for, without its arguments."""
 
+OF_PROCESSES = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "WORLD_SIZE")
+"""Variables by which Lightning knows which processes it has started: they hold as long as the processes do."""
+
 
 def fit(options: Mapping[str, Any]) -> Report | None:
     """Train and prune, then compact, evaluate and report: what ``bplightning fit`` does with these options.
+
+    Nothing of the calling program changes: neither its arguments, its environment nor its random numbers. With several
+    devices Lightning starts the calling script once for each.
 
     Args:
         options: Name to value, as on the command line but for the dashes; for example ``{"strategy": "hybrid",
@@ -29,11 +35,14 @@ def fit(options: Mapping[str, Any]) -> Report | None:
     Raises:
         UserError: An option or its value makes no sense, or what it asks for cannot be done.
     """
-    from bplightning.cli.training import TrainingCommand  # it takes seconds
+    with _environment_restored():
+        from lightning.pytorch.utilities.seed import isolate_rng  # these take seconds
 
-    arguments = ["fit", *(f"--{name}={_typed(value)}" for name, value in options.items())]
-    with _as_if_typed(arguments):
-        return TrainingCommand(arguments, PROGRAM).run()
+        from bplightning.cli.training import TrainingCommand
+
+        with isolate_rng():
+            arguments = ["fit", *(f"--{name}={_typed(value)}" for name, value in options.items())]
+            return TrainingCommand(arguments, PROGRAM).run()
 
 
 def _typed(value: Any) -> str:
@@ -42,11 +51,16 @@ def _typed(value: Any) -> str:
 
 
 @contextmanager
-def _as_if_typed(arguments: list[str]) -> Iterator[None]:
-    """What a report and a run that is stopped say of the command, and what Lightning starts further ranks by."""
-    before = sys.argv
-    sys.argv = [str(Path(bplightning.__file__).with_name("__main__.py")), *arguments]
+def _environment_restored() -> Iterator[None]:
+    """Lightning puts the seed of a run into the environment; after the run it is as it was."""
+    before = dict(os.environ)
     try:
         yield
     finally:
-        sys.argv = before
+        for name in os.environ.keys() | before.keys():
+            if name in OF_PROCESSES or os.environ.get(name) == before.get(name):
+                continue
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from bplightning.cli.invocation import command_line
 from bplightning.errors import UserError
 from bplightning.io.files import writable, write_whole
 from bplightning.io.quiet import quiet_transformers
@@ -73,6 +74,7 @@ def benchmark(
             tolerance=tolerance,
             seconds=seconds,
             on_progress=on_progress,
+            command=command_line(),
         )
     if json_file is not None:
         write_whole(json_file, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

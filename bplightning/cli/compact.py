@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from bplightning.cli.invocation import command_line
+
 
 def write_compact(
     run: str,
@@ -34,4 +36,12 @@ def write_compact(
     from bplightning.runs.compact_run import compact_run  # takes seconds to import
 
     corpus = None if vocabulary is None else Path(vocabulary)
-    compact_run(Path(run), Path(out), checkpoint=checkpoint, vocabulary=corpus, dtype=dtype, multiple_of=multiple_of)
+    compact_run(
+        Path(run),
+        Path(out),
+        checkpoint=checkpoint,
+        vocabulary=corpus,
+        dtype=dtype,
+        multiple_of=multiple_of,
+        command=command_line(),
+    )

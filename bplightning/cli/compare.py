@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bplightning.errors import UserError
 from bplightning.io.files import writable, write_whole
+from bplightning.io.run_folder import REPORT_FILE
 from bplightning.runs.parser_errors import OneLine
 
 DESCRIPTION = (
@@ -39,7 +40,6 @@ def run_compare(args: Sequence[str]) -> None:
 
     from bplightning.reporting.comparison import compare
     from bplightning.reporting.comparison_page import draw, render
-    from bplightning.reporting.page import REPORT_FILE
     from bplightning.reporting.report import load_report
 
     places = (given.output, given.page)  # checked before any run is made
@@ -149,8 +149,6 @@ def _words(text: str | None) -> list[str]:
 def _run(root: Path, options: list[str]) -> Path:
     """One run of `fit` in a folder of its own; other options make another run."""
     from lightning.pytorch.utilities import rank_zero_info
-
-    from bplightning.reporting.page import REPORT_FILE
 
     if not (done := sorted(root.glob(f"runs/*/version_*/{REPORT_FILE}"))):
         rank_zero_info(f"Running: fit {shlex.join(options)}")

@@ -8,7 +8,7 @@ from typing import Literal
 from bplightning.errors import UserError
 from bplightning.io.files import writable
 from bplightning.io.quiet import quiet_transformers
-from bplightning.io.run_folder import baseline_of
+from bplightning.io.run_folder import RunFolder, baseline_of
 
 
 def latency_table(
@@ -66,7 +66,7 @@ def latency_table(
 def _dense_of(model: str) -> str:
     """The folder of the dense model; for a run, that of its baseline."""
     run = Path(model)
-    if (run / "config.json").is_file() or not (run / "config.yaml").is_file():
+    if (run / "config.json").is_file() or not RunFolder(run).config.is_file():
         return model
     baseline = baseline_of(run)
     if baseline is None:

@@ -86,7 +86,7 @@ def planned(parser: PluginParser, settings: Namespace) -> Plan:
     seed = seeded(settings)
     run = built(parser, settings)
     module, inputs = run.module, run.task.example_inputs
-    model = _start(run.task, run.start, run.baseline)
+    model = _start(run.task, run.request.start, run.request.baseline)
     found = plan(
         model,
         module.strategy,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from lightning.pytorch.cli import SaveConfigCallback
 
+from bplightning.cli.invocation import program
 from bplightning.cli.trainers import (
+    SavesConfig,
     add_seed_option,
     add_trainer_options,
     family_of,
@@ -22,6 +23,7 @@ from bplightning.cli.trainers import (
     with_objects,
 )
 from bplightning.errors import UserError
+from bplightning.io.run_folder import RunFolder
 from bplightning.plugins import TASKS, load
 from bplightning.reporting.schema import Report
 from bplightning.runs.build import instantiated
@@ -29,7 +31,9 @@ from bplightning.runs.parser import PluginParser
 from bplightning.runs.training_options import PLUGINS, PRUNE_ONLY, new_parser
 from bplightning.stages.alignment import Alignment
 from bplightning.stages.one_shot import EXAMPLES, MODEL, prune
+from bplightning.stages.request import RunRequest
 from bplightning.training.appending_csv_logger import AppendingCSVLogger
+from bplightning.training.checkpoint_files import folder_of
 from bplightning.training.module import PruningModule
 
 DESCRIPTION = (
@@ -52,28 +56,33 @@ def run_prune(args: Sequence[str]) -> Report | None:
     parser = prune_parser()
     settings = parser.parse_args(list(args))
     _require_fine_tuned(settings)
-    seeded(settings)
+    seed = seeded(settings)
     objects = instantiated(parser, settings)
     module, chosen = PruningModule(objects.task, objects.strategy), with_objects(settings.trainer)
     own: dict[str, Any] = {"enable_checkpointing": False}
     if chosen.logger in (None, True):
         family = family_of(chosen, module)
         own["logger"] = AppendingCSVLogger(family.parent, name=family.name)
-    saves = [] if chosen.fast_dev_run else [SaveConfigCallback(parser, settings)]
+    saves = [] if chosen.fast_dev_run else [SavesConfig(parser, settings)]
     trainer = make_trainer(chosen, [*usual_callbacks(chosen), *saves], **own)
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
-    if (folder / "config.yaml").exists():
+    folder = folder_of(trainer)
+    if RunFolder(folder).config.exists():
         raise UserError(f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir.")
+    request = RunRequest(
+        command=shlex.join([*program(), "prune", *args]),
+        seed=seed,
+        baseline=settings.baseline,
+        alignment=objects.alignment,
+        quantize=settings.quantize,
+    )
     with kept_from_others(chosen, trainer, folder):
         return prune(
             trainer,
             module,
             module.task,
-            baseline=settings.baseline,
+            request,
             calibration_examples=settings.calibration_examples,
-            alignment=objects.alignment,
-            quantize=settings.quantize,
-            begin=lambda: save_config(trainer, module),
+            begin=lambda: save_config(trainer),
         )
 
 

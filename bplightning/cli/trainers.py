@@ -11,14 +11,15 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from bplightning.errors import UserError
-from bplightning.io.run_folder import worked_on
+from bplightning.io.run_folder import RunFolder, worked_on
 from bplightning.plugins import name_of
 from bplightning.runs.build import refusals_said
 from bplightning.runs.parser import PluginParser
+from bplightning.training.checkpoint_files import folder_of
 from bplightning.training.module import PruningModule
 from bplightning.training.progress_lines import ProgressLines
 
@@ -160,6 +161,40 @@ def kept_from_others(settings: Namespace, trainer: Trainer, folder: Path) -> Abs
     return worked_on(folder) if numbered and trainer.is_global_zero else nullcontext()
 
 
+class SavesConfig(Callback):
+    """Writes the configuration of a run into its folder, once, when training begins and all ranks are there.
+
+    Args:
+        parser: The verb's parser.
+        settings: What it has parsed.
+        overwrite: Whether to replace the configuration that is there: of a run that continues in its own folder.
+    """
+
+    def __init__(self, parser: PluginParser, settings: Namespace, *, overwrite: bool = False) -> None:
+        self.parser = parser
+        self.settings = settings
+        self.overwrite = overwrite
+        self.saved = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save it."""
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Save it, if it has not been.
+
+        Args:
+            trainer: The run's own.
+        """
+        if self.saved:
+            return
+        self.saved = True
+        config = RunFolder(folder_of(trainer)).config  # ranks find it together
+        if trainer.is_global_zero:
+            config.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.settings, config, skip_unset=False, overwrite=self.overwrite, multifile=False)
+
+
 class SavesConfigOf(Callback):
     """Saves a run's configuration when its first stage begins: by that a run that is stopped is found.
 
@@ -172,17 +207,15 @@ class SavesConfigOf(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save it, now that all ranks are there."""
-        save_config(self.trainer, pl_module, stage)
+        save_config(self.trainer)
 
 
-def save_config(trainer: Trainer, module: LightningModule, stage: str = "fit") -> None:
+def save_config(trainer: Trainer) -> None:
     """Save a run's configuration, if its trainer is to and has not yet.
 
     Args:
         trainer: The run's own trainer.
-        module: What it trains.
-        stage: Lightning's word for it.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, SaveConfigCallback):
-            callback.setup(trainer, module, stage)
+        if isinstance(callback, SavesConfig):
+            callback.save(trainer)

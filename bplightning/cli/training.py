@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
+import shlex
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
+from bplightning.cli.invocation import program
 from bplightning.cli.trainers import (
+    SavesConfig,
     SavesConfigOf,
     add_method_options,
     add_seed_option,
@@ -32,8 +34,7 @@ from bplightning.cli.trainers import (
 from bplightning.cli.verbs import TRAINING_VERBS
 from bplightning.distillation.load_finetuned import load_fitting
 from bplightning.errors import UserError
-from bplightning.io.invocation import program
-from bplightning.io.run_folder import find_model, require_none_begins
+from bplightning.io.run_folder import RunFolder, find_model, require_none_begins
 from bplightning.reporting.schema import Report
 from bplightning.runs.build import BuiltRun, built
 from bplightning.runs.matching_runs import find_earlier, find_same
@@ -42,15 +43,14 @@ from bplightning.runs.reading import checkpoint_of
 from bplightning.runs.training_options import add_run_options, new_parser, recipe_arguments
 from bplightning.stages import pipeline
 from bplightning.training.appending_csv_logger import AppendingCSVLogger
-from bplightning.training.checkpoint_files import find_checkpoint
+from bplightning.training.checkpoint_files import find_checkpoint, folder_of
 from bplightning.training.interrupts import StopGracefully, resume_command
 from bplightning.training.kept_checkpoints import LastCheckpoint, PrunedCheckpoint
 from bplightning.training.module import frozen_module
 from bplightning.training.ranks import lost_ranks_named
 
-# What Lightning 2.6 makes a user read, who can do nothing about it: names that jsonargparse and torch 2.13 have
-# replaced, and advertisements.
-os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+# What Lightning 2.6 makes a user read, who can do nothing about it: a name that torch 2.13 has replaced, and
+# advertisements.
 warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
 # Neither holds here: a metric gathers its states from all ranks, and leaves out the examples that the sampler repeats.
 warnings.filterwarnings("ignore", "Using `DistributedSampler` with the dataloaders", UserWarning)
@@ -163,7 +163,7 @@ class TrainingCommand:
         if self.verb == "fit" and self._earlier is None and not self._given.fast_dev_run:
             self.settings.ckpt_path = None  # the saved configuration repeats the run from its start
             in_own_folder = self.ckpt_path is not None
-            callbacks.append(SaveConfigCallback(self.parser, self.settings, overwrite=in_own_folder))
+            callbacks.append(SavesConfig(self.parser, self.settings, overwrite=in_own_folder))
         return make_trainer(self._given, callbacks, **own)
 
     def _logger(self) -> AppendingCSVLogger:
@@ -214,7 +214,7 @@ class TrainingCommand:
 
     def _configuration(self) -> dict[str, Any]:
         """The settings as `config.yaml` holds them."""
-        return dict(yaml.safe_load(self.parser.dump(self.settings, skip_none=False)))
+        return dict(yaml.safe_load(self.parser.dump(self.settings, skip_unset=False)))
 
     @property
     def _family(self) -> Path:
@@ -244,9 +244,9 @@ class TrainingCommand:
                     f"--trainer.{name} is 0, so nothing would be trained or pruned: give 1 or more, or take the verb "
                     "`prune`, which prunes without training."
                 )
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        folder = folder_of(self.trainer)
         resume = self._earlier is not None
-        if not resume and self.ckpt_path is None and (folder / "config.yaml").exists() and not self._given.fast_dev_run:
+        if not resume and self.ckpt_path is None and RunFolder(folder).config.exists() and not self._given.fast_dev_run:
             raise UserError(
                 f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir, or "
                 "--ckpt_path last to go on with that run."
@@ -260,30 +260,23 @@ class TrainingCommand:
         stop = self._stop_gracefully()
         again = stop.resume if stop.whole else f"{stop.resume} --ckpt_path last"
         run = self.built
-        fit = lost_ranks_named(self.trainer, remedy=f"Start all ranks again to go on: {again}")(pipeline.fit)
-        return fit(
-            self.trainer,
-            run.module,
-            run.task,
-            baseline=run.baseline,
-            start=run.start,
-            alignment=run.alignment,
-            refill=run.refill,
-            quantize=run.quantize,
-            stage_trainer=self.stage_trainer,
+        request = replace(
+            run.request,
+            command=shlex.join(self.words),
+            seed=self.seed,
             resume=resume,
             ckpt_path=self._checkpoint(),
             weights_only=self.settings.weights_only,
         )
+        fit = lost_ranks_named(self.trainer, remedy=f"Start all ranks again to go on: {again}")(pipeline.fit)
+        return fit(self.trainer, run.module, run.task, request, stage_trainer=self.stage_trainer)
 
     def _evaluate(self) -> None:
         """`Trainer.validate` or `Trainer.test`, which know checkpoints but no models' folders."""
         module, task, ckpt_path = self.built.module, self.built.task, self._checkpoint()
-        if self.verb == "test":
-            module.metric_prefix = "test"
         if ckpt_path is not None and Path(ckpt_path).is_dir():
             saved = load_fitting(task, Path(ckpt_path), what="--ckpt_path")
-            module, ckpt_path = frozen_module(task, saved, prefix=module.metric_prefix), None
+            module, ckpt_path = frozen_module(task, saved, prefix=None), None
         evaluate = getattr(self.trainer, self.verb)
         settings = self.settings
         evaluate(
@@ -318,5 +311,5 @@ class TrainingCommand:
         """Folders of the runs next to this one: where the user's logger puts them, or where we do."""
         if self._logs_by_default:
             return list(self._family.glob("version_*"))
-        here = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        here = folder_of(self.trainer)
         return [here] if self._given.logger in (False, []) else list(here.parent.glob("*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Distillation:
                 raise UserError(f"distillation's {name} is {value:g}; it must be 0 or more.")
         if teacher is not None and not any(weights.values()):
             raise UserError("distillation's weights are all 0, so nothing would be learned: give one above 0.")
-        self.teacher = self.given = teacher
+        self.teacher = teacher
         self.temperature = temperature
         self.alpha_ce = alpha_ce
         self.alpha_teacher = alpha_teacher
@@ -81,10 +82,19 @@ class Distillation:
 
     def settings(self) -> dict[str, Any] | None:
         """The settings for the report; `None` where there is no teacher."""
-        settings = {name: value for name, value in vars(self).items() if name != "given"}
-        if self.given is None:
+        if self.teacher is None:
             return None
-        return settings | {"teacher": Path(self.given).name if Path(self.given).is_dir() else self.given}
+        return vars(self) | {"teacher": Path(self.teacher).name if Path(self.teacher).is_dir() else self.teacher}
+
+    def with_teacher(self, name: str) -> Distillation:
+        """The same with another teacher; these settings stay as they are.
+
+        Args:
+            name: The teacher's folder or hub name.
+        """
+        settings = copy.copy(self)
+        settings.teacher = name
+        return settings
 
 
 class Teacher:

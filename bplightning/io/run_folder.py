@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,65 @@ import yaml
 
 from bplightning.errors import UserError
 
+CONFIG_FILE = "config.yaml"
+REPORT_FILE = "report.json"
+UNFINISHED_FILE = "unfinished.json"
+COMPACT = "compact"
+BASELINE = "baseline"
+CHECKPOINTS = "checkpoints"
 PATIENCE = 8.0
 """Seconds to wait for a run's folder: processes that load data outlive one that was killed by a few."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What lies where in the folder of a run, or of a stage that has one of its own.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration that repeats the run."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def baseline(self) -> Path:
+        """Folder of the stage that trains the dense baseline."""
+        return self.path / BASELINE
+
+    @property
+    def baseline_model(self) -> Path:
+        """The dense baseline that the run made."""
+        return self.baseline / "model"
+
+    @property
+    def compact(self) -> Path:
+        """The compact model."""
+        return self.path / COMPACT
+
+    @property
+    def refill(self) -> Path:
+        """Folder of the stage that fine-tunes the compact model."""
+        return self.path / "refill"
+
+    @property
+    def report(self) -> Path:
+        """The report, with which a run has ended."""
+        return self.path / REPORT_FILE
+
+    @property
+    def unfinished(self) -> Path:
+        """What is known of a report that is not written yet."""
+        return self.path / UNFINISHED_FILE
 
 
 def find_model(model: str | Path) -> Path:
@@ -31,11 +89,12 @@ def find_model(model: str | Path) -> Path:
         UserError: It is none of these.
     """
     path = Path(model)
-    if (path / "config.json").is_file() or (path.is_file() and (run_of(path) / "config.yaml").is_file()):
+    if (path / "config.json").is_file() or (path.is_file() and RunFolder(run_of(path)).config.is_file()):
         return path
-    if (path / "compact" / "config.json").is_file():
-        return path / "compact"
-    if (path / "config.yaml").is_file():
+    run = RunFolder(path)
+    if (run.compact / "config.json").is_file():
+        return run.compact
+    if run.config.is_file():
         return path
     found = "is there, but is none of these" if path.exists() else "is not there"
     raise UserError(
@@ -59,7 +118,7 @@ def settings_of(run: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: The folder has no configuration, or it is damaged, or of another version.
     """
-    config = run / "config.yaml"
+    config = RunFolder(run).config
     if not config.is_file():
         raise UserError(f"{str(run)!r} has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0.")
     try:
@@ -84,7 +143,7 @@ def baseline_of(run: Path) -> Path | None:
     """Folder of the dense model that a run compares with, where there is one."""
     with settings_of(run) as settings:
         named = Path(settings.get("baseline") or "none")
-    for folder in (run / "baseline" / "model", named):
+    for folder in (RunFolder(run).baseline_model, named):
         if (folder / "config.json").is_file():
             return folder
     return None

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lightning.pytorch.utilities import rank_zero_warn
 
 from bplightning.io.files import writable, write_whole
+from bplightning.io.run_folder import REPORT_FILE
 from bplightning.reporting.charts import Pair, paired_bars
 from bplightning.reporting.page_curves import curves_of
 from bplightning.reporting.page_map import layer_map
@@ -18,7 +19,6 @@ from bplightning.reporting.schema import Report
 from bplightning.reporting.table import is_faster, left_of_linear, notes, quantity, rows
 
 PAGE_FILE = "report.html"
-REPORT_FILE = "report.json"
 
 
 def report_run(run: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:

@@ -1,6 +1,7 @@
 """The report of a run, as JSON: scores, sizes, speed, and how they were measured.
 
-`build_report` is a pure function of measured values. The table, the page and the model card are drawn from the JSON.
+`build_report` is a pure function of what a run has found out. The table, the page and the model card are drawn from the
+JSON.
 """
 
 from __future__ import annotations
@@ -13,39 +14,40 @@ from typing import Any, SupportsFloat
 
 from bplightning.errors import UserError
 from bplightning.io.files import write_whole
-from bplightning.measuring.records import Machine, ParameterCount
+from bplightning.measuring.records import ParameterCount
+from bplightning.reporting.findings import (
+    Differences,
+    LayerKept,
+    Origin,
+    Scores,
+    Sizes,
+    Speed,
+    StagesDone,
+    Structure,
+)
 from bplightning.reporting.schema import (
     SCHEMA_VERSION,
     Aligned,
     Bytes,
     Density,
     Equivalence,
-    FamilyMember,
     Flops,
     HeadLayer,
     Heads,
     LatencyMs,
     LogitDifference,
     Metrics,
-    Monitor,
     Numbers,
     Parameters,
-    Pattern,
-    Quantized,
-    Refilled,
     Report,
-    Snap,
-    Stream,
     UnitLayer,
     Units,
-    Vocabulary,
     validate_report,
 )
 from bplightning.reporting.table import render
 
 __all__ = [
     "SCHEMA_VERSION",
-    "LayerKept",
     "Report",
     "build_report",
     "load_report",
@@ -54,156 +56,78 @@ __all__ = [
     "validate_report",
 ]
 
-LayerKept = tuple[str, Sequence[int], int]
-"""Name of a sub-layer, the indices of its heads or units that were kept, and their total."""
-
 
 def build_report(
-    *,
-    task: str,
-    strategy: str,
-    model: str,
-    metrics: Mapping[str, Mapping[str, SupportsFloat] | None],
-    evaluation: Mapping[str, Any] | None,
-    density_by_role: Mapping[str, SupportsFloat],
-    heads_by_layer: Sequence[LayerKept],
-    units_by_layer: Sequence[LayerKept],
-    parameters: Mapping[str, ParameterCount],
-    vocabulary: Vocabulary,
-    dtype: str,
-    bytes_on_disk: Mapping[str, int | None],
-    flops: Mapping[str, int | None],
-    flops_shape: str,
-    latency_ms: Mapping[str, Mapping[str, float] | None],
-    speedup: Mapping[str, float] | None,
-    equivalence: Mapping[str, SupportsFloat | None],
-    equivalence_relative: Mapping[str, SupportsFloat | None],
-    world_size: int,
-    mask_hashes: Sequence[str],
-    seed: int | None,
-    command: str,
-    versions: Mapping[str, str],
-    machine: Machine,
-    date: str,
-    monitor: Monitor | None = None,
-    data: Mapping[str, Any] | None = None,
-    stream: Stream | None = None,
-    skipped: Sequence[str] = (),
-    patterns: Sequence[Pattern] = (),
-    distillation: Mapping[str, Any] | None = None,
-    simplification: Mapping[str, Any] | None = None,
-    alignment: Aligned | None = None,
-    refill: Refilled | None = None,
-    snap: Snap | None = None,
-    quantized: Quantized | None = None,
-    family: Sequence[FamilyMember] = (),
+    origin: Origin,
+    scores: Scores,
+    structure: Structure,
+    sizes: Sizes,
+    speed: Speed,
+    differences: Differences,
+    stages: StagesDone,
 ) -> Report:
-    """The report of measured values; a model that is missing from a mapping was not measured.
+    """The report from what was found out alone; what is absent from a mapping over models counts as not measured.
 
     Args:
-        task: The task's name.
-        strategy: The pruning strategy's name.
-        model: The model that the run started from, a hub name or a folder.
-        metrics: ``dense``, ``masked``, ``compact`` to metric name to value.
-        evaluation: How the task measured them, as JSON; `None` where it measured nothing.
-        density_by_role: Role to fraction of its weights kept.
-        heads_by_layer: For each attention sub-layer its name, the indices of kept heads, and their total.
-        units_by_layer: For each feed-forward sub-layer its name, the indices of kept units, and their total.
-        parameters: ``dense``, ``masked`` (those not zero), ``compact`` to ``encoder_linear`` and ``all``, counts. The
-            dense counts are known without a baseline: a masked model has the dense shapes.
-        vocabulary: Tokens of the compact model, and of the dense one.
-        dtype: Precision the compact model is saved in, for example ``float32``.
-        bytes_on_disk: ``dense``, ``compact`` to the size of the files of weights, bytes.
-        flops: ``dense``, ``compact`` to operations of one forward pass at `flops_shape`.
-        flops_shape: Rows and tokens of that pass, ``"BxL"``.
-        latency_ms: ``dense``, ``compact`` to ``"BxL"``, or ``"BxL+N"`` where `N` tokens were generated, to median
-            milliseconds.
-        speedup: The same to the median of paired dense/compact time ratios; `None` without a dense measurement.
-        equivalence: ``masked_compact``, ``compact_reloaded`` to the largest absolute logit difference.
-        equivalence_relative: The same, divided by the largest absolute logit.
-        world_size: Processes that trained.
-        mask_hashes: For each process, a hash of its masks and their scores.
-        seed: The run's seed, `None` where it was not fixed.
-        command: The command line that repeats the run.
-        versions: Package to version, see `bplightning.io.provenance.versions`.
-        machine: See `bplightning.measuring.measure.machine`.
-        date: ISO 8601 in UTC, see `bplightning.io.provenance.now`.
-        monitor: The metric by which the best model is chosen.
-        data: The task's description of its validation data, as JSON, or `None`.
-        stream: Dimensions of the residual stream kept, and their total; `None` where its width stays.
-        skipped: Names of the sub-layers that are skipped together with their norm.
-        patterns: The blocks left inside the heads, see `bplightning.reporting.patterns.head_patterns`.
-        distillation: The teacher and its losses; `None` without one.
-        simplification: The settings of simplification; `None` without it.
-        alignment: The removed units that were restored; `None` without alignment.
-        refill: How the compact model was fine-tuned; `None` where it was not.
-        snap: The last correction of the masks; `None` where no target was steered to.
-        quantized: The compact model in 8 bits; `None` where it was not quantized.
-        family: Other models that the run saved.
+        origin: Which run it was, and what repeats it.
+        scores: What the models are worth.
+        structure: What is left of the network.
+        sizes: How big the models are.
+        speed: How fast they are.
+        differences: How far logits differ that are to be equal.
+        stages: What was done besides pruning.
 
     Returns:
         The document, ready for `save_report` and `render`.
     """
-    full, masked = parameters["dense"], parameters["masked"]
-    heads = [
-        HeadLayer(name=n, kept=len(kept), total=t, indices=[int(i) for i in kept]) for n, kept, t in heads_by_layer
-    ]
-    units = [UnitLayer(name=n, kept=len(kept), total=t) for n, kept, t in units_by_layer]
-    dense_latency = latency_ms.get("dense")
+    full, masked = sizes.parameters["dense"], sizes.parameters["masked"]
     return Report(
         schema_version=SCHEMA_VERSION,
-        date=date,
-        task=task,
-        strategy=strategy,
-        model=model,
+        date=origin.date,
+        task=origin.task,
+        strategy=origin.strategy,
+        model=origin.model,
         metrics=Metrics(
-            dense=_numbers(metrics.get("dense")),
-            masked=_numbers(metrics.get("masked")),
-            compact=_numbers(metrics.get("compact")),
+            dense=_numbers(scores.metrics.get("dense")),
+            masked=_numbers(scores.metrics.get("masked")),
+            compact=_numbers(scores.metrics.get("compact")),
         ),
-        monitor=monitor,
-        data=None if data is None else dict(data),
-        evaluation=None if evaluation is None else dict(evaluation),
-        distillation=None if distillation is None else dict(distillation),
-        simplification=None if simplification is None else dict(simplification),
-        alignment=None if alignment is None else _finite(alignment),
-        refill=refill,
-        snap=snap,
-        quantized=quantized,
-        family=[{**member, "metrics": _numbers(member["metrics"]) or {}} for member in family],
+        monitor=scores.monitor,
+        data=_plain(scores.data),
+        evaluation=_plain(scores.evaluation),
+        distillation=_plain(stages.distillation),
+        simplification=_plain(stages.simplification),
+        alignment=None if stages.alignment is None else _finite(stages.alignment),
+        refill=stages.refill,
+        snap=stages.snap,
+        quantized=stages.quantized,
+        family=[{**member, "metrics": _numbers(member["metrics"]) or {}} for member in stages.family],
         density=Density(
             encoder_linear=masked["encoder_linear"] / full["encoder_linear"],
             all_parameters=masked["all"] / full["all"],
-            by_role={role: float(fraction) for role, fraction in density_by_role.items()},
+            by_role={role: float(fraction) for role, fraction in structure.density_by_role.items()},
         ),
-        heads=Heads(kept=sum(h["kept"] for h in heads), total=sum(h["total"] for h in heads), by_layer=heads),
-        units=Units(kept=sum(u["kept"] for u in units), total=sum(u["total"] for u in units), by_layer=units),
-        stream=stream,
-        skipped=list(skipped),
-        patterns=list(patterns),
-        parameters=Parameters(dense=_count(full), masked=_count(masked), compact=_count(parameters["compact"])),
-        vocabulary=vocabulary,
-        dtype=dtype,
-        bytes_on_disk=Bytes(dense=bytes_on_disk.get("dense"), compact=bytes_on_disk.get("compact")),
-        flops=Flops(dense=flops.get("dense"), compact=flops.get("compact"), shape=flops_shape),
+        heads=_heads(structure.heads_by_layer),
+        units=_units(structure.units_by_layer),
+        stream=structure.stream,
+        skipped=list(structure.skipped),
+        patterns=list(structure.patterns),
+        parameters=Parameters(dense=_count(full), masked=_count(masked), compact=_count(sizes.parameters["compact"])),
+        vocabulary=sizes.vocabulary,
+        dtype=sizes.dtype,
+        bytes_on_disk=Bytes(dense=sizes.bytes_on_disk.get("dense"), compact=sizes.bytes_on_disk.get("compact")),
+        flops=Flops(dense=speed.flops.get("dense"), compact=speed.flops.get("compact"), shape=speed.flops_shape),
         latency_ms=LatencyMs(
-            dense=None if dense_latency is None else dict(dense_latency), compact=dict(latency_ms.get("compact") or {})
+            dense=_plain(speed.latency_ms.get("dense")), compact=_plain(speed.latency_ms.get("compact")) or {}
         ),
-        speedup=None if speedup is None else dict(speedup),
-        equivalence=Equivalence(
-            masked_compact=_number(equivalence.get("masked_compact")),
-            compact_reloaded=_number(equivalence.get("compact_reloaded")),
-            relative=LogitDifference(
-                masked_compact=_number(equivalence_relative.get("masked_compact")),
-                compact_reloaded=_number(equivalence_relative.get("compact_reloaded")),
-            ),
-        ),
-        world_size=world_size,
-        mask_hashes=list(mask_hashes),
-        seed=seed,
-        command=command,
-        versions=dict(versions),
-        machine=machine,
+        speedup=_plain(speed.speedup),
+        equivalence=_equivalence(differences),
+        world_size=origin.world_size,
+        mask_hashes=list(origin.mask_hashes),
+        seed=origin.seed,
+        command=origin.command,
+        versions=dict(origin.versions),
+        machine=origin.machine,
     )
 
 
@@ -236,6 +160,35 @@ def load_report(path: str | Path) -> Report:
     except (ValueError, RecursionError) as error:
         raise UserError(f"report {str(path)!r} is not JSON ({error}): build it again.") from error
     return validate_report(document, name=str(path))
+
+
+def _heads(layers: Sequence[LayerKept]) -> Heads:
+    by_layer = [
+        HeadLayer(name=name, kept=len(kept), total=total, indices=[int(index) for index in kept])
+        for name, kept, total in layers
+    ]
+    return Heads(kept=sum(h["kept"] for h in by_layer), total=sum(h["total"] for h in by_layer), by_layer=by_layer)
+
+
+def _units(layers: Sequence[LayerKept]) -> Units:
+    by_layer = [UnitLayer(name=name, kept=len(kept), total=total) for name, kept, total in layers]
+    return Units(kept=sum(u["kept"] for u in by_layer), total=sum(u["total"] for u in by_layer), by_layer=by_layer)
+
+
+def _equivalence(differences: Differences) -> Equivalence:
+    absolute, relative = differences.absolute, differences.relative
+    return Equivalence(
+        masked_compact=_number(absolute.get("masked_compact")),
+        compact_reloaded=_number(absolute.get("compact_reloaded")),
+        relative=LogitDifference(
+            masked_compact=_number(relative.get("masked_compact")),
+            compact_reloaded=_number(relative.get("compact_reloaded")),
+        ),
+    )
+
+
+def _plain(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if values is None else dict(values)
 
 
 def _number(value: SupportsFloat | None) -> float | None:

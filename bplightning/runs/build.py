@@ -16,8 +16,7 @@ from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.runs.parser import PluginParser
 from bplightning.runs.training_options import add_run_options, new_parser
-from bplightning.stages.alignment import Alignment
-from bplightning.stages.refill import Refill
+from bplightning.stages.request import RunRequest
 from bplightning.training.module import PruningModule
 
 
@@ -27,19 +26,11 @@ class BuiltRun:
 
     Attributes:
         module: The task and the strategy together.
-        baseline: The dense model to compare with: ``train``, ``none`` or a folder.
-        start: What pruning starts from: ``pretrained`` or ``baseline``.
-        alignment: Which of the removed feed-forward units are put back.
-        refill: How the compact model is fine-tuned.
-        quantize: ``int8``, or `None` for no quantization.
+        request: What is to be done with it; the command, the seed and a checkpoint are not in a configuration.
     """
 
     module: PruningModule
-    baseline: str
-    start: str
-    alignment: Alignment
-    refill: Refill
-    quantize: str | None
+    request: RunRequest
 
     @property
     def task(self) -> Task:
@@ -74,14 +65,14 @@ def built(parser: PluginParser, settings: Namespace) -> BuiltRun:
         UserError: A value makes no sense to what takes it.
     """
     objects = instantiated(parser, settings)
-    return BuiltRun(
-        module=objects.model,
+    request = RunRequest(
         baseline=settings.baseline,
         start=settings.start,
         alignment=objects.alignment,
         refill=objects.refill,
         quantize=settings.quantize,
     )
+    return BuiltRun(objects.model, request)
 
 
 def strategy_of(settings: Namespace) -> PruningStrategy:

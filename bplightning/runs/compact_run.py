@@ -11,13 +11,14 @@ from bplightning.compaction.loading import DTYPES
 from bplightning.compaction.vocabulary import Corpus
 from bplightning.errors import UserError
 from bplightning.io.files import made_parent, require_empty
-from bplightning.io.run_folder import baseline_of, settings_of
+from bplightning.io.run_folder import REPORT_FILE, RunFolder, baseline_of, settings_of
 from bplightning.reporting.schema import Report
 from bplightning.runs.reading import load_run, refill_of, task_of_run
 from bplightning.stages.alignment import AUTO, Alignment, require_possible
 from bplightning.stages.compact_stage import Filling, Saving
-from bplightning.stages.finishing import UNFINISHED, finish
+from bplightning.stages.finishing import Ending, finish
 from bplightning.stages.refill import refilled
+from bplightning.stages.request import RunRequest
 from bplightning.training.checkpoint_files import find_checkpoint
 
 
@@ -29,6 +30,7 @@ def compact_run(
     vocabulary: Path | None = None,
     dtype: str | None = None,
     multiple_of: int | str | None = None,
+    command: str = "",
 ) -> Report | None:
     """Write the compact model of a run from one of its checkpoints, and ``report.json`` beside its weights.
 
@@ -39,6 +41,7 @@ def compact_run(
         vocabulary: A corpus, to keep only the tokens that occur in it.
         dtype: Precision to save in, a key of `DTYPES`.
         multiple_of: As `Alignment` has it; by default as the run has it, which then measures nothing anew.
+        command: The command that does this, for the report.
 
     Returns:
         The report.
@@ -47,45 +50,54 @@ def compact_run(
         UserError: The folder is no run or has no such checkpoint, `out` holds files, the corpus cannot be read,
             widths cannot be so, or a check failed.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    _require_possible(out, dtype=dtype, vocabulary=vocabulary)
     wanted = None if multiple_of is None else Alignment(multiple_of)
-    require_empty(out)
-    if vocabulary is not None:
-        next(iter(Corpus(vocabulary)))  # a corpus that cannot be read is refused before anything is computed
-    refill, filled = refill_of(run), find_checkpoint(run / "refill" / "checkpoints")
+    refill, filled = refill_of(run), find_checkpoint(RunFolder(RunFolder(run).refill).checkpoints)
     if checkpoint is not None or filled is None:  # what a checkpoint of the pruning holds has not been refilled
         refill = None
-    if refill is not None and not any((run / name).exists() for name in ("compact", "report.json")):
+    if refill is not None:
+        _require_refilled(run, multiple_of=multiple_of)
+    module, alignment = load_run(run, checkpoint), wanted or _alignment_of(run)
+    require_possible(alignment, module.strategy)
+    made_parent(out)
+    filling = None
+    if refill is not None and filled is not None:
+        filling = Filling(refill, module.learning_rate, lambda small: refilled(module, small, refill, filled))
+    saving = Saving(
+        dtype=None if dtype is None else DTYPES[dtype],
+        vocabulary=vocabulary,
+        task_of=lambda folder: task_of_run(run, model=folder),
+    )
+    return finish(
+        Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),
+        module,
+        Ending(out=out, report=out / REPORT_FILE, dense=baseline_of(run), filling=filling, saving=saving),
+        RunRequest(command=command, alignment=alignment),
+    )
+
+
+def _require_possible(out: Path, *, dtype: str | None, vocabulary: Path | None) -> None:
+    """Refuse what cannot be written or read, before anything is computed."""
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    require_empty(out)
+    if vocabulary is not None:
+        next(iter(Corpus(vocabulary)))
+
+
+def _require_refilled(run: Path, *, multiple_of: int | str | None) -> None:
+    """Refuse a run whose refill was stopped, and other widths than those that were refilled."""
+    folder = RunFolder(run)
+    if not folder.compact.exists() and not folder.report.exists():
         raise UserError(
             f"{str(run)!r} was stopped while its compact model was refilled: go on with it by its own command and "
             "--resume true, or give --checkpoint last for the model before the refill."
         )
-    if refill is not None and wanted is not None:
+    if multiple_of is not None:
         raise UserError(
             f"multiple_of is {multiple_of!r}, but {str(run)!r} was refilled as it is, and weights put back now would "
             "not have been: give --checkpoint last too, for the model before the refill, or leave --multiple_of out."
         )
-    module, alignment = load_run(run, checkpoint), wanted or _alignment_of(run)
-    require_possible(alignment, module.strategy)
-    made_parent(out)
-    return finish(
-        Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),
-        module,
-        module.task,
-        out=out,
-        report=out / "report.json",
-        dense=baseline_of(run),
-        alignment=alignment,
-        filling=None
-        if refill is None or filled is None
-        else Filling(refill, module.learning_rate, lambda small: refilled(module, small, refill, filled)),
-        saving=Saving(
-            dtype=None if dtype is None else DTYPES[dtype],
-            vocabulary=vocabulary,
-            task_of=lambda folder: task_of_run(run, model=folder),
-        ),
-    )
 
 
 def _alignment_of(run: Path) -> Alignment:
@@ -93,7 +105,7 @@ def _alignment_of(run: Path) -> Alignment:
     with settings_of(run) as settings:
         alignment = Alignment(**(settings.get("alignment") or {}))
     if alignment.multiple_of == AUTO:
-        for file in (run / "report.json", run / UNFINISHED):
+        for file in (RunFolder(run).report, RunFolder(run).unfinished):
             try:
                 if file.is_file() and (found := json.loads(file.read_text(encoding="utf-8")).get("alignment")):
                     return Alignment(found["multiple_of"])

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from bplightning.errors import UserError
+from bplightning.io.run_folder import RunFolder
 from bplightning.training.checkpoint_files import SHOWN, find_checkpoint
 
 OF_WEIGHTS = ("task", "strategy", "model", "start", "simplification")
@@ -41,21 +42,21 @@ def find_earlier(runs: Iterable[Path], which: str, config: Mapping[str, Any], *,
     Raises:
         UserError: There is none, or its run has ended.
     """
-    found = [(run, newest) for run in runs if (newest := find_checkpoint(run / "checkpoints")) is not None]
+    found = [(run, newest) for run in runs if (newest := find_checkpoint(RunFolder(run).checkpoints)) is not None]
     found.sort(key=lambda item: item[1].stat().st_mtime_ns, reverse=True)
     others = []
     for run, newest in found:
-        theirs = _read(run / "config.yaml")
+        theirs = _read(RunFolder(run).config)
         differences = _differences(theirs, config, training=training)
         if differences:
             others.append((newest, differences))
             continue
-        if training and (run / "report.json").is_file() and not _longer(theirs, config):
+        if training and RunFolder(run).report.is_file() and not _longer(theirs, config):
             raise UserError(
                 f"--ckpt_path is {which!r}, but that run, {str(run)!r}, has ended: its report.json is there. Raise "
                 "trainer.max_steps or max_epochs to go on with it, or leave --ckpt_path out to start anew."
             )
-        if (path := find_checkpoint(run / "checkpoints", which)) is not None:
+        if (path := find_checkpoint(RunFolder(run).checkpoints, which)) is not None:
             return path
     if not others:
         raise UserError(
@@ -78,10 +79,10 @@ def find_same(runs: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
         runs: Folders, those among them with ``config.yaml``.
         config: This run's configuration.
     """
-    there = [run for run in runs if (run / "config.yaml").is_file()]
-    there.sort(key=lambda run: (run / "config.yaml").stat().st_mtime_ns, reverse=True)
-    same = [run for run in there if not _differences(_read(run / "config.yaml"), config, training=True, longer=False)]
-    return next((run for run in same if not (run / "report.json").is_file()), next(iter(same), None))
+    there = [run for run in runs if RunFolder(run).config.is_file()]
+    there.sort(key=lambda run: RunFolder(run).config.stat().st_mtime_ns, reverse=True)
+    same = [run for run in there if not _differences(_read(RunFolder(run).config), config, training=True, longer=False)]
+    return next((run for run in same if not RunFolder(run).report.is_file()), next(iter(same), None))
 
 
 def _read(config: Path) -> dict[str, Any]:

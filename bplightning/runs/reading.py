@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.quiet import quiet_transformers
-from bplightning.io.run_folder import baseline_of, settings_of, unreadable
+from bplightning.io.run_folder import RunFolder, baseline_of, settings_of, unreadable
 from bplightning.runs.build import BuiltRun, build
 from bplightning.runs.older_configuration import renewed
 from bplightning.runs.training_options import PRUNE_ONLY
@@ -40,13 +40,13 @@ def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
     if without_training:
         raise UserError(
             f"{str(run)!r} is a run of `prune`, which keeps no checkpoints: its model is its compact/, which "
-            f"`validate --ckpt_path {run / 'compact'} --task ...` evaluates."
+            f"`validate --ckpt_path {RunFolder(run).compact} --task ...` evaluates."
         )
     file = checkpoint_of(run, checkpoint)
     with isolate_rng(), quiet_transformers():  # building a model draws random numbers, which are the caller's
         read = _read(run)
         module = read.module
-        if read.start == "baseline" and (baseline := baseline_of(run)) is not None:
+        if read.request.start == "baseline" and (baseline := baseline_of(run)) is not None:
             module.model = module.task.load_model(baseline)  # it may have other shapes than the task's model
         module.configure_model()
     saved = read_checkpoint(file)
@@ -85,13 +85,13 @@ def checkpoint_of(run: Path, checkpoint: str | Path | None = None) -> Path:
     Raises:
         UserError: There is none.
     """
-    which = str(checkpoint or "last")
-    file = find_checkpoint(run / "checkpoints", which) if which in ("best", "last") else Path(which)
+    which, folder = str(checkpoint or "last"), RunFolder(run).checkpoints
+    file = find_checkpoint(folder, which) if which in ("best", "last") else Path(which)
     if file is None or not file.is_file():
-        there = ", ".join(sorted(str(path) for path in (run / "checkpoints").glob("*.ckpt"))) or "none"
+        there = ", ".join(sorted(str(path) for path in folder.glob("*.ckpt"))) or "none"
         raise UserError(
             f"checkpoint {which!r} is not there: give a file, 'best' or 'last', of a run that got as far as saving "
-            f"one; in {str(run / 'checkpoints')!r} there are: {there}."
+            f"one; in {str(folder)!r} there are: {there}."
         )
     return file
 
@@ -105,4 +105,4 @@ def _read(run: Path, model: Path | None = None) -> BuiltRun:
     try:
         return build(kept)
     except ArgumentError as error:
-        raise unreadable(run / "config.yaml", error) from error
+        raise unreadable(RunFolder(run).config, error) from error

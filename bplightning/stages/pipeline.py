@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from bplightning.distillation.distillation import BASELINE
 from bplightning.distillation.load_finetuned import load_fitting
 from bplightning.distillation.teachers import load_readable
 from bplightning.errors import UserError
+from bplightning.io.run_folder import RunFolder, run_of
 from bplightning.reporting.report import Report, load_report
-from bplightning.stages.alignment import Alignment, require_possible
+from bplightning.stages.alignment import require_possible
 from bplightning.stages.compact_stage import Filling
-from bplightning.stages.finishing import AS_PRUNED, finish
-from bplightning.stages.refill import Refill
-from bplightning.stages.refill import refill as fine_tune
+from bplightning.stages.finishing import Ending, finish
+from bplightning.stages.refill import refill
+from bplightning.stages.request import PLAIN, RunRequest
 from bplightning.training.checkpoint_files import find_checkpoint, folder_of, read_checkpoint, require_same_weights
 from bplightning.training.kept_checkpoints import LAST, LastCheckpoint
 from bplightning.training.module import PruningModule
@@ -38,45 +40,31 @@ from bplightning.training.size_variants import folders
 LIGHTNINGS_NAMES = ("last", "best", "hpc", "registry")
 """What `Trainer.fit` takes beside a checkpoint's path."""
 
+StageTrainer = Callable[[Path, int | None], Trainer]
+"""From a folder and a number of epochs, `None` for the run's own, to the trainer that trains there."""
+
 
 def fit(
     trainer: Trainer,
     module: PruningModule,
     task: Task,
+    request: RunRequest = PLAIN,
     *,
-    baseline: str = "none",
-    start: str = "pretrained",
-    alignment: Alignment = AS_PRUNED,
-    refill: Refill | None = None,
-    quantize: str | None = None,
-    stage_trainer: Callable[[Path, int | None], Trainer] | None = None,
-    resume: bool = False,
-    **fit_arguments: Any,
+    stage_trainer: StageTrainer | None = None,
 ) -> Report | None:
     """Train and prune, then compact, refill, evaluate and report.
 
     The run's folder, the logger's or else the trainer's root, gets ``compact/``, ``report.json``, with a baseline
-    trained here ``baseline/``, and with a refill ``refill/``.
+    trained here ``baseline/``, and with a refill ``refill/``. A run that resumes repeats no finished stage, and
+    continues the one that was interrupted from its last checkpoint; of one that is finished the report is read. A run
+    that continues from another's checkpoint takes the baseline that the other one had trained.
 
     Args:
         trainer: Lightning's trainer.
         module: The task and the strategy together.
         task: The task, as the trainer's data.
-        baseline: The dense model to compare with: ``train`` to fine-tune one first with the same settings, ``none``, or
-            the folder of a saved one.
-        start: What pruning starts from: ``pretrained``, the task's model as it is, or ``baseline``, the fine-tuned one
-            where there is one.
-        alignment: Which of the removed feed-forward units are put back, for widths that suit the hardware; by default
-            none.
-        refill: How to fine-tune the compact model; by default it is left as it is.
-        quantize: ``int8`` to evaluate and time the compact model in 8 bits, too; by default it is not.
-        stage_trainer: From a folder and a number of epochs, `None` for the trainer's own, to the trainer that trains
-            there; needed for a baseline of ``train`` and for a refill.
-        resume: Whether to go on from what the trainer's folder holds of a run with the same settings: finished stages
-            are not repeated, the one that was interrupted goes on from its last checkpoint. Where the whole run is
-            finished, its report is read.
-        **fit_arguments: Passed on to `Trainer.fit`, for example `ckpt_path`. A run that goes on from a checkpoint takes
-            the baseline that the interrupted run had trained.
+        request: What is asked for.
+        stage_trainer: Makes the trainers of other stages; needed for a baseline of ``train`` and for a refill.
 
     Returns:
         The report; `None` on every rank but the first, and for a ``fast_dev_run``.
@@ -87,109 +75,162 @@ def fit(
             written or holds a compact model already, or a compaction was refused.
     """
     require_supported(trainer)
+    _require_consistent(module, request, stage_trainer)
+    run = RunFolder(folder_of(trainer))
+    if request.resume and run.report.is_file():
+        return _ended(trainer, run, request)
+    _require_readable(module, request)
+    if request.resume and request.ckpt_path is None:
+        request = replace(request, ckpt_path=find_checkpoint(run.checkpoints))
+    if not request.resume:
+        _require_free(run, continues=request.ckpt_path is not None)
+    require_writable(run.path)
+    rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]  # which has no folder of its own, and leaves nothing
+    with tempfile.TemporaryDirectory() if rehearsal else nullcontext(run.path) as folder:
+        dense = _prepare(trainer, module, request, RunFolder(Path(folder)), stage_trainer)
+        with isolate_rng():  # a refill is the same whether this process has pruned or found that done
+            ckpt_path, weights_only = request.ckpt_path, request.weights_only
+            trainer.fit(module, datamodule=task, ckpt_path=ckpt_path, weights_only=weights_only)
+    if rehearsal:
+        return None
+    run = RunFolder(folder_of(trainer))
+    if (checkpoint := _file_of(request.ckpt_path)) is not None:
+        for kept in folders(run_of(checkpoint)):
+            _copy_whole(kept, run.path / kept.name, what=kept.name)
+    return finish(
+        trainer,
+        module,
+        Ending(
+            out=run.compact,
+            report=run.report,
+            dense=dense,
+            filling=_filling(module, request, run, stage_trainer),
+            family=trainer.strategy.broadcast(folders(run.path)),
+        ),
+        request,
+    )
+
+
+def _require_consistent(module: PruningModule, request: RunRequest, stage_trainer: StageTrainer | None) -> None:
+    """Refuse a request whose parts do not go together, before anything is read.
+
+    Raises:
+        UserError: What does not, and the remedy.
+    """
     require_by_training(module.strategy)
-    require_possible(alignment, module.strategy)
+    require_possible(request.alignment, module.strategy)
+    start, baseline = request.start, request.baseline
     if start not in ("pretrained", "baseline"):
         raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
     if start == "baseline" and baseline == "none":
         raise UserError(
             "start is 'baseline', but there is none: give baseline 'train' or a folder, or leave start out."
         )
-    if refill is not None and not refill.max_epochs:
-        refill = None
-    if quantize is not None:
+    if request.quantize is not None:
         from bplightning.stages.quantization import require_quantizable  # its libraries are not everybody's
 
-        require_quantizable(task, quantize)
-    for what, wanted in (("baseline is 'train'", baseline == "train"), ("there is to be a refill", refill is not None)):
-        if wanted and stage_trainer is None:
+        require_quantizable(module.task, request.quantize)
+    wanted = {"baseline is 'train'": baseline == "train", "there is to be a refill": request.filling is not None}
+    for what, is_wanted in wanted.items():
+        if is_wanted and stage_trainer is None:
             raise UserError(f"{what}, but no stage_trainer was given to train it with: give one.")
-    dense = None if baseline in ("none", "train") else Path(baseline)
     if module.distillation.teacher == BASELINE and baseline == "none":
         raise UserError(
             "the teacher is 'baseline', but there is none: give baseline 'train' or a folder, or another teacher."
         )
-    run = folder_of(trainer)
-    if resume and (run / "report.json").is_file():
-        rank_zero_info(f"The run {str(run)!r} has ended, nothing is left to do: its report.json is there.")
-        report = load_report(run / "report.json")
-        if quantize is not None and report["quantized"] is None:
-            rank_zero_warn(
-                f"The report has nothing of {quantize}, and a run that has ended is not evaluated again: `bplightning "
-                f"export {run} OUT --quantize {quantize}` makes the files, and `bplightning benchmark {run} --backends "
-                f"onnx-{quantize}` times them."
-            )
-        return report if trainer.is_global_zero else None
-    if dense is not None:
-        require_loads(task, dense)
-    if module.distillation.teacher not in (None, BASELINE):  # a useless one is refused before a baseline is trained
-        load_readable(module.distillation.teacher, task)
-    if resume and fit_arguments.get("ckpt_path") is None:
-        fit_arguments["ckpt_path"] = find_checkpoint(run / "checkpoints")
-    there = [run / "compact"] if (run / "compact").exists() else []
-    if fit_arguments.get("ckpt_path") is None:  # a run that goes on may have kept models
-        there += folders(run)
-    if not resume and there:
+
+
+def _ended(trainer: Trainer, run: RunFolder, request: RunRequest) -> Report | None:
+    """The report of a run that has nothing left to do."""
+    rank_zero_info(f"The run {str(run.path)!r} has ended, nothing is left to do: its report.json is there.")
+    report, quantize = load_report(run.report), request.quantize
+    if quantize is not None and report["quantized"] is None:
+        rank_zero_warn(
+            f"The report has nothing of {quantize}, and a run that has ended is not evaluated again: `bplightning "
+            f"export {run.path} OUT --quantize {quantize}` makes the files, and `bplightning benchmark {run.path} "
+            f"--backends onnx-{quantize}` times them."
+        )
+    return report if trainer.is_global_zero else None
+
+
+def _require_readable(module: PruningModule, request: RunRequest) -> None:
+    """Refuse a baseline or a teacher that is of no use, before one is trained."""
+    if request.baseline not in ("none", "train"):
+        require_loads(module.task, Path(request.baseline))
+    if module.distillation.teacher not in (None, BASELINE):
+        load_readable(module.distillation.teacher, module.task)
+
+
+def _require_free(run: RunFolder, *, continues: bool) -> None:
+    """Refuse a folder that holds a result; where a run continues, models that it kept may be there."""
+    there = [run.compact] if run.compact.exists() else []
+    if not continues:
+        there += folders(run.path)
+    if there:
         raise UserError(
             f"{str(there[0])!r} is there already: choose another trainer.default_root_dir, or a logger that "
             "numbers its runs."
         )
-    require_writable(run)
-    # A `fast_dev_run` has no folder of its own, and leaves nothing.
-    with tempfile.TemporaryDirectory() if trainer.fast_dev_run else nullcontext(run) as stages:  # type: ignore[attr-defined]
-        checkpoint, place = _file_of(fit_arguments.get("ckpt_path")), Path(stages) / "baseline" / "model"
-        if baseline == "train" and resume and place.is_dir():
-            dense = place
-        elif baseline == "train" and checkpoint is not None:
-            earlier = _run_of(checkpoint) / "baseline" / "model"
-            dense = earlier if earlier.is_dir() else None
-        if checkpoint is not None:  # a useless one is refused before a baseline is trained
-            saved = read_checkpoint(checkpoint, weights_only=fit_arguments.get("weights_only") is not False, mmap=True)
-            _start_from(dense if start == "baseline" else None, module)
-            with isolate_rng():
-                module.configure_model()
-            require_same_weights(saved, module, path=checkpoint, training=True)
-        if stage_trainer is not None and baseline == "train":
-            for logger in trainer.loggers:
-                _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
-            if dense is not None:
-                _copy_whole(dense, place, what="dense baseline")
-            else:
-                with isolate_rng():  # the pruned run is the same with and without a baseline before it
-                    dense = train_baseline(stage_trainer(Path(stages) / "baseline", None), module, place, resume=resume)
-        if module.distillation.teacher == BASELINE:
-            assert dense is not None
-            module.distillation.teacher = str(dense)
-        if checkpoint is None:
-            _start_from(dense if start == "baseline" else None, module)
-        with isolate_rng():  # a refill is the same whether this process has pruned or found that done
-            trainer.fit(module, datamodule=task, **fit_arguments)
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+
+
+def _prepare(
+    trainer: Trainer,
+    module: PruningModule,
+    request: RunRequest,
+    stages: RunFolder,
+    stage_trainer: StageTrainer | None,
+) -> Path | None:
+    """Check the checkpoint, see to the baseline, and let the module begin with what it is to begin with.
+
+    Returns:
+        The folder of the dense model, if there is one.
+    """
+    checkpoint, dense = _file_of(request.ckpt_path), _known_baseline(request, stages)
+    if checkpoint is not None:  # a useless one is refused before a baseline is trained
+        saved = read_checkpoint(checkpoint, weights_only=request.weights_only is not False, mmap=True)
+        _start_from(dense if request.start == "baseline" else None, module)
+        with isolate_rng():
+            module.configure_model()
+        require_same_weights(saved, module, path=checkpoint, training=True)
+    if stage_trainer is not None and request.baseline == "train":
+        for logger in trainer.loggers:
+            _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
+        if dense is not None:
+            _copy_whole(dense, stages.baseline_model, what="dense baseline")
+        else:
+            with isolate_rng():  # the pruned run is the same with and without a baseline before it
+                own = stage_trainer(stages.baseline, None)
+                dense = train_baseline(own, module, stages.baseline_model, resume=request.resume)
+    module.baseline = dense
+    if checkpoint is None:
+        _start_from(dense if request.start == "baseline" else None, module)
+    return dense
+
+
+def _known_baseline(request: RunRequest, stages: RunFolder) -> Path | None:
+    """The folder of the dense model, where it need not be trained."""
+    if request.baseline != "train":
+        return None if request.baseline == "none" else Path(request.baseline)
+    if request.resume and stages.baseline_model.is_dir():
+        return stages.baseline_model
+    if (checkpoint := _file_of(request.ckpt_path)) is not None:
+        earlier = RunFolder(run_of(checkpoint)).baseline_model
+        return earlier if earlier.is_dir() else None
+    return None
+
+
+def _filling(
+    module: PruningModule, request: RunRequest, run: RunFolder, stage_trainer: StageTrainer | None
+) -> Filling | None:
+    """How the compact model is refilled, if it is to be."""
+    settings = request.filling
+    if settings is None or stage_trainer is None:
         return None
-    run, filling = folder_of(trainer), None
-    if checkpoint is not None:
-        for kept in folders(_run_of(checkpoint)):
-            _copy_whole(kept, run / kept.name, what=kept.name)
-    if refill is not None and stage_trainer is not None:
 
-        def fill(small: PreTrainedModel) -> PreTrainedModel:
-            return fine_tune(stage_trainer(run / "refill", refill.max_epochs), module, small, refill, resume=resume)
+    def fill(small: PreTrainedModel) -> PreTrainedModel:
+        return refill(stage_trainer(run.refill, settings.max_epochs), module, small, settings, resume=request.resume)
 
-        filling = Filling(refill, module.learning_rate, fill)
-
-    return finish(
-        trainer,
-        module,
-        task,
-        out=run / "compact",
-        report=run / "report.json",
-        dense=dense,
-        alignment=alignment,
-        filling=filling,
-        quantize=quantize is not None,
-        family=trainer.strategy.broadcast(folders(run)),
-        resume=resume,
-    )
+    return Filling(settings, module.learning_rate, fill)
 
 
 def train_baseline(trainer: Trainer, module: PruningModule, folder: Path, *, resume: bool = False) -> Path:
@@ -214,7 +255,7 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path, *, res
         adam_epsilon=module.adam_epsilon,
         activation_checkpointing=module.activation_checkpointing,
     )
-    checkpoints = folder_of(trainer) / "checkpoints"
+    checkpoints = RunFolder(folder_of(trainer)).checkpoints
     trainer.fit(dense, datamodule=module.task, ckpt_path=find_checkpoint(checkpoints) if resume else None)
     if trainer.is_global_zero:
         save_dense(module.task, dense.model, folder)
@@ -244,11 +285,6 @@ def _file_of(ckpt_path: Any) -> Path | None:
     if ckpt_path is None or "://" in str(ckpt_path) or str(ckpt_path).partition(":")[0] in LIGHTNINGS_NAMES:
         return None
     return Path(ckpt_path)
-
-
-def _run_of(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint is of, if it lies where runs have theirs."""
-    return checkpoint.absolute().parent.parent  # of a file at the root that is the root
 
 
 def require_loads(task: Task, folder: Path) -> None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.distillation.distillation import Distillation, states_width
 from bplightning.errors import UserError
+from bplightning.io.run_folder import RunFolder
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.granularity import masks_of
 from bplightning.training.checkpoint_files import find_checkpoint, folder_of, read_checkpoint, require_same_weights
@@ -94,7 +95,7 @@ def refill(
     """
     rank_zero_info(f"Refilling: {settings.max_epochs} epochs of fine-tuning the compact model.")
     module = _module(pruned, model, settings)
-    checkpoint = find_checkpoint(folder_of(trainer) / "checkpoints") if resume else None
+    checkpoint = find_checkpoint(RunFolder(folder_of(trainer)).checkpoints) if resume else None
     trainer.fit(module, datamodule=pruned.task, ckpt_path=checkpoint)
     return module.harden().eval()
 
@@ -131,6 +132,7 @@ def _module(pruned: PruningModule, model: PreTrainedModel, settings: Refill) -> 
         activation_checkpointing=pruned.activation_checkpointing,
     )
     module.model = model
+    module.baseline = pruned.baseline
     return module
 
 

@@ -123,7 +123,7 @@ class TeacherWarning(Callback):
         if (float(own) > self._score) if task.monitor_mode == "max" else (float(own) < self._score):
             self._said = True
             rank_zero_warn(
-                f"The teacher {module.distillation.teacher!r} has {task.monitor} {self._score:.4g} on the validation "
+                f"The teacher {module.teacher_name!r} has {task.monitor} {self._score:.4g} on the validation "
                 f"set, and the pruned model {float(own):.4g} at step {trainer.global_step} already: it holds the model "
                 "back. Use a better teacher, or give it less weight (distillation.alpha_teacher)."
             )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,13 +21,13 @@ from bplightning.compaction.compact_config import record_widths
 from bplightning.contracts.capabilities import Prepared, Staged
 from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.contracts.task import Task
-from bplightning.distillation.distillation import Distillation, Teacher
+from bplightning.distillation.distillation import BASELINE, Distillation, Teacher
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import freeze_masks, unfreeze_masks
 from bplightning.reporting.score_history import ScoreHistory
 from bplightning.training.calibration import calibrate
-from bplightning.training.checkpoint_files import require_same_weights
+from bplightning.training.checkpoint_files import folder_of, require_same_weights
 from bplightning.training.collapse import CollapseWarning
 from bplightning.training.guards import FiniteGuard, require_finite_parameters, require_precise_scores
 from bplightning.training.kept_checkpoints import warn_of_unpruned_choices
@@ -32,6 +35,7 @@ from bplightning.training.mask_monitor import MaskMonitor, TeacherWarning
 from bplightning.training.ranks import MasksAgree, require_supported
 from bplightning.training.resuming import Resuming
 from bplightning.training.simplification import Simplification, Simplifier
+from bplightning.training.size_variants import keep
 
 
 class PruningModule(LightningModule):
@@ -83,7 +87,8 @@ class PruningModule(LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.simplifier: Simplifier | None = None
         self._teacher: list[Teacher] = []  # in a list, which hides it from `state_dict` and from DDP
-        self.metric_prefix = "val"
+        self.baseline: Path | None = None
+        self.metric_prefix: str | None = None
         self.layout: PrunableLayout | None = None
         self.configured = False
 
@@ -133,8 +138,15 @@ class PruningModule(LightningModule):
 
     def take_teacher(self) -> None:
         """Read the teacher, if one is configured, and check that it fits; call `configure_model` first."""
-        if self.distillation.teacher is not None and not self._teacher:
-            self._teacher.append(Teacher(self.distillation, self.task, self.model, self.strategy))
+        if self.teacher_name is not None and not self._teacher:
+            settings = self.distillation.with_teacher(self.teacher_name)
+            self._teacher.append(Teacher(settings, self.task, self.model, self.strategy))
+
+    @property
+    def teacher_name(self) -> str | None:
+        """Folder or hub name of the teacher; `baseline` stands for the dense model's folder once that is known."""
+        name = self.distillation.teacher
+        return str(self.baseline) if name == BASELINE and self.baseline is not None else name
 
     def progress(self, step: int | None = None) -> Progress:
         """Where training stands, in optimizer steps.
@@ -156,9 +168,7 @@ class PruningModule(LightningModule):
         for teacher in self._teacher:
             teacher.to(self.device)
         if (prepared := self.strategy.capability(Prepared)) is not None:
-            from bplightning.training.restore_units import hardened_copy  # it knows this module
-
-            prepared.prepare(lambda: hardened_copy(self))
+            prepared.prepare(self.hardened_copy)
 
     def on_fit_end(self) -> None:
         self._teacher.clear()
@@ -212,11 +222,19 @@ class PruningModule(LightningModule):
         if (staged := self.strategy.capability(Staged)) is None:
             return
         if (name := staged.ready(progress)) is not None:
-            from bplightning.training.size_variants import keep  # it knows this module
-
-            keep(self, name)
+            self._keep(name)
         if examples := staged.wants_calibration(progress):
             calibrate(self.trainer, self.task, self.model, staged, examples=examples, step=progress.step)
+
+    def _keep(self, name: str) -> None:
+        """Save the model that there would be if training ended now, and continue as if nothing had been."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        run = folder_of(self.trainer)  # ranks find it together
+        if self.trainer.is_global_zero:
+            with isolate_rng():
+                keep(self.hardened_copy(), self.task, run, name)
+        self.trainer.strategy.barrier()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         require_precise_scores(self.strategy)
@@ -254,14 +272,17 @@ class PruningModule(LightningModule):
         self.metric.update(self.task.evaluate_batch(self.model, batch), batch)
 
     def on_validation_epoch_end(self) -> None:
+        self._log_metrics(self.metric_prefix or "val")
+
+    def _log_metrics(self, prefix: str) -> None:
         unfreeze_masks(self.model)
-        values = {f"{self.metric_prefix}_{name}": value for name, value in self.metric.compute().items()}
+        values = {f"{prefix}_{name}": value for name, value in self.metric.compute().items()}
         density = self.strategy.density()
         if density:
-            values[f"{self.metric_prefix}_density"] = density["total"]
+            values[f"{prefix}_density"] = density["total"]
         if density and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             reached = self.target_reached()
-            values[f"{self.metric_prefix}_target_reached"] = float(reached)
+            values[f"{prefix}_target_reached"] = float(reached)
             shown = ", ".join(f"{role} {value:.3f}" for role, value in density.items())
             rank_zero_info(
                 f"Validated with the masks of step {self.trainer.global_step}: density {shown}; "
@@ -276,12 +297,22 @@ class PruningModule(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end()
+        self._log_metrics(self.metric_prefix or "test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         return self.task.predict_batch(self.model, batch)
 
     # -- after training ------------------------------------------------------------------------------------------------
+
+    def hardened_copy(self) -> PreTrainedModel:
+        """A copy of the model as `harden` would leave it, in evaluation mode; the module keeps its masks."""
+        parts = (self.model, self.strategy, self.layout, self.simplifier)
+        model, strategy, layout, simplifier = copy.deepcopy(parts)  # together: they hold one another
+        assert layout is not None
+        strategy.harden(layout)
+        if simplifier is not None:
+            simplifier.harden()
+        return model.eval()
 
     def harden(self) -> PreTrainedModel:
         """Write the masks into the weights as zeros, remove them, finish simplification, and return the model."""
@@ -318,15 +349,18 @@ def check_warmup(warmup: float, *, what: str = "warmup") -> None:
         raise UserError(f"{what} is {warmup:g}; it must be 0 or more: a fraction below 1, or optimizer steps.")
 
 
-def frozen_module(task: Task, model: nn.Module, *, prefix: str) -> PruningModule:
+def frozen_module(
+    task: Task, model: nn.Module, *, prefix: str | None, strategy: PruningStrategy | None = None
+) -> PruningModule:
     """A module that only evaluates `model` on `task`, without pruning; the model may have any architecture.
 
     Args:
         task: The task.
-        model: A dense, hardened or compact model.
-        prefix: Prefix of the metrics' names, for example ``"compact"``.
+        model: A dense, hardened or compact model, or a masked one with its `strategy`.
+        prefix: Prefix of the metrics' names, for example ``"compact"``; `None` for Lightning's.
+        strategy: Holds the model's masks, if it has any.
     """
-    module = PruningModule(task, PruningStrategy())
+    module = PruningModule(task, PruningStrategy() if strategy is None else strategy)
     module.model = model  # type: ignore[assignment]
     module.configured = True
     module.metric_prefix = prefix

@@ -5,7 +5,6 @@ Legend: `R`, `C` grid rows and columns, `F` units of a feed-forward layer, `N` t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,22 +36,11 @@ def restore_units(module: PruningModule, multiple_of: int) -> PreTrainedModel:
     layout, masks = module.layout, module.strategy.all_masks
     assert layout is not None
     while True:  # dead units are found as in compaction; each pass opens a mask, or is the last
-        hardened = hardened_copy(module)
+        hardened = module.hardened_copy()
         kept = {name: indices for name, indices, _ in CompactionPlan.of(hardened).units}
         opened = [open_best(layout, masks, group, kept[group.name], multiple_of) for group in layout.feed_forward]
         if not any(opened):
             return hardened
-
-
-def hardened_copy(module: PruningModule) -> PreTrainedModel:
-    """A copy of a module's model as `PruningModule.harden` would leave it; the module keeps its masks."""
-    parts = (module.model, module.strategy, module.layout, module.simplifier)
-    model, strategy, layout, simplifier = copy.deepcopy(parts)  # together, since they refer to one another
-    assert layout is not None
-    strategy.harden(layout)
-    if simplifier is not None:
-        simplifier.harden()
-    return model.eval()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedModel
 
 from bplightning.compaction.blending import is_blended
@@ -18,10 +17,8 @@ from bplightning.compaction.equivalence import require_equal
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
+from bplightning.contracts.task import Task
 from bplightning.contracts.task_file import save_task
-from bplightning.training.checkpoint_files import folder_of
-from bplightning.training.module import PruningModule
-from bplightning.training.restore_units import hardened_copy
 
 FOLDER = "compact-"
 """Prefix of a folder's name, before the model's name."""
@@ -30,28 +27,19 @@ MARKER = ".kept"
 """File that marks such a folder; it holds the folder's name."""
 
 
-def keep(module: PruningModule, name: str) -> None:
-    """Save the model as if training ended now; an existing one of this name is replaced.
+def keep(hardened: PreTrainedModel, task: Task, run: Path, name: str) -> None:
+    """Save the compact model of a hardened one in a run's folder; an existing one of this name is replaced.
 
     Args:
-        module: The module in training, which stays unchanged.
+        hardened: The model, without masks.
+        task: Its task.
+        run: The run's folder.
         name: Name of the model.
 
     Raises:
         UserError: The compact model, or the one loaded from its folder, does not compute the same.
     """
-    trainer = module.trainer
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return
-    folder = folder_of(trainer) / f"{FOLDER}{name}"  # ranks find it together
-    if trainer.is_global_zero:
-        with isolate_rng():
-            _save(module, name, folder)
-    trainer.strategy.barrier()
-
-
-def _save(module: PruningModule, name: str, folder: Path) -> None:
-    hardened = hardened_copy(module)
+    folder = run / f"{FOLDER}{name}"
     if is_blended(hardened):
         rank_zero_warn(
             f"the model {name!r} is ready, but not wholly simplified yet, so it is not saved: end simplification "
@@ -67,10 +55,10 @@ def _save(module: PruningModule, name: str, folder: Path) -> None:
         return
 
     def complete(inside: Path) -> None:
-        save_task(module.task, inside)
+        save_task(task, inside)
         (inside / MARKER).write_text(folder.name, encoding="utf-8")
 
-    save_compact(small, folder, module.task.processor, complete=complete)
+    save_compact(small, folder, task.processor, complete=complete)
     rank_zero_info(f"The model {name!r} is ready: {folder}")
 
 

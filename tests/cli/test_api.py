@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import bplightning
 from bplightning.errors import UserError
 
 USER_FILE = """
+import sys
 from pathlib import Path
 from tiny_task import TinyTask
 
@@ -19,6 +23,12 @@ from tiny_task import TinyTask
 class Tiny(TinyTask):
     def __init__(self):
         super().__init__(Path(), hidden_size=16, intermediate_size=32)
+
+    def setup(self, stage):
+        seen.append(list(sys.argv))
+
+
+seen = []
 """
 OPTIONS = {
     "task": "user_of_python.Tiny",
@@ -41,15 +51,31 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_runs_as_the_command_does(here: Path) -> None:
-    before = sys.argv
     report = bplightning.fit(OPTIONS)
-    assert sys.argv is before
     run = here / "runs" / "tiny-hybrid" / "version_0"
     assert report == json.loads((run / "report.json").read_text())
     assert (run / "compact" / "model.safetensors").is_file()
     assert list((run / "checkpoints").iterdir())
     assert report is not None
     assert report["command"].startswith("python -m bplightning fit --task=user_of_python.Tiny --strategy=hybrid ")
+    assert report["seed"] == 0
+
+
+def test_it_leaves_everything_of_its_caller_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import user_of_python
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "--mine"])
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    options = copy.deepcopy(OPTIONS)
+    environment, arguments, drawn = dict(os.environ), sys.argv, torch.get_rng_state()
+    user_of_python.seen.clear()
+    bplightning.fit(options)
+    assert sys.argv is arguments
+    assert user_of_python.seen
+    assert all(seen == ["train.py", "--mine"] for seen in user_of_python.seen)  # while it runs, too
+    assert dict(os.environ) == environment
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert options == OPTIONS
 
 
 @pytest.mark.parametrize(

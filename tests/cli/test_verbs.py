@@ -484,9 +484,9 @@ def test_fit_runs_the_pipeline_in_a_numbered_folder(
 ) -> None:
     calls: list[dict[str, Any]] = []
 
-    def fit(trainer: Any, module: Any, task: Any, **kwargs: Any) -> None:
-        trainer.fit(module, datamodule=task, ckpt_path=kwargs["ckpt_path"], weights_only=kwargs["weights_only"])
-        calls.append({"trainer": trainer, "module": module, "task": task, **kwargs})
+    def fit(trainer: Any, module: Any, task: Any, request: Any, **kwargs: Any) -> None:
+        trainer.fit(module, datamodule=task, ckpt_path=request.ckpt_path, weights_only=request.weights_only)
+        calls.append({"trainer": trainer, "module": module, "task": task, **vars(request), **kwargs})
 
     monkeypatch.setattr(pipeline, "fit", fit)
     user = ["--task", "user_file.TinyTask", "--strategy", "user_file.MyStrategy", "--trainer.accelerator", "cpu"]
@@ -523,13 +523,16 @@ def test_fit_runs_the_pipeline_in_a_numbered_folder(
 def test_compact_is_a_sibling_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(compacting, "compact_run", lambda *args, **options: calls.append((args, options)))
+    monkeypatch.setattr(sys, "argv", ["bin/bplightning", "compact", "a run", "out"])
     main(["compact", "runs/qa-hybrid/version_0", "out"])
     folders = Path("runs/qa-hybrid/version_0"), Path("out")
-    assert calls.pop() == (folders, dict.fromkeys(("checkpoint", "vocabulary", "dtype", "multiple_of")))
+    command = {"command": "bplightning compact 'a run' out"}  # for the report
+    usual: dict[str, Any] = dict.fromkeys(("checkpoint", "vocabulary", "dtype", "multiple_of"))
+    assert calls.pop() == (folders, usual | command)
     options = ["--dtype", "float16", "--vocabulary=a.txt", "--checkpoint", "best", "--multiple_of", "16"]
     main(["compact", *map(str, folders), *options])
     given = {"checkpoint": "best", "vocabulary": Path("a.txt"), "dtype": "float16", "multiple_of": 16}
-    assert calls.pop() == (folders, given)
+    assert calls.pop() == (folders, given | command)
 
 
 def test_predict_is_a_sibling_verb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from bplightning.distillation.logit_cache import LogitCache
 from bplightning.distillation.teachers import TeacherInputs, require_same_labels
 from bplightning.errors import UserError
 from bplightning.stages import pipeline
+from bplightning.stages.request import RunRequest
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
 
@@ -268,14 +269,14 @@ def test_a_teacher_without_a_trained_head_is_refused_before_a_baseline_is_traine
     task = TinyTask(tmp_path)
     module = PruningModule(task, Hybrid(), distillation=Distillation(str(tmp_path / "bare")))
     with pytest.raises(UserError, match=r"is not fine-tuned for this task: it has no 'qa_outputs\.weight' and 1 "):
-        pipeline.fit(trainer(tmp_path), module, task, baseline="train", stage_trainer=pytest.fail)
+        pipeline.fit(trainer(tmp_path), module, task, RunRequest(baseline="train"), stage_trainer=pytest.fail)
     teacher = save_teacher(tmp_path)
     words = sorted(task.tokenizer.get_vocab().items(), key=lambda item: (item[1] > 4, -item[1]))
     (tmp_path / "vocab.txt").write_text("\n".join(word for word, _ in words))
     BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(teacher)
     module.distillation = Distillation(teacher)
     with pytest.raises(UserError, match="of the tokenizer's 59 tokens"):
-        pipeline.fit(trainer(tmp_path), module, task, baseline="train", stage_trainer=pytest.fail)
+        pipeline.fit(trainer(tmp_path), module, task, RunRequest(baseline="train"), stage_trainer=pytest.fail)
 
 
 @pytest.mark.parametrize("model_type", ["pegasus", "marian", "t5", "bart", "distilbert", "modernbert"])
@@ -368,14 +369,15 @@ def test_the_runs_own_baseline_may_be_the_teacher(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="the teacher is 'baseline', but there is none: give baseline 'train'"):
         pipeline.fit(trainer(tmp_path), module(), task)
-    watch = Losses()
+    watch, pruned = Losses(), module()
+    given = dict(vars(pruned.distillation))
     pipeline.fit(
         trainer(tmp_path / "run", watch, max_steps=3),
-        module(),
+        pruned,
         task,
-        baseline="train",
-        start="baseline",
+        RunRequest(baseline="train", start="baseline"),
         stage_trainer=lambda folder, _: trainer(folder, max_steps=3),
     )
     assert watch.teacher[0] == pytest.approx(0, abs=0.1)  # the student starts as its teacher, but for dropout
     assert watch.teacher[-1] > 0
+    assert vars(pruned.distillation) == given  # the user's settings, which still name no folder

@@ -38,8 +38,9 @@ def test_a_configuration_is_built_without_a_trainer(configuration: dict[str, Any
     assert isinstance(run.module.strategy, Hybrid)
     assert run.module.learning_rate == 1e-3
     assert run.module.distillation.teacher == "baseline"
-    assert (run.baseline, run.start, run.quantize) == ("train", "baseline", None)
-    assert (run.alignment.multiple_of, run.refill.max_epochs) == (8, 2)
+    asked = run.request
+    assert (asked.baseline, asked.start, asked.quantize) == ("train", "baseline", None)
+    assert (asked.alignment.multiple_of, asked.filling and asked.filling.max_epochs) == (8, 2)
     assert run.module._trainer is None
 
 

@@ -28,6 +28,7 @@ from bplightning.runs import compact_run as compacting
 from bplightning.stages import alignment, finishing, one_shot, pipeline
 from bplightning.stages.alignment import AUTO, Alignment, align, fastest, require_possible
 from bplightning.stages.refill import Refill
+from bplightning.stages.request import RunRequest
 from bplightning.stages.stage_cache import Notes
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.l0 import L0
@@ -35,7 +36,7 @@ from bplightning.strategies.magnitude import Magnitude
 from bplightning.strategies.post_training.post_training import PostTraining
 from bplightning.strategies.ziplm.ziplm import ZipLM
 from bplightning.training.module import PruningModule
-from bplightning.training.restore_units import hardened_copy, masks_restored, restore_units
+from bplightning.training.restore_units import masks_restored, restore_units
 from bplightning.training.simplification import Simplification
 
 UNITS = {"attention": "head", "feed_forward": "unit"}
@@ -107,7 +108,7 @@ def test_widths_are_multiples_and_the_compact_model_is_exact(family: str, strate
             mask.set_grid(torch.zeros_like(mask.kept))
             if mask.gate is not None:
                 mask.scores.data.fill_(-9.0)  # type: ignore[union-attr]
-    before = widths(hardened_copy(module))
+    before = widths(module.hardened_copy())
     assert before[1] == 0
     assert any(width % 16 for width in before)
     aligned = restore_units(module, 16)
@@ -229,7 +230,7 @@ def test_the_hardened_copy_is_what_hardening_will_make(strategy: Any) -> None:
     with pytest.raises(UserError, match="not wholly simplified"):
         restore_units(module, 8)
     module.simplifier.amount = 1.0
-    ahead = hardened_copy(module)
+    ahead = module.hardened_copy()
     after = module.harden().eval()
     inputs = inputs_for(after, "right")
     for name, value in tensors_of(after, inputs).items():
@@ -265,7 +266,8 @@ def end(folder: Path, settings: Alignment, *, resume: bool = False, refill: Refi
     strategy = Hybrid(window=PruningWindow(final_warmup=2), granularity=UNITS, regularization=60)
     module = PruningModule(task, strategy, learning_rate=1e-3)
     run = trainer(folder, logger=False, default_root_dir=folder)
-    report = pipeline.fit(run, module, task, alignment=settings, refill=refill, stage_trainer=stage, resume=resume)
+    request = RunRequest(alignment=settings, refill=refill, resume=resume)
+    report = pipeline.fit(run, module, task, request, stage_trainer=stage)
     assert report is not None
     return dict(report)
 
@@ -330,9 +332,9 @@ def test_units_that_the_others_make_up_for_are_not_put_back(tmp_path: Path, monk
     message = r"multiple_of is 16, but strategy 'ziplm', as it is set, .*: leave it at 1"
     task, run = TinyTask(tmp_path), trainer(tmp_path)
     with pytest.raises(UserError, match=message):
-        pipeline.fit(run, PruningModule(task, ZipLM()), task, alignment=Alignment(16))
+        pipeline.fit(run, PruningModule(task, ZipLM()), task, RunRequest(alignment=Alignment(16)))
     with pytest.raises(UserError, match=message):
-        one_shot.prune(run, PruningModule(task, ZipLM()), task, alignment=Alignment(16))
+        one_shot.prune(run, PruningModule(task, ZipLM()), task, RunRequest(alignment=Alignment(16)))
     with pytest.raises(UserError, match="strategy 'post-training', as it is set"):
         require_possible(Alignment(AUTO), PostTraining())
     require_possible(Alignment(AUTO), PostTraining(tune=False))
@@ -360,7 +362,7 @@ def test_every_rank_does_as_the_first_one_found_best(tmp_path: Path, quick: list
 
     found = align(told, module, task, Alignment(AUTO), notes=notes, evaluate=evaluate)  # type: ignore[arg-type]
     assert quick == []
-    assert evaluated == [widths(hardened_copy(alone))]
+    assert evaluated == [widths(alone.hardened_copy())]
     assert found == said | {"metrics_before": {"accuracy": 1.0}}
     assert widths(module.harden()) == widths(restore_units(alone, 16))
 

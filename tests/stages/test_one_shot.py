@@ -30,6 +30,7 @@ from bplightning.measuring import measure
 from bplightning.reporting.report import load_report
 from bplightning.stages import one_shot, pipeline
 from bplightning.stages.calibration_set import CalibrationSet
+from bplightning.stages.request import RunRequest
 from bplightning.strategies.movement import Movement
 from bplightning.strategies.one_shot_taylor import OneShotTaylor
 from bplightning.strategies.post_training.post_training import PostTraining
@@ -113,7 +114,7 @@ class Narrower(OneShot):
 
 def test_a_report_says_how_wide_the_model_is_left_and_what_is_skipped(tmp_path: Path) -> None:
     task, run = TinyTask(tmp_path, max_position_embeddings=128), trainer(tmp_path)
-    report = one_shot.prune(run, PruningModule(task, Narrower()), task, baseline="none")
+    report = one_shot.prune(run, PruningModule(task, Narrower()), task, RunRequest(baseline="none"))
     assert report is not None
     width = task.build_model().config.hidden_size
     assert report["stream"] == {"kept": width - 3, "total": width}
@@ -207,18 +208,22 @@ def test_the_baseline_of_a_run_that_was_stopped_is_not_overwritten(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "examples", "message"),
     [
-        ({"calibration_examples": 0}, "calibration_examples is 0; it must be 1 or more"),
-        ({"baseline": "train"}, "baseline is 'train', and `prune` trains nothing"),
-        ({"baseline": "nowhere"}, "baseline 'nowhere' is not the folder of a saved model"),
+        ({}, 0, "calibration_examples is 0; it must be 1 or more"),
+        ({"baseline": "train"}, None, "baseline is 'train', and `prune` trains nothing"),
+        ({"baseline": "nowhere"}, None, "baseline 'nowhere' is not the folder of a saved model"),
     ],
 )
-def test_bad_values_are_refused_before_data_is_read(tmp_path: Path, options: Any, message: str) -> None:
+def test_bad_values_are_refused_before_data_is_read(
+    tmp_path: Path, options: Any, examples: int | None, message: str
+) -> None:
     task = TinyTask(tmp_path)
     task.prepare_data = lambda: pytest.fail("data is read")  # type: ignore[method-assign]
     with pytest.raises(UserError, match=message):
-        one_shot.prune(trainer(tmp_path), PruningModule(task, Noting()), task, **options)
+        one_shot.prune(
+            trainer(tmp_path), PruningModule(task, Noting()), task, RunRequest(**options), calibration_examples=examples
+        )
 
 
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +249,7 @@ def test_what_is_pruned_loads_with_transformers_as_it_was(
 ) -> None:
     task, run = TinyTask(tmp_path, max_position_embeddings=128), trainer(tmp_path)
     module = PruningModule(task, strategy)
-    report = one_shot.prune(run, module, task, baseline="none", calibration_examples=16)
+    report = one_shot.prune(run, module, task, RunRequest(baseline="none"), calibration_examples=16)
     assert report is not None
     assert report["density"]["encoder_linear"] < 1
     compact, dense = (report["parameters"][name]["encoder_linear"] for name in ("compact", "dense"))  # type: ignore[literal-required]
@@ -266,7 +271,7 @@ def test_a_strategy_says_how_many_examples_and_that_it_prunes_once(tmp_path: Pat
     task = TinyTask(tmp_path, max_position_embeddings=128)
     for given, batches in ((None, 2), (40, 5)):
         module = PruningModule(task, Asks())
-        one_shot.prune(trainer(tmp_path), module, task, baseline="none", calibration_examples=given)
+        one_shot.prune(trainer(tmp_path), module, task, RunRequest(baseline="none"), calibration_examples=given)
         assert [len(noted[2][0]) for noted in module.strategy.noted if noted[0] == "calibrate"] == [batches]
     assert ZipLM(calibration_examples=100).examples_at_once() == 100
     with pytest.raises(

@@ -14,9 +14,11 @@ from tiny_task import TinyTask, trainer
 from bplightning.contracts.target import Target
 from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
+from bplightning.io.run_folder import run_of
 from bplightning.measuring import measure
 from bplightning.reporting.report import Report, load_report
 from bplightning.stages import pipeline
+from bplightning.stages.request import RunRequest
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
 
@@ -80,7 +82,7 @@ def test_a_baseline_is_trained_first_and_does_not_change_the_pruned_run(tmp_path
             run,
             module,
             task,
-            baseline=baseline,
+            RunRequest(baseline=baseline),
             stage_trainer=lambda folder, _: trainer(folder, logger=False, default_root_dir=folder),
         )
         states.append(module.model.state_dict())
@@ -99,7 +101,7 @@ def test_a_baseline_folder_is_checked_before_training(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"baseline '.*nowhere' is not the folder of a saved model .* give such a folder"
     ):
-        pipeline.fit(run, pruning(tmp_path, task), task, baseline=str(tmp_path / "nowhere"))
+        pipeline.fit(run, pruning(tmp_path, task), task, RunRequest(baseline=str(tmp_path / "nowhere")))
     assert run.global_step == 0
     assert not Path(str(run.log_dir)).exists()
 
@@ -111,14 +113,14 @@ def test_pruning_can_start_from_the_baseline(tmp_path: Path, monkeypatch: pytest
     dense.qa_outputs.bias.data.fill_(7.0)
     dense.save_pretrained(baseline)
     module = PruningModule(task, Hybrid(), learning_rate=1e-9)
-    pipeline.fit(trainer(tmp_path, max_steps=2), module, task, baseline=str(baseline), start="baseline")
+    pipeline.fit(trainer(tmp_path, max_steps=2), module, task, RunRequest(baseline=str(baseline), start="baseline"))
     assert module.model.qa_outputs.bias.tolist() == pytest.approx([7.0, 7.0])
 
 
 def test_there_must_be_a_baseline_to_start_from(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
     with pytest.raises(UserError, match="start is 'baseline', but there is none: give baseline 'train' or a folder"):
-        pipeline.fit(trainer(tmp_path), pruning(tmp_path, task), task, start="baseline")
+        pipeline.fit(trainer(tmp_path), pruning(tmp_path, task), task, RunRequest(start="baseline"))
 
 
 def test_a_run_that_has_ended_says_that_it_is_not_quantized_any_more(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_a_run_that_has_ended_says_that_it_is_not_quantized_any_more(tmp_path: P
 
     def run(quantize: str | None) -> Report | None:
         of = trainer(tmp_path, logger=False, default_root_dir=tmp_path, max_steps=2)
-        return pipeline.fit(of, pruning(tmp_path, task), task, quantize=quantize, resume=True)
+        return pipeline.fit(of, pruning(tmp_path, task), task, RunRequest(quantize=quantize, resume=True))
 
     first = run(None)
     with pytest.warns(UserWarning, match=r"nothing of int8, .* `bplightning export .* OUT --quantize int8` makes"):
@@ -143,8 +145,8 @@ def test_a_folder_that_holds_a_result_is_refused_before_training(tmp_path: Path)
 
 
 def test_a_checkpoint_at_the_root_is_of_no_run() -> None:
-    assert pipeline._run_of(Path("/last.ckpt")) == Path("/")
-    assert pipeline._run_of(Path("/run/checkpoints/last.ckpt")) == Path("/run")
+    assert run_of(Path("/last.ckpt")) == Path("/")
+    assert run_of(Path("/run/checkpoints/last.ckpt")) == Path("/run")
 
 
 def test_a_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from bplightning.measuring import measure
 from bplightning.reporting.table import notes
 from bplightning.stages import pipeline, quantization
 from bplightning.stages.quantization import OnnxModel, require_quantizable
+from bplightning.stages.request import RunRequest
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
 
@@ -45,8 +46,7 @@ def test_a_run_reports_scores_size_and_speed_in_8_bits(tmp_path: Path, monkeypat
         trainer(tmp_path, max_steps=8),
         PruningModule(task, Hybrid(window=PruningWindow(initial_warmup=0, final_warmup=0)), learning_rate=1e-3),
         task,
-        baseline=str(dense),
-        quantize="int8",
+        RunRequest(baseline=str(dense), quantize="int8"),
     )
     assert report is not None
     found = report["quantized"]
@@ -79,7 +79,7 @@ def test_what_cannot_be_quantized_costs_no_report(tmp_path: Path, monkeypatch: p
     task = TinyTask(tmp_path, max_position_embeddings=128)
     module = PruningModule(task, Hybrid(window=PruningWindow(initial_warmup=0, final_warmup=0)), learning_rate=1e-3)
     with pytest.warns(UserWarning, match="The report has nothing of int8: a BertModel cannot be exported"):
-        report = pipeline.fit(trainer(tmp_path, max_steps=4), module, task, quantize="int8")
+        report = pipeline.fit(trainer(tmp_path, max_steps=4), module, task, RunRequest(quantize="int8"))
     assert report is not None
     assert report["quantized"] is None
 

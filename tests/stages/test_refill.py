@@ -23,6 +23,7 @@ from bplightning.measuring import measure
 from bplightning.reporting.report import load_report
 from bplightning.stages import pipeline
 from bplightning.stages.refill import Refill, refill, remove_partial_heads
+from bplightning.stages.request import RunRequest
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
 
@@ -46,7 +47,7 @@ def fitted(folder: Path, settings: Refill | None) -> tuple[TinyTask, PruningModu
     strategy = Hybrid(window=PruningWindow(final_warmup=2), granularity={"attention": "16x16"}, regularization=60)
     module = PruningModule(task, strategy, learning_rate=1e-3)
     run = trainer(folder)
-    report = pipeline.fit(run, module, task, refill=settings, stage_trainer=stage)
+    report = pipeline.fit(run, module, task, RunRequest(refill=settings), stage_trainer=stage)
     return task, module, report, Path(str(run.log_dir))
 
 

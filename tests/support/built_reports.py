@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 
 from bplightning.io.provenance import now, versions
+from bplightning.reporting.findings import Differences, Origin, Scores, Sizes, Speed, StagesDone, Structure
 from bplightning.reporting.report import Report, build_report
 
 
@@ -93,7 +95,14 @@ def built(**changes: Any) -> Report:
             }
         ],
     }
-    return build_report(**{**values, **changes})
+    found = {**values, **changes}
+    found |= {"absolute": found.pop("equivalence"), "relative": found.pop("equivalence_relative")}
+    kinds = (Origin, Scores, Structure, Sizes, Speed, Differences, StagesDone)
+    names = [{field.name for field in dataclasses.fields(kind)} & found.keys() for kind in kinds]
+    assert set().union(*names) == found.keys()
+    return build_report(
+        *(kind(**{name: found[name] for name in own}) for kind, own in zip(kinds, names, strict=True))  # type: ignore[arg-type]
+    )
 
 
 def without_baseline() -> Report:

@@ -27,6 +27,7 @@ from bplightning.measuring import measure
 from bplightning.measuring.latency_table import LatencyTable
 from bplightning.planning.plan import plan
 from bplightning.stages import pipeline
+from bplightning.stages.request import RunRequest
 from bplightning.strategies.ziplm import ziplm
 from bplightning.strategies.ziplm.ziplm import ZipLM
 from bplightning.testing import StrategyContract
@@ -233,8 +234,9 @@ def test_a_family_comes_from_one_run(folder: Path, monkeypatch: pytest.MonkeyPat
     (broken / "config.json").write_text("{")
     resumed = run(folder, "family", Watching(), enable_checkpointing=False)
     checkpoint = folder_of_run / "checkpoints" / "middle.ckpt"
+    request = RunRequest(ckpt_path=checkpoint, weights_only=True)
     with pytest.warns(UserWarning, match=r"the model '1\.2x' .* cannot be loaded: .* The report goes without it"):
-        report = pipeline.fit(resumed, module_of(task), task, ckpt_path=checkpoint, weights_only=True)
+        report = pipeline.fit(resumed, module_of(task), task, request)
     assert report is not None
     there = sorted(path.name for path in Path(str(resumed.log_dir)).glob("compact*"))
     assert there == ["compact", "compact-1.2x", "compact-1.4x"]

@@ -1,7 +1,8 @@
-"""How this program was called."""
+"""How this process was called; the one place that reads `sys.argv`, besides the program's entrance."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,3 +13,8 @@ def program() -> list[str]:
     if path.name == "__main__.py":
         return ["python", "-m", path.parent.name]
     return ["python", path.name] if path.suffix == ".py" else [path.name]
+
+
+def command_line() -> str:
+    """The whole command, as one would type it."""
+    return shlex.join([*program(), *sys.argv[1:]])
