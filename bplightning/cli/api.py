@@ -38,11 +38,11 @@ def fit(options: Mapping[str, Any]) -> Report | None:
     with _environment_restored():
         from lightning.pytorch.utilities.seed import isolate_rng  # these take seconds
 
-        from bplightning.cli.training import TrainingCommand
+        from bplightning.cli.training import PruningCLI
 
         with isolate_rng():
             arguments = ["fit", *(f"--{name}={_typed(value)}" for name, value in options.items())]
-            return TrainingCommand(arguments, PROGRAM).run()
+            return PruningCLI(arguments, PROGRAM).run()
 
 
 def _typed(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`fit`, `validate` and `test`: parsed, built and run."""
+"""`fit`, `validate` and `test`: LightningCLI with a task and a strategy in place of a model and its data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from bplightning.cli.invocation import program
@@ -27,7 +28,6 @@ from bplightning.cli.trainers import (
     given_callbacks,
     kept_from_others,
     make_trainer,
-    seeded,
     usual_callbacks,
     with_objects,
 )
@@ -46,7 +46,7 @@ from bplightning.training.appending_csv_logger import AppendingCSVLogger
 from bplightning.training.checkpoint_files import find_checkpoint, folder_of
 from bplightning.training.interrupts import StopGracefully, resume_command
 from bplightning.training.kept_checkpoints import LastCheckpoint, PrunedCheckpoint
-from bplightning.training.module import frozen_module
+from bplightning.training.module import PruningModule, frozen_module
 from bplightning.training.ranks import lost_ranks_named
 
 # What Lightning 2.6 makes a user read, who can do nothing about it: a name that torch 2.13 has replaced, and
@@ -95,38 +95,40 @@ def run_training(args: Sequence[str]) -> None:
     Args:
         args: The verb and its options; a configuration file may come before the verb.
     """
-    TrainingCommand(args, program()).run()
+    PruningCLI(args, program()).run()
 
 
-class TrainingCommand:
-    """One of `fit`, `validate` and `test` as it was typed: parsed and built as it is made, and run by `run`.
+class PruningCLI(LightningCLI):
+    """LightningCLI for a `PruningModule`: its verbs `fit`, `validate` and `test`, with ``--task`` and ``--strategy``.
+
+    It parses and builds as it is made, and runs when it is asked to (`run`). A subclass adds options in
+    `add_arguments_to_parser`, as with any LightningCLI.
 
     Args:
         args: The verb and its options.
         program: The words before them, as one would type them.
 
     Attributes:
-        settings: What was parsed.
+        config: What was parsed, by verb.
+        settings: The section of the verb that was typed.
         built: What it names, as objects.
+        model: The module; ``datamodule`` is its task.
         trainer: The run's trainer.
     """
 
+    parser: PluginParser
+
     def __init__(self, args: Sequence[str], program: Sequence[str] = ("bplightning",)) -> None:
-        args = list(args)
         self.words = [*program, *args]
-        whole = whole_parser(args[:1] if args[:1] and args[0] in TRAINING_VERBS else list(TRAINING_VERBS))
-        parsed = whole.parse_args([*args[:1], *recipe_arguments(args), *args[1:]])
-        self.verb: str = parsed.subcommand
-        self.parser = whole.sections[self.verb]
-        self.settings: Namespace = parsed[self.verb]
-        self.ckpt_path: str | None = self.settings.ckpt_path
-        self.seed = seeded(self.settings)
-        if self.verb != "fit":
-            self._find_evaluated()
-        self.built: BuiltRun = built(self.parser, self.settings)
-        self._given = with_objects(self.settings.trainer)  # the trainer's settings, with loggers and callbacks
-        self._earlier = self._find_same() if self.verb == "fit" and self.settings.resume else None
-        self.trainer = self._trainer()
+        self._verbs = list(args[:1]) if args and args[0] in TRAINING_VERBS else list(TRAINING_VERBS)
+        super().__init__(
+            PruningModule,
+            save_config_callback=None,  # `SavesConfig`, which stages before the pruning can call as well
+            parser_class=PluginParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=list(args),
+        )
 
     def run(self) -> Report | None:
         """Do it; `fit` returns its report, on the first rank."""
@@ -134,6 +136,42 @@ class TrainingCommand:
             return self._fit()
         self._evaluate()
         return None
+
+    # -- LightningCLI's steps ------------------------------------------------------------------------------------------
+
+    def setup_parser(self, add_subcommands: bool, main_kwargs: Any, subparser_kwargs: Any) -> None:
+        """The parser that completion and the schema describe, too; only the verb that was typed is built."""
+        self.parser = whole_parser(self._verbs)
+        self._subcommand_parsers: dict[str, LightningArgumentParser] = dict(self.parser.sections)
+        for parser in self._subcommand_parsers.values():
+            self.add_arguments_to_parser(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse `args`; ``fit`` without a model or data of the user's own starts from the task's embedded recipe."""
+        self.config = parser.parse_args([*args[:1], *recipe_arguments(args), *args[1:]])
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning looks for settings in the file, where ours has none, and trips over a damaged one."""
+
+    def before_instantiate_classes(self) -> None:
+        """The seed is chosen by now; a folder to evaluate becomes a model or a checkpoint."""
+        self.verb = str(self.subcommand)
+        self.settings: Namespace = self.config[self.verb]
+        self.ckpt_path: str | None = self.settings.ckpt_path
+        self.seed = None if self.settings.seed_everything is False else int(self.settings.seed_everything)
+        if self.verb != "fit":
+            self._find_evaluated()
+
+    def instantiate_classes(self) -> None:
+        """Build everything, as a run is built when it is read back, and then the trainer."""
+        self.built: BuiltRun = built(self.parser.sections[self.verb], self.settings)
+        self.model, self.datamodule = self.built.module, self.built.task
+        self._given = with_objects(self.settings.trainer)  # the trainer's settings, with loggers and callbacks
+        self._earlier = self._find_same() if self.verb == "fit" and self.settings.resume else None
+        self.trainer = self.instantiate_trainer()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: `run` does it, and has a result."""
 
     # -- what is built -------------------------------------------------------------------------------------------------
 
@@ -151,9 +189,9 @@ class TrainingCommand:
             if "model" in arguments:
                 arguments.model = str(folder)
 
-    def _trainer(self) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The run's trainer; `fit` logs to ``runs/<task>-<strategy>/version_N`` unless the user chose a logger."""
-        own: dict[str, Any] = {}
+        own: dict[str, Any] = dict(kwargs)
         callbacks = [*usual_callbacks(self._given), self._stop_gracefully()]
         if self._logs_by_default:
             own["logger"] = self._logger() if self.verb == "fit" else False
@@ -163,7 +201,7 @@ class TrainingCommand:
         if self.verb == "fit" and self._earlier is None and not self._given.fast_dev_run:
             self.settings.ckpt_path = None  # the saved configuration repeats the run from its start
             in_own_folder = self.ckpt_path is not None
-            callbacks.append(SavesConfig(self.parser, self.settings, overwrite=in_own_folder))
+            callbacks.append(SavesConfig(self.parser.sections[self.verb], self.settings, overwrite=in_own_folder))
         return make_trainer(self._given, callbacks, **own)
 
     def _logger(self) -> AppendingCSVLogger:
@@ -214,7 +252,7 @@ class TrainingCommand:
 
     def _configuration(self) -> dict[str, Any]:
         """The settings as `config.yaml` holds them."""
-        return dict(yaml.safe_load(self.parser.dump(self.settings, skip_unset=False)))
+        return dict(yaml.safe_load(self.parser.sections[self.verb].dump(self.settings, skip_unset=False)))
 
     @property
     def _family(self) -> Path:

@@ -20,7 +20,7 @@ from transformers import (
     BertConfig,
 )
 
-from bplightning.cli.training import TrainingCommand
+from bplightning.cli.training import PruningCLI
 from bplightning.training.module import PruningModule
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "paper").glob("*.yaml"))
@@ -118,7 +118,7 @@ def test_a_published_experiment_can_be_built(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = yaml.safe_load(path.read_text())
-    made = TrainingCommand(["fit", f"--config={path}", *replaced(given, stand_ins, tmp_path / "cache")])
+    made = PruningCLI(["fit", f"--config={path}", *replaced(given, stand_ins, tmp_path / "cache")])
     read = leaves(made.settings.as_dict())
     for place, value in leaves(given).items():
         if value not in stand_ins and place[-1] != "class_path":
@@ -181,7 +181,7 @@ def test_options_that_a_header_recommends_are_accepted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     own = replaced(yaml.safe_load(path.read_text()), stand_ins, tmp_path / "cache")
-    assert TrainingCommand(["fit", f"--config={path}", *own, *options.split()]).built.module.strategy is not None
+    assert PruningCLI(["fit", f"--config={path}", *own, *options.split()]).built.module.strategy is not None
 
 
 def test_every_data_set_and_size_of_the_papers_has_its_recipe() -> None:

@@ -30,7 +30,7 @@ from transformers import (
 
 import bplightning
 from bplightning.cli import main
-from bplightning.cli.training import TrainingCommand
+from bplightning.cli.training import PruningCLI
 from bplightning.measuring import measure
 from bplightning.plugins import STRATEGIES, TASKS, available, load
 from bplightning.tasks.embedded import qa as qa_generated
@@ -210,7 +210,7 @@ def test_a_training_like_another_is_built(page: str, line: str, here: Path) -> N
     """What it names is there, and its options are accepted; `make matrix` runs it too."""
     verb, options = parsed(line)
     (here / "table.json").symlink_to("DENSE_FOLDER.json")
-    assert TrainingCommand([verb, *options]).built.module.strategy is not None
+    assert PruningCLI([verb, *options]).built.module.strategy is not None
 
 
 def saved_models(page: str) -> dict[str, Any]:
