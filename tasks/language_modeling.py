@@ -65,7 +65,7 @@ class LanguageModeling(TextTask):
     def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """A distribution for each predicted token, ``(B, L - 1, V)``: all of a block but the first, no padding."""
         ignored = batch["labels"][:, 1:, None] == IGNORED
-        return outputs.logits[:, :-1].masked_fill(ignored, -torch.inf)  # type: ignore[no-any-return]
+        return outputs.logits[:, :-1].masked_fill(ignored, -torch.inf)
 
     def evaluate_batch(self, model: torch.nn.Module, batch: dict[str, Any]) -> Any:
         """The model's outputs without a loss of its own, which would take as much memory again."""

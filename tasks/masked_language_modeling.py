@@ -53,7 +53,7 @@ class MaskedLanguageModeling(LanguageModeling):
 
     def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """A distribution for each masked token, ``(B, L, V)``, and for no other."""
-        return outputs.logits.masked_fill(batch["labels"][..., None] == IGNORED, -torch.inf)  # type: ignore[no-any-return]
+        return outputs.logits.masked_fill(batch["labels"][..., None] == IGNORED, -torch.inf)
 
     def collator(self, split: Split | None) -> Callable[[list[dict[str, Any]]], Any]:
         """Masks where there is something to learn or to measure; texts to be completed have their masks."""

@@ -124,12 +124,12 @@ class Summarization(TextTask):
 
     def _generating(self, model: PreTrainedModel) -> PreTrainedModel:
         # A copy, since a model whose vocabulary is trimmed has the token ids in it changed.
-        model.generation_config = GenerationConfig.from_dict(self.generation_config.to_dict())  # type: ignore[assignment]
+        model.generation_config = GenerationConfig.from_dict(self.generation_config.to_dict())
         return model
 
     def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """A distribution for each token of a summary, ``(B, T, V)``; none for padding."""
-        return outputs.logits.masked_fill(batch["labels"][..., None] == -100, -torch.inf)  # type: ignore[no-any-return]
+        return outputs.logits.masked_fill(batch["labels"][..., None] == -100, -torch.inf)
 
     def example_inputs(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """As many tokens for the decoder as for the encoder."""
@@ -211,7 +211,7 @@ class Summarization(TextTask):
     def evaluate_batch(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """The tokens of generated summaries."""
         generator: Any = model
-        return generator.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])  # type: ignore[no-any-return]
+        return generator.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
     def evaluation_settings(self, metric: Metric) -> dict[str, Any]:
         """How summaries were generated, on which scores depend more than on pruning."""

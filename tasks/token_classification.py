@@ -143,7 +143,7 @@ class TokenClassification(TextTask):
 
     def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """A distribution for each word, ``(B, L, K)``: no padding, and no word's other pieces."""
-        return outputs.logits.masked_fill(batch["labels"][..., None] == IGNORED, -torch.inf)  # type: ignore[no-any-return]
+        return outputs.logits.masked_fill(batch["labels"][..., None] == IGNORED, -torch.inf)
 
     def example_values(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """What `count_right` counts."""

@@ -159,7 +159,7 @@ def build(name: str, auto: Any, *, seed: int | None, new_head: bool, **config: A
     if seed is not None and not _has_weights(Path(name)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return auto.from_config(read(AutoConfig, name, **config), dtype=torch.float32)  # type: ignore[no-any-return]
+            return auto.from_config(read(AutoConfig, name, **config), dtype=torch.float32)
     options = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": new_head}
     model, found = read(auto, name, **options, **config)
     body = f"{model.base_model_prefix}."
@@ -169,7 +169,7 @@ def build(name: str, auto: Any, *, seed: int | None, new_head: bool, **config: A
             f"the model {name!r} cannot be loaded: {damaged[0]!r} and {len(damaged) - 1} more of its weights are of "
             "other shapes than its config.json says: give a folder that holds both as `save_pretrained` writes them."
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def read(kind: Any, name: str, **arguments: Any) -> Any:
