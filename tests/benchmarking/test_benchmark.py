@@ -249,6 +249,7 @@ def test_generating_models_are_timed_by_first_token_and_decoding(tmp_path: Path)
         benchmark(str(folder / "compact"), backends=["eager", "compile"], **QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_generating_models_are_timed_in_onnx_too(tmp_path: Path) -> None:
     folder = saved(tmp_path, "t5", auto=AutoModelForSeq2SeqLM)
@@ -340,6 +341,7 @@ def test_onnx_wants_its_packages_and_what_it_can_run(monkeypatch: pytest.MonkeyP
         check_backends(["onnx-int8"], device=CPU, dtype=torch.float32)
 
 
+@pytest.mark.slow
 def test_onnx_says_the_same_at_any_shape_but_for_its_rounding(tmp_path: Path, pair: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = find_candidates(str(pair / "compact"))[0].load(dtype=torch.float32, device=CPU)
