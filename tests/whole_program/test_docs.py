@@ -96,7 +96,7 @@ def parsed(line: str) -> tuple[str, list[str]]:
     """The verb and the options of a command, smaller."""
     for long, short in SMALLER.items():
         line = line.replace(long, short)
-    words = shlex.split(line.rpartition("|")[2], comments=True)
+    words = shlex.split(line.rpartition("|")[2].partition(" > ")[0], comments=True)
     verb, *options = words[2 if words[0] == "python" else 1 :]
     return verb, options + QUICKLY.get(verb, [])
 
