@@ -36,6 +36,7 @@ from transformers import (
 )
 
 from bplightning.compaction.exact_compaction import compact
+from bplightning.contracts.target import Target
 from bplightning.distillation.experts import ExpertDistillation
 from bplightning.io.provenance import now
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -74,13 +75,13 @@ ROWS = {
     "dense": Row(),
     "wanda-50": Row(WANDA, seeds=3),
     "moe-pruner-50": Row({}, seeds=3),
-    "wanda-25": Row(WANDA | {"density": 0.25}, seeds=3),
-    "moe-pruner-25": Row({"density": 0.25}, seeds=3),
+    "wanda-25": Row(WANDA | {"target": Target(density=0.25)}, seeds=3),
+    "moe-pruner-25": Row({"target": Target(density=0.25)}, seeds=3),
     "wanda-2-4": Row(WANDA | PATTERN, seeds=3),
     "moe-pruner-2-4": Row(PATTERN, seeds=3),
-    "experts-7": Row({"density": 1.0, "experts": 7}),
-    "experts-6": Row({"density": 1.0, "experts": 6}),
-    "experts-4": Row({"density": 1.0, "experts": 4}),
+    "experts-7": Row({"target": Target(density=1), "experts": 7}),
+    "experts-6": Row({"target": Target(density=1), "experts": 6}),
+    "experts-4": Row({"target": Target(density=1), "experts": 4}),
     "moe-pruner-2-4-tuned": Row(PATTERN, learn=True),
     "moe-pruner-2-4-distilled": Row(PATTERN, learn=True, by_experts=1.0),
 }

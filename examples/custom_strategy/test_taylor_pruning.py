@@ -18,7 +18,7 @@ from bplightning.testing.tiny_model import padded_inputs
 
 class TestTaylorPruning(StrategyContract):
     strategy = TaylorPruning
-    options = ({}, {"density": 0.25, "memory": 0.0})
+    options = ({}, {"target": Target(density=0.25), "memory": 0.0})
 
 
 def test_the_entry_point_leads_to_it() -> None:
@@ -51,7 +51,7 @@ def test_importance_is_what_the_loss_changes_by() -> None:
 
 
 def test_the_least_important_go_whatever_their_layer_and_stay_away() -> None:
-    _, strategy, _ = StrategyCase(TaylorPruning, {"density": 0.5}).attached()
+    _, strategy, _ = StrategyCase(TaylorPruning, {"target": Target(density=0.5)}).attached()
     names = "encoder-0-feed_forward", "encoder-1-feed_forward"
     for name, value in zip(names, (1.0, 2.0), strict=True):
         strategy.importance(name).fill_(value)

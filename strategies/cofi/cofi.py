@@ -22,10 +22,10 @@ from bplightning.contracts.targeted import Targeted
 from bplightning.contracts.window import PruningWindow
 from bplightning.distillation.distillation import states_width
 from bplightning.errors import UserError
-from bplightning.layout.groups import AttentionGroup
 from bplightning.layout.prunable_layout import PrunableLayout
-from bplightning.layout.resizing import Group, kind_of, size_of, stream_width
-from bplightning.masks.masking import Cover, Mask
+from bplightning.layout.resizing import kind_of, size_of, stream_width
+from bplightning.masks.masking import Mask
+from bplightning.strategies.cofi.gated_groups import mask_of, refuse_others
 from bplightning.strategies.cofi.gated_size import GatedSize
 from bplightning.strategies.cofi.gates import FIRST_SCORE, Gate, Phase, Sublayers
 from bplightning.strategies.cofi.layer_matching import layer_distance, taught_layers
@@ -138,7 +138,7 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
             alike = [group for group in groups if kind_of(group) == kind]
             self.sublayers[kind] = sublayers = Sublayers(len(alike)).to(device)
             for index, group in enumerate(alike):
-                mask = _mask(layout, group)
+                mask = mask_of(layout, group)
                 self.add_mask(group.name, mask, layout)
                 mask.gate = Gate(mask, self.phase, sublayers, index)
                 skip_when_shut(layout.model, group, mask)
@@ -298,29 +298,3 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
     def set_extra_state(self, state: Tensor) -> None:
         begun, landed = state.tolist()
         self._enter(begun=begun, landed=landed)
-
-
-def refuse_others(layout: PrunableLayout) -> None:
-    """Refuse a model of which it is not known where a sub-layer's output is added and normalized.
-
-    Raises:
-        UserError: It is such a model, or nothing is left of it.
-    """
-    model: Any = layout.model
-    if unknown := [group.name for group in layout.groups if group.adds is None]:
-        raise UserError(
-            f"cofi prunes encoders whose sub-layers each end in a LayerNorm of the residual stream: BERT, RoBERTa, "
-            f"CamemBERT, XLM-RoBERTa and ELECTRA. Of a {model.config.model_type!r} model it does not know where "
-            f"{unknown[0]} ends: take another strategy, such as hybrid or l0."
-        )
-    if not any(size_of(group) for group in layout.groups):
-        raise UserError("cofi finds no head and no unit left to prune: give a model that has some.")
-
-
-def _mask(layout: PrunableLayout, group: Group) -> Mask:
-    """A gate for each head or unit, on what reads it; with it goes what only it reads."""
-    *readers, writer = group.members
-    covers = (Cover(writer, transposed=True), *(Cover(reader, idle=True) for reader in readers))
-    total = sum(member.weight(layout.model).numel() for member in group.members)
-    entries = group.kv_heads if isinstance(group, AttentionGroup) else group.width
-    return Mask(group.role, covers, (entries, 1), total)
