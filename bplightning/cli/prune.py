@@ -64,7 +64,7 @@ def run_prune(args: Sequence[str]) -> Report | None:
         family = family_of(chosen, module)
         own["logger"] = AppendingCSVLogger(family.parent, name=family.name)
     saves = [] if chosen.fast_dev_run else [SavesConfig(parser, settings)]
-    trainer = make_trainer(chosen, [*usual_callbacks(chosen), *saves], **own)
+    trainer = make_trainer(chosen, [*usual_callbacks(chosen, "pruning"), *saves], **own)
     folder = folder_of(trainer)
     if RunFolder(folder).config.exists():
         raise UserError(f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir.")

@@ -22,6 +22,7 @@ from bplightning.runs.parser import PluginParser
 from bplightning.training.checkpoint_files import folder_of
 from bplightning.training.module import PruningModule
 from bplightning.training.progress_lines import ProgressLines
+from bplightning.training.stage_bar import StageBar
 
 
 def add_seed_option(parser: PluginParser) -> None:
@@ -136,16 +137,17 @@ def given_callbacks(settings: Namespace) -> list[Callback]:
     return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
 
 
-def usual_callbacks(settings: Namespace) -> list[Callback]:
-    """The user's callbacks, and progress for a log file where the output is one.
+def usual_callbacks(settings: Namespace, stage: str) -> list[Callback]:
+    """The user's callbacks, and progress: a line on a terminal, lines in a log file.
 
     Args:
         settings: As `with_objects` returns them.
+        stage: What is trained, for the line.
     """
     callbacks = given_callbacks(settings)
     wants_bar = settings.enable_progress_bar is not False and not settings.barebones
-    if wants_bar and not sys.stdout.isatty() and not any(isinstance(item, ProgressBar) for item in callbacks):
-        callbacks.append(ProgressLines())
+    if wants_bar and not any(isinstance(item, ProgressBar) for item in callbacks):
+        callbacks.append(StageBar(stage) if sys.stdout.isatty() else ProgressLines())
     return callbacks
 
 
