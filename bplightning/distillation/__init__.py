@@ -1,1 +1,1 @@
-"""Learning from a teacher: its logits, hidden states and experts, and who may teach whom."""
+"""Distillation: learning from a teacher's logits, hidden states and experts, and checking that the teacher fits."""

@@ -1,1 +1,1 @@
-"""Saved models as files that run without this project: ONNX, int8 ONNX and `torch.export`."""
+"""Exporting saved models to files that run without this project: ONNX, int8 ONNX and `torch.export`."""

@@ -1,1 +1,1 @@
-"""Pruning in training loops of other people: any LightningModule, and the transformers Trainer."""
+"""Pruning in other training loops: any LightningModule, and the transformers Trainer."""

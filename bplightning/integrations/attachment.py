@@ -1,9 +1,8 @@
-"""A strategy on a model that somebody else's loop trains: what all such loops need of it.
+"""Attaching a strategy to a model in another training loop.
 
-A penalty is a function of what the strategy and the model hold, which is the same on all ranks and in all batches that
-are accumulated for a step. So its gradient is added once a step, after the last batch's: to gradients that are reduced
-already. Added to each batch's loss it would have to know how the loop averages batches, and each loop does that
-another way.
+A penalty depends only on the strategy and the model, which are the same on all ranks and in all batches accumulated for
+a step. So its gradient is added once per step, after the last batch, to gradients that are already reduced. Added to
+the loss of each batch, it would depend on how the loop averages batches, which differs between loops.
 """
 
 from __future__ import annotations
@@ -29,39 +28,39 @@ from bplightning.masks.masking import has_masks
 from bplightning.training.guards import require_precise_scores
 
 OWNED_AS = "pruning_strategy"
-"""What the strategy is called among the modules of its owner, and in its `state_dict`."""
+"""Name of the strategy among the modules of its owner, and in its `state_dict`."""
 
 PEAKS = ("max_lr", "initial_lr", "lr")
-"""What a group's highest learning rate is called: the first of these that it has."""
+"""Names of a group's highest learning rate; the first that it has is used."""
 
 RATES_OF_A_GROUP = ("lr", "initial_lr", "max_lr", "min_lr")
 """Learning rates that optimizers and schedulers keep in a group."""
 
 RATES_OF_A_SCHEDULER = ("base_lrs", "max_lrs", "min_lrs", "_last_lr")
-"""Lists of learning rates, one a group, that torch's schedulers keep."""
+"""Lists of learning rates, one per group, that torch's schedulers keep."""
 
 OTHERS_OF_A_SCHEDULER = ("lr_lambdas", "base_momentums", "max_momentums")
-"""Lists of other things, one a group, that torch's schedulers keep."""
+"""Lists of other values, one per group, that torch's schedulers keep."""
 
 
 class Attachment:
-    """A strategy attached to a model; the strategy becomes a module of `owner`, and so a part of its checkpoints.
+    """A strategy attached to a model; the strategy becomes a module of `owner`, and so is part of its checkpoints.
 
     Args:
-        strategy: How to prune.
+        strategy: The pruning strategy.
         model: The transformers model to prune.
         owner: The module that is saved, moved and wrapped: `model` itself, or one that holds it.
 
     Raises:
-        UserError: The strategy prunes by data that a loop of others does not give it.
+        UserError: The strategy needs data that the loop does not give it.
     """
 
     def __init__(self, strategy: PruningStrategy, model: PreTrainedModel, owner: nn.Module) -> None:
         if strategy.capability(Staged) is not None:
             raise UserError(
-                f"{type(strategy).__name__} prunes by `calibrate`, and a training loop of others does not call that: "
-                "train with `bplightning fit` or PruningModule, or in a loop of your own call `calibrate` where "
-                "`wants_calibration` asks for it."
+                f"{type(strategy).__name__} needs `calibrate`, which other training loops do not call: train with "
+                "`bplightning fit` or PruningModule, or call `calibrate` in your own loop when `wants_calibration` "
+                "asks for it."
             )
         self.strategy = strategy
         self.model = model
@@ -76,9 +75,9 @@ class Attachment:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(owner, ignored)
 
     def join(self, optimizer: Any, *, total_steps: int, schedulers: Iterable[Any] = ()) -> None:
-        """Give an optimizer the strategy's own groups; where it has their parameters in others, they leave these.
+        """Add the strategy's groups to an optimizer; their parameters are removed from its other groups.
 
-        Learning rates of the new groups rise and fall as that of the group the pruned weights are in.
+        Learning rates of the new groups follow the schedule of the group with the pruned weights.
 
         Args:
             optimizer: The optimizer of the model's weights.
@@ -88,7 +87,7 @@ class Attachment:
         require_precise_scores(self.strategy)
         own = {id(parameter) for parameter in self.strategy.parameters()}
         if any(group["params"] and all(id(p) in own for p in group["params"]) for group in optimizer.param_groups):
-            return  # it has them already
+            return  # they were added before
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
         weights = {id(parameter) for parameter in self.model.parameters()}
@@ -106,17 +105,17 @@ class Attachment:
                         values.append(values[at] * ratio if name in RATES_OF_A_SCHEDULER else values[at])
 
     def add_penalty(self, scale: Callable[[Tensor], Tensor] = lambda penalty: penalty) -> None:
-        """Add the gradient of the strategy's penalty to those of the last batch: once each optimizer step.
+        """Add the gradient of the strategy's penalty to that of the last batch; call it once per optimizer step.
 
         Args:
-            scale: What the loss is scaled by before its gradients are computed, where they are scaled still.
+            scale: Scales the loss before its gradients are computed, while gradients are still scaled.
         """
         penalty = self.strategy.penalty()
         if penalty is not None:
             scale(penalty).backward()
 
     def compact(self) -> PreTrainedModel:
-        """The compact model, exact; the strategy is hardened, and the pruned model an ordinary one that holds zeros."""
+        """The compact model; the strategy is hardened, and the pruned model becomes an ordinary one with zeros."""
         if has_masks(self.model):
             self.strategy.harden(self.layout)
         if hasattr(self.owner, OWNED_AS):
@@ -130,21 +129,21 @@ class Attachment:
         tokenizer: PushToHubMixin | None = None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> LogitDifference:
-        """Compact, and save as a transformers folder, proved by loading it again; as `save_compact` has it.
+        """Compact the model, and save it as `save_compact` does.
 
         Args:
             folder: Where to save; it must not exist yet, or be empty.
-            tokenizer: Tokenizer or image processor, saved beside the model.
-            inputs: What the saved and the reloaded model are compared on; by default seeded random tokens.
+            tokenizer: Tokenizer or image processor, saved along with the model.
+            inputs: Inputs on which the saved and the reloaded model are compared; by default seeded random tokens.
         """
         return save_compact(self.compact(), folder, tokenizer, inputs)
 
 
 class Attached:
-    """What a callback gives once its strategy is attached to a model, in whosever training."""
+    """Methods of a callback whose strategy is attached to a model."""
 
     not_yet: ClassVar[str]
-    """What to do first, where nothing is attached yet."""
+    """Remedy for the message when nothing is attached yet."""
 
     _attachment: Attachment | None = None
 

@@ -20,13 +20,13 @@ class PruningCallback(Attached, Callback):
     """Prunes the transformers model inside a LightningModule while that learns whatever it learns.
 
     The strategy becomes a module of the LightningModule, ``pruning_strategy``: so its scores and masks are on the right
-    device, and in the checkpoints, from which ``Trainer.fit(ckpt_path=...)`` goes on. Its parameter groups join the
+    device, and in the checkpoints, from which ``Trainer.fit(ckpt_path=...)`` resumes. Its parameter groups join the
     module's optimizer, whose schedule they follow. The penalty's gradient is added to those of the loss before each
     optimizer step, and before they are clipped; the loss that the module logs is its own.
 
     Args:
-        strategy: How to prune.
-        model: Where the model is in the LightningModule, such as ``"student"`` or ``"net.encoder"``; by default it is
+        strategy: The pruning strategy.
+        model: Name of the model in the LightningModule, such as ``"student"`` or ``"net.encoder"``; by default it is
             the only transformers model there.
         warmup: Learning-rate warm-up that the strategy's schedule counts in (the papers' W): a fraction of all
             optimizer steps if below 1, else a number of optimizer steps. It changes no learning rate.
@@ -48,7 +48,7 @@ class PruningCallback(Attached, Callback):
     # -- before training -----------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See to it that masks are installed as soon as the module has its model: before a checkpoint is read."""
+        """Let masks be installed as soon as the module has its model, before a checkpoint is read."""
         require_supported(trainer)
         if self._attachment is not None:
             if self._attachment.owner is not pl_module:
@@ -57,7 +57,7 @@ class PruningCallback(Attached, Callback):
         configure = pl_module.configure_model
 
         def configure_and_attach() -> None:
-            # No hook of callbacks lies between a module that is whole and its checkpoint.
+            # Callbacks have no hook between a complete module and its checkpoint.
             del pl_module.configure_model
             configure()
             self._attachment = Attachment(self.strategy, find_model(pl_module, self.path), pl_module)
@@ -68,8 +68,8 @@ class PruningCallback(Attached, Callback):
         """Join the optimizer, before a checkpoint of it is read."""
         if len(trainer.optimizers) != 1:
             raise UserError(
-                f"{type(pl_module).__name__} has {len(trainer.optimizers)} optimizers, and PruningCallback joins the "
-                "only one: prune such a module with the strategy's own calls, as in examples/in_a_bare_loop.py."
+                f"{type(pl_module).__name__} has {len(trainer.optimizers)} optimizers, but PruningCallback needs "
+                "exactly one: prune such a module with the strategy's own calls, as in examples/in_a_bare_loop.py."
             )
         schedulers = [config.scheduler for config in trainer.strategy.lr_scheduler_configs]
         total_steps = self._progress(trainer, 0).total_steps
@@ -78,12 +78,12 @@ class PruningCallback(Attached, Callback):
     # -- training ------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Advance to where training begins, or goes on."""
+        """Advance to the step where training begins or resumes."""
         self._step = trainer.global_step
         self.strategy.advance(self._progress(trainer, self._step))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Add the penalty's gradient, and log: gradients are averaged over ranks by now, and scaled no longer."""
+        """Add the penalty's gradient, and log; gradients are averaged over ranks by now, and no longer scaled."""
         self.attachment.add_penalty()
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:
@@ -91,7 +91,7 @@ class PruningCallback(Attached, Callback):
             pl_module.log_dict({**values, **self.strategy.metrics()}, on_step=True, on_epoch=False)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Advance after an optimizer step, so that validations and checkpoints have the masks of their own step."""
+        """Advance after an optimizer step, so that validations and checkpoints have the right masks."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             self.strategy.after_optimizer_step()
@@ -103,7 +103,7 @@ class PruningCallback(Attached, Callback):
             require_agreement(trainer, self)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same of what is going to be compacted."""
+        """The same before the model is compacted."""
         require_agreement(trainer, self)
 
     def _progress(self, trainer: Trainer, step: int) -> Progress:
@@ -138,9 +138,9 @@ def find_model(module: nn.Module, path: str | None) -> PreTrainedModel:
         )
     if len(found) != 1:
         names = f" ({', '.join(map(repr, found))})" if found else ""
-        remedy = "say which by model='NAME'" if found else "build it in __init__, setup or configure_model"
+        remedy = "give model='NAME'" if found else "build it in __init__, setup or configure_model"
         raise UserError(
-            f"{type(module).__name__} holds {len(found) or 'no'} transformers models{names}, and one is to be pruned: "
-            f"{remedy}."
+            f"{type(module).__name__} holds {len(found) or 'no'} transformers models{names}, but exactly one "
+            f"is pruned: {remedy}."
         )
     return next(iter(found.values()))

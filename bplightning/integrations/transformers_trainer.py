@@ -1,11 +1,11 @@
-"""Prunes in the transformers `Trainer`: a callback that says how, and the Trainer's part of it.
+"""Pruning in the transformers `Trainer`: a callback with the strategy, and a mixin for the Trainer.
 
     trainer = PruningTrainer(model=model, args=..., train_dataset=..., callbacks=[PruningTrainerCallback(strategy)])
     trainer.train()
 
 A callback of transformers can change neither the gradients before they are clipped nor the optimizer before its
-checkpoint is read; a Trainer can, by the two methods that `PruningTrainerMixin` overrides as transformers invites to.
-For another Trainer than the plain one: ``class MyTrainer(PruningTrainerMixin, Seq2SeqTrainer): ...``.
+checkpoint is read; a Trainer can, in the two methods that `PruningTrainerMixin` overrides. For other Trainers: ``class
+MyTrainer(PruningTrainerMixin, Seq2SeqTrainer): ...``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class PruningTrainerCallback(Attached, TrainerCallback):
     """Prunes the Trainer's model; the Trainer must be a `PruningTrainer`, or another with `PruningTrainerMixin`.
 
     The strategy becomes a module of the model, ``pruning_strategy``: so its scores and masks are in the Trainer's
-    checkpoints, from which ``train(resume_from_checkpoint=True)`` goes on. The schedule counts in the Trainer's own
+    checkpoints, from which ``train(resume_from_checkpoint=True)`` resumes. The schedule uses the Trainer's own
     learning-rate warm-up (`warmup_steps`).
 
     Args:
-        strategy: How to prune.
+        strategy: The pruning strategy.
     """
 
     not_yet = "give the callback to a PruningTrainer, and train"
@@ -41,14 +41,14 @@ class PruningTrainerCallback(Attached, TrainerCallback):
         """Install the masks, before an optimizer exists and before a checkpoint is read.
 
         Raises:
-            UserError: The model is none of transformers', or is trained in a way by which no process has whole weights.
+            UserError: The model is not from transformers, or is trained so that no process has whole weights.
         """
         ways = {"FSDP": bool(args.fsdp), "DeepSpeed": bool(args.deepspeed), "DataParallel": args.n_gpu > 1}
         for way, chosen in ways.items():
             if chosen:
                 raise UserError(
-                    f"the Trainer would train with {way}, by which a process may hold parts or copies of weights, and "
-                    "masks need the weights themselves: train on one device, or with torchrun, which makes it DDP."
+                    f"the Trainer would train with {way}, where a process may hold parts or copies of weights, but "
+                    "masks need the weights themselves: train on one device, or with torchrun, which uses DDP."
                 )
         model = kwargs["model"]
         if not isinstance(model, PreTrainedModel):
@@ -58,10 +58,10 @@ class PruningTrainerCallback(Attached, TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Advance to where training begins, or goes on."""
+        """Advance to the step where training begins or resumes."""
         if not self.joined:
             raise UserError(
-                "PruningTrainerCallback is in a Trainer that would train no scores and add no penalty: take "
+                "PruningTrainerCallback is in a Trainer that would train no scores and add no penalty: use "
                 "bplightning.integrations.transformers_trainer.PruningTrainer, or put PruningTrainerMixin first "
                 "in your class."
             )
@@ -70,7 +70,7 @@ class PruningTrainerCallback(Attached, TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at gradients while they are there, and advance; the Trainer has not counted the step yet."""
+        """Call the strategy's hook while gradients exist, and advance; the Trainer has not counted the step yet."""
         self.strategy.after_optimizer_step()
         self._advance(args, state, step=state.global_step + 1)
 
@@ -86,7 +86,7 @@ else:
 
 
 class PruningTrainerMixin(_Base):
-    """What a Trainer does for its `PruningTrainerCallback`: write it before the Trainer's class among the bases."""
+    """The part of `PruningTrainerCallback` that a Trainer must do; list it before the Trainer's class in the bases."""
 
     @property
     def pruning(self) -> PruningTrainerCallback:
@@ -98,20 +98,20 @@ class PruningTrainerMixin(_Base):
         found = [each for each in self.callback_handler.callbacks if isinstance(each, PruningTrainerCallback)]
         if len(found) != 1:
             raise UserError(
-                f"{type(self).__name__} has {len(found) or 'no'} PruningTrainerCallback, and needs one: give it by "
+                f"{type(self).__name__} has {len(found) or 'no'} PruningTrainerCallback, but needs one: give "
                 "callbacks=[PruningTrainerCallback(strategy)]."
             )
         return found[0]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """As ever, once the strategy's groups are in the optimizer: they are scheduled with the others."""
+        """As usual, after the strategy's groups are added to the optimizer, so that they are scheduled too."""
         made = [] if self.lr_scheduler is None else [self.lr_scheduler]  # by the user
         self.pruning.attachment.join(self.optimizer, total_steps=num_training_steps, schedulers=made)
         self.pruning.joined = True
         return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """As ever; after the last batch of an optimizer step the penalty's gradient is added, scaled as the loss is."""
+        """As usual; after the last batch of a step the penalty's gradient is added, scaled as the loss is."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
             scaler = self.accelerator.scaler
@@ -119,11 +119,11 @@ class PruningTrainerMixin(_Base):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Density by role beside the loss."""
+        """Log the density by role along with the loss."""
         if "loss" in logs:
             logs = logs | {f"density/{role}": float(value) for role, value in self.pruning.strategy.density().items()}
         super().log(logs, start_time)
 
 
 class PruningTrainer(PruningTrainerMixin, Trainer):
-    """The transformers `Trainer`, which prunes as its `PruningTrainerCallback` says."""
+    """The transformers `Trainer`, which prunes with its `PruningTrainerCallback`."""

@@ -1,1 +1,1 @@
-"""The report: JSON first; the table, the page, the model card and the comparison are drawn from it."""
+"""The report as JSON, and the table, the page, the model card and the comparison drawn from it."""

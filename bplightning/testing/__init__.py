@@ -1,4 +1,4 @@
-"""The contract suites, for who writes a strategy or a task: subclass one in a test file, name the class, run pytest.
+"""Contract suites for authors of strategies and tasks: subclass one in a test file, name your class, and run pytest.
 
     from bplightning.testing import StrategyContract
     from my_file import MyStrategy

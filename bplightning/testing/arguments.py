@@ -1,4 +1,4 @@
-"""Whether a constructor's docstring says what each argument is: it becomes the command line's help."""
+"""Checking that a constructor's docstring describes each argument, since it becomes the command line's help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every strategy promises, as a class of tests: subclass it, name the strategy, get the whole battery."""
+"""The contract suite of strategies: subclass it, name the strategy, and all tests run on it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GRANULARITIES = [("element", "element"), ("16x16", "16x8"), ("row", "column"), (
 
 
 class StrategyCase(NamedTuple):
-    """A strategy and what it is made with."""
+    """A strategy and the arguments of its constructor."""
 
     cls: type[PruningStrategy]
     options: Mapping[str, Any]
@@ -90,7 +90,7 @@ class StrategyContract:
 
     @classmethod
     def cases(cls) -> list[StrategyCase]:
-        """What to try."""
+        """The strategy to test."""
         if cls.options is None:
             return strategy_cases(cls.strategy)
         return [StrategyCase(cls.strategy, each) for each in cls.options]
@@ -103,7 +103,7 @@ class StrategyContract:
     def test_attaching_changes_nothing_yet(self, case: StrategyCase) -> None:
         """Nothing is pruned before training begins, and the model's `state_dict` has the keys it had.
 
-        Gates that are not binary may begin a little below one, all alike.
+        Gates that are not binary may start a little below one, but all equal.
         """
         plain, (model, strategy, _) = tiny_bert(), case.attached()
         strategy.advance(Progress(0, STEPS, warmup_steps=2))
@@ -156,7 +156,7 @@ class StrategyContract:
     def test_gradients_are_exact(self, case: StrategyCase) -> None:
         """Against a plain model that holds the masked weights: dW gated by the mask, dS the sum of dL/dW' * W, ungated.
 
-        Where a mask holds gates, that sum is the gradient of the gate, and goes on through it.
+        Where a mask holds gates, that sum is the gradient of the gate, which is passed on through it.
         """
         model, strategy, _ = case.attached()
         train(model, strategy, last=MIDWAY if prunes_by_training(strategy) else STEPS)
@@ -190,12 +190,12 @@ class StrategyContract:
             assert not all(mask.kept.all() for mask in strategy.all_masks)
 
     def test_the_target_is_reached_at_the_end_and_not_before(self, case: StrategyCase) -> None:
-        """`target_reached` is false while pruning goes on, true at the end, and does not turn back."""
+        """`target_reached` is false during pruning, true at the end, and never becomes false again."""
         model, strategy, _ = case.attached()
         reached = [strategy.target_reached(Progress(step, STEPS, warmup_steps=2)) for step in range(STEPS + 1)]
         assert reached == sorted(reached)
         assert reached[-1]
-        if len(strategy.masks) and not reached[0]:  # what prunes at once is there from the beginning
+        if len(strategy.masks) and not reached[0]:  # a strategy that prunes immediately has reached it at the start
             train(model, strategy, last=5)
             assert float(strategy.density()["total"]) > 0.5  # hardly begun
             assert not reached[5]
@@ -251,7 +251,7 @@ class StrategyContract:
         assert torch.equal(model(**inputs).start_logits, again(**inputs).start_logits)
 
     def test_a_step_never_waits_for_the_host(self, case: StrategyCase) -> None:
-        """No ``.item()``, no ``if tensor``: an accelerator would stand still in every step."""
+        """No ``.item()`` and no ``if tensor``: an accelerator would wait in every step."""
         model, strategy, _ = case.attached()
         train(model, strategy, last=3)
         ids = padded_inputs(seed=0)["input_ids"]
@@ -273,7 +273,7 @@ def train(
     last: int = STEPS,
     state: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A bare loop: what a strategy is promised, and no more. What is untrained is calibrated first."""
+    """A bare loop that only keeps the contract; one-shot strategies are calibrated first."""
     torch.manual_seed(first)
     one_shot = strategy.capability(OneShot)
     if first == 0 and one_shot is not None and not one_shot.by_training:
@@ -304,7 +304,7 @@ def _advance(model: nn.Module, strategy: PruningStrategy, step: int) -> None:
 
 
 def example_loss(outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """What the tiny model learns: that every answer starts at the third token."""
+    """The loss of the tiny model, which learns that every answer starts at the third token."""
     loss: Tensor = outputs.start_logits.softmax(-1)[:, 2].neg().mean()
     return loss
 
@@ -322,5 +322,5 @@ def calibrate(model: nn.Module, strategy: OneShot) -> None:
 
 
 def multipliers(mask: Mask) -> Tensor:
-    """What a mask multiplies its tiles by: ones and zeros, or evaluation's gates."""
+    """The factors of a mask's tiles: ones and zeros, or the gates of evaluation."""
     return mask.kept.float() if mask.gate is None else mask.gate(cast(Tensor, mask.scores), None)

@@ -1,4 +1,4 @@
-"""A guard: within it, an operation that makes the host wait for the device fails."""
+"""A guard in which an operation that makes the host wait for the device fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every task promises, as a class of tests: subclass it, name the task, get the whole battery."""
+"""The contract suite of tasks: subclass it, name the task, and all tests run on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNTS = ("batch_size", "eval_batch_size")
 
 @dataclass(frozen=True)
 class TaskCase:
-    """A task and what it is tried with.
+    """A task and its test data.
 
     Attributes:
         cls: The class.
@@ -43,7 +43,7 @@ class TaskCase:
         """A fresh one.
 
         Args:
-            **more: Constructor arguments beside, or in place of, `options`.
+            **more: Constructor arguments in addition to `options`, or in their place.
         """
         return self.cls(**{**self.options, **more})
 
@@ -90,7 +90,7 @@ class TaskContract:
     @pytest.fixture(scope="class")
     @classmethod
     def case(cls, tmp_path_factory: pytest.TempPathFactory) -> TaskCase:
-        """The task and what it is tried with; a folder of its own for what it keeps on disk."""
+        """The task and its test data, with a separate folder for its files."""
         return small_case(cls.task, tmp_path_factory.mktemp("cache"), options=cls.options, records=cls.records)
 
     @pytest.fixture(scope="class")

@@ -1,4 +1,4 @@
-"""The model that strategies are tried on: a tiny random BERT, and inputs for it. No files, no network.
+"""A tiny random BERT on which strategies are tested, and inputs for it. No files, no network.
 
 Legend: `B` batch, `L` tokens.
 """
@@ -38,7 +38,7 @@ def tiny_bert() -> PreTrainedModel:
 
 
 def padded_inputs(*, seed: int) -> dict[str, Tensor]:
-    """Random tokens ``(B, L)``, one row whole, one padded a little and one a lot."""
+    """Random tokens ``(B, L)``: one row without padding, one with a little and one with a lot."""
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(2, VOCABULARY, (3, 11), generator=generator)
     attention_mask = torch.ones_like(input_ids)

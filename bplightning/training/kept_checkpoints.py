@@ -160,7 +160,7 @@ def warn_of_unpruned_choices(trainer: Trainer) -> None:
         name = type(callback).__name__
         if isinstance(callback, EarlyStopping):
             rank_zero_warn(
-                f"{name} may stop this run before the pruning target is reached: leave it out, or set "
+                f"{name} may stop this run before it is fully pruned: leave it out, or set "
                 "trainer.min_steps to the step from which val_target_reached is 1."
             )
         elif isinstance(callback, ModelCheckpoint) and not isinstance(callback, PrunedCheckpoint) and callback.monitor:

@@ -102,5 +102,5 @@ def test_a_strategy_that_wants_data_is_refused_where_a_loop_gives_it_none() -> N
             return 1
 
     model: Any = tiny("bert")
-    with pytest.raises(UserError, match=r"Calibrated prunes by `calibrate`, .* train with `bplightning fit`"):
+    with pytest.raises(UserError, match=r"Calibrated needs `calibrate`, .* train with `bplightning fit`"):
         Attachment(Calibrated(), model, model)

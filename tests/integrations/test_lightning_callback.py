@@ -101,7 +101,7 @@ def test_the_model_is_the_only_one_or_the_one_that_is_named(tmp_path: Path) -> N
     assert find_model(both, "teacher") is other
     assert find_model(both, "student.bert") is model.bert
     for module, path, message in (
-        (both, None, r"holds 2 transformers models \('student', 'teacher'\), and one is to be pruned: say which"),
+        (both, None, r"holds 2 transformers models \('student', 'teacher'\), but exactly one is pruned: give model"),
         (nn.ModuleDict({"head": inside["head"]}), None, r"holds no transformers models, .* build it in __init__"),
         (inside, "head", r"model is 'head', which is a Linear in ModuleDict: .* there are: 'student'\."),
         (inside, "pupil", r"model is 'pupil', which is not there"),
@@ -119,7 +119,7 @@ def test_what_cannot_be_pruned_so_is_refused(tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
 
-    with pytest.raises(UserError, match=r"Two has 2 optimizers, and PruningCallback joins the only one"):
+    with pytest.raises(UserError, match=r"Two has 2 optimizers, but PruningCallback needs exactly one"):
         trainer(tmp_path, PruningCallback(strategy())).fit(Two(tmp_path), datamodule=InOrder(tmp_path))
     with pytest.raises(UserError, match="nothing has been pruned yet"):
         PruningCallback(strategy()).compact()

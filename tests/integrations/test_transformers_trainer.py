@@ -119,9 +119,9 @@ def test_what_would_prune_wrongly_is_refused(tmp_path: Path) -> None:
     plain = Trainer(
         model=model, args=arguments(tmp_path), train_dataset=data, callbacks=[PruningTrainerCallback(strategy())]
     )
-    with pytest.raises(UserError, match=r"would train no scores .* take .*PruningTrainer, or put PruningTrainerMixin"):
+    with pytest.raises(UserError, match=r"would train no scores .* use .*PruningTrainer, or put PruningTrainerMixin"):
         plain.train()
-    with pytest.raises(UserError, match="PruningTrainer has no PruningTrainerCallback, and needs one"):
+    with pytest.raises(UserError, match="PruningTrainer has no PruningTrainerCallback, but needs one"):
         PruningTrainer(model=model, args=arguments(tmp_path), train_dataset=data).train()
     with pytest.raises(UserError, match=r"model is a Linear; only transformers models"):
         PruningTrainer(model=nn.Linear(1, 1), args=arguments(tmp_path), callbacks=[PruningTrainerCallback(strategy())])
@@ -137,5 +137,5 @@ def test_parts_and_copies_of_weights_are_refused(tmp_path: Path, way: str, given
     # None can be set up without the hardware it is for: only what is looked at stands there.
     args: Any = SimpleNamespace(**{"fsdp": None, "deepspeed": None, "n_gpu": 1} | given)
     model: PreTrainedModel = InOrder(tmp_path).build_model()
-    with pytest.raises(UserError, match=f"would train with {way}, by which"):
+    with pytest.raises(UserError, match=f"would train with {way}, where"):
         PruningTrainerCallback(strategy()).on_init_end(args, None, None, model=model)  # type: ignore[arg-type]

@@ -252,7 +252,7 @@ def test_the_logged_values_are_of_the_step_they_stand_in(tmp_path: Path) -> None
 
 def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
     module = pruning(tmp_path)
-    with pytest.raises(UserError, match=r"no last step .* give trainer\.max_steps or trainer\.max_epochs"):
+    with pytest.raises(UserError, match=r"no last step, .*: give trainer\.max_steps or trainer\.max_epochs"):
         trainer(tmp_path, max_epochs=-1).fit(module, datamodule=module.task)
 
 
