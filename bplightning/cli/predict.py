@@ -20,8 +20,8 @@ def answer(
     Args:
         model: Folder of a dense or compact model; folder of a run, whose compact/ is used, or its newest checkpoint
             where there is no compact/; or a file in a run's checkpoints/.
-        input: File with one JSON object on each line, or with one JSON list of objects; - for standard input. Lines
-            are read 1,000 at a time, a list at once.
+        input: File with one JSON object on each line, or with one JSON list of objects; or a table, .csv or .tsv,
+            with a row of column names; - for standard input. Lines are read 1,000 at a time, a list at once.
         output: File to write; it appears when it is complete. - for standard output.
         task: Short name or class path of the task, where the model's folder has no task.json that names it.
         batch_size: Rows of a batch, 1 or more. Default: the task's own.

@@ -1,7 +1,8 @@
-"""JSON lines in and out: records with the place they came from, and a file that appears whole or not at all."""
+"""Records in and JSON lines out: records with the place they came from, and a file that appears whole or not at all."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import stat
@@ -19,12 +20,16 @@ STANDARD = "-"
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""Endings of tables to what separates their columns."""
+
 
 def read_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read JSON objects, one a line, as they come; or a JSON list of them, which is read whole.
+    """Read JSON objects, one a line, as they come; a JSON list of them, which is read whole; or the rows of a table.
 
     Args:
-        path: The file, or ``-`` for standard input.
+        path: The file, or ``-`` for standard input. One that ends in ``.csv`` or ``.tsv`` is a table whose first row
+            names its columns; its values are texts.
 
     Yields:
         Where a record stands, for messages, and the record.
@@ -35,6 +40,9 @@ def read_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     name = "standard input" if path == STANDARD else repr(path)
     number = 0
     with _open(path) as stream:
+        if (delimiter := DELIMITERS.get(Path(path).suffix.lower())) is not None:
+            yield from _rows(stream, delimiter, name)
+            return
         for line_number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
@@ -48,6 +56,26 @@ def read_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"{name} holds no records: give one JSON object a line.")
 
 
+def _rows(stream: BinaryIO, delimiter: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = csv.reader((line.removeprefix(BYTE_ORDER_MARK).decode() for line in stream), delimiter=delimiter)
+    columns: list[str] | None = None
+    found = False
+    try:
+        for row in rows:
+            if columns is None:
+                columns = row
+            elif row:
+                found = True
+                yield f"line {rows.line_num} of {name}", dict(zip(columns, row, strict=False))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"line {rows.line_num + 1} of {name} cannot be read ({error}): it must be a table in UTF-8, with columns "
+            f"separated by {delimiter!r}."
+        ) from error
+    if not found:
+        raise UserError(f"{name} holds no records: give a row of column names, and below it one row a record.")
+
+
 def _open(path: str) -> AbstractContextManager[BinaryIO]:
     if path == STANDARD:
         return nullcontext(sys.stdin.buffer)
@@ -55,7 +83,8 @@ def _open(path: str) -> AbstractContextManager[BinaryIO]:
         return open(path, "rb")
     except OSError as error:
         raise UserError(
-            f"the input {path!r} cannot be read ({error.strerror}): give a file of JSON lines, or - for standard input."
+            f"the input {path!r} cannot be read ({error.strerror}): give a file of JSON lines, a .csv or .tsv, or "
+            "- for standard input."
         ) from error
 
 

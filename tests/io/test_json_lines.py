@@ -32,6 +32,25 @@ def test_a_list_is_read_too(tmp_path: Path) -> None:
     assert read(path) == [("record 1 of FILE", {"a": 1}), ("record 2 of FILE", {"a": 2})]
 
 
+def test_rows_of_a_table_are_records(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes('\ufefftext,label\r\n"a, ü\nb",1\r\n\r\n2021-01-01,0\r\n'.encode())
+    assert read(tmp_path / "x.csv") == [
+        ("line 3 of FILE", {"text": "a, ü\nb", "label": "1"}),
+        ("line 5 of FILE", {"text": "2021-01-01", "label": "0"}),
+    ]
+    (tmp_path / "x.tsv").write_text("text\nit's, \"fine\n")
+    assert read(tmp_path / "x.tsv") == [("line 2 of FILE", {"text": "it's, \"fine"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"text\n", "holds no records: give a row of column names"), (b"text\n\xff\n", "in UTF-8")]
+)
+def test_a_table_that_cannot_be_read_is_one_error(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        list(read_records(str(tmp_path / "x.csv")))
+
+
 def test_lines_are_read_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(io.RawIOBase):
         def readable(self) -> bool:

@@ -107,7 +107,7 @@ def kind(line: str) -> object:
     values = {
         name: value for name, value in itertools.pairwise(options) if name in ("--strategy", "--task", "--config")
     }
-    return (frozenset(values), "ddp" in options) if verb == "fit" else line
+    return (frozenset(values.items()), "ddp" in options) if verb == "fit" else line
 
 
 def first_of_each_kind() -> list[tuple[str, str]]:
