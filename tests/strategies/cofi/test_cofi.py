@@ -124,7 +124,7 @@ def test_a_hardened_model_is_saved_only_compact(tmp_path: Path) -> None:
     strategy.harden(layout)
     whole: Any = model
     whole.save_pretrained(tmp_path / "hardened")
-    with pytest.raises(UserError, match=r"saved hardened and not compact, .*: compact it first"):
+    with pytest.raises(UserError, match=r"saved hardened but not compact, .*: compact it first"):
         type(whole).from_pretrained(tmp_path / "hardened")
     smaller: Any = compact(model)
     smaller.save_pretrained(tmp_path / "compact")

@@ -379,4 +379,4 @@ def test_a_run_with_other_targets_is_not_gone_on_with() -> None:
 
 def test_a_plan_says_that_it_cannot_know() -> None:
     (problem,) = plan(tiny_bert(), ZipLM(target=Target(latency_speedup=2, latency_table=TABLE)))["problems"]
-    assert "is found from data, which `plan` does not read" in problem["message"]
+    assert "follows from data, which `plan` does not read" in problem["message"]
