@@ -27,10 +27,10 @@ from bplightning.runs.parser import PluginParser
 from bplightning.runs.training_options import recipe_arguments
 
 DESCRIPTION = (
-    "Show what `fit` would prune with the same options: layers, roles, masks, what cannot be pruned so, parameters and "
-    "FLOPs at the target; with --measure also how fast it can get on this machine. Only the model is built: no data is "
-    "read, nothing trained and nothing written. Options of the trainer but max_steps make no difference, nor does "
-    "--ckpt_path. Ends with status 1 where `fit` would refuse."
+    "Show what `fit` would prune with the same options: layers, roles, masks, what cannot be pruned, parameters and "
+    "FLOPs at the target; with --measure also how fast the model can become on this machine. Only the model is built: "
+    "no data is read, nothing is trained or written. Of the trainer's options only max_steps matters; --ckpt_path does "
+    "not. The status is 1 where `fit` would refuse."
 )
 
 
@@ -63,9 +63,9 @@ def plan_parser() -> PluginParser:
         "--measure",
         type=bool | Measuring,
         default=False,
-        help="Whether to time compact copies of the model, pruned at random, beside it: the speed-up that can be "
-        "had on this machine, and where it saturates. --measure.densities, .batch_sizes, .lengths, .device, .dtype "
-        "and .seconds say which and where; --measure.help explains them.",
+        help="Also time compact copies of the model, pruned at random, and the model itself: the speed-up that this "
+        "machine can reach, and where it saturates. --measure.densities, .batch_sizes, .lengths, .device, .dtype and "
+        ".seconds choose what is timed and where; --measure.help explains them.",
     )
     parser.add_argument("--json", action="store_true", help="Print the plan as JSON and nothing else.")
     add_method_options(parser, "fit")

@@ -38,8 +38,8 @@ from bplightning.training.module import PruningModule
 
 DESCRIPTION = (
     "Prune a fine-tuned model without training: the strategy looks at some training examples, then the model is "
-    "compacted, evaluated and reported as at the end of `fit`. Minutes in place of hours, and less accurate where much "
-    "is pruned. Options of the trainer that say how to train make no difference."
+    "compacted, evaluated and reported as at the end of `fit`. It takes minutes, not hours, and is less accurate where "
+    "much is pruned. The trainer's options about training have no effect."
 )
 OWN_PLUGINS = PLUGINS | {"strategy": replace(PLUGINS["strategy"], default="post-training")}
 
@@ -122,11 +122,11 @@ def prune_parser() -> PluginParser:
 
 
 def _require_fine_tuned(settings: Namespace) -> None:
-    """Refuse the model that a task takes by default, which is not fine-tuned: there is no recipe to begin with."""
+    """Refuse the model that a task takes by default: pruning without training needs a fine-tuned one."""
     task = settings.task
     recipe = getattr(load(TASKS, task.class_path), "embedded_recipe", None)
     if recipe is not None and task.get("init_args", {}).get("model", "") is None:
         raise UserError(
-            "--task.model is not given, and the model that the task would take is not fine-tuned: what it can do "
-            "without, nothing says. Give the folder of a fine-tuned one as --task.model."
+            "--task.model is not given, and pruning without training needs a fine-tuned model, which the task's "
+            "default is not: give the folder of one."
         )

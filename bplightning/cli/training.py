@@ -337,7 +337,7 @@ class PruningCLI(LightningCLI):
         elif chosen:
             raise UserError(
                 f"--ckpt_path is {self.ckpt_path!r}, but there is no such checkpoint in "
-                f"{', '.join(map(repr, chosen))}: leave --ckpt_path out to start anew, or give a .ckpt file."
+                f"{', '.join(map(repr, chosen))}: leave --ckpt_path out to begin a new run, or give a .ckpt file."
             )
         else:
             training = self.verb == "fit"

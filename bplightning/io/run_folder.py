@@ -96,7 +96,7 @@ def find_model(model: str | Path) -> Path:
         return run.compact
     if run.config.is_file():
         return path
-    found = "is there, but is none of these" if path.exists() else "is not there"
+    found = "exists, but is not a model folder, run folder or checkpoint" if path.exists() else "does not exist"
     raise UserError(
         f"the model {str(path)!r} {found}: give a model's folder (with config.json), a run's folder such as "
         "runs/qa-hybrid/version_0, or a file in its checkpoints/."

@@ -129,7 +129,7 @@ class PluginParser(OneLine, LightningArgumentParser):
         _require_values(self, parsed)
         for key, plugin in self.plugins.items():
             if parsed.get(key) is None:
-                raise UserError(f"--{key} is null, which it cannot be: give a name such as {plugin.default}.")
+                raise UserError(f"--{key} must not be null: give a name such as {plugin.default}.")
             options = class_parser(load(plugin.group, parsed[key].class_path), key)
             _require_values(options, Namespace({key: parsed[key].get("init_args", Namespace())}))
         return parsed
@@ -282,7 +282,7 @@ def _require_values(parser: ArgumentParser, parsed: Namespace) -> None:
             continue
         kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
         raise UserError(
-            f"--{action.dest} is null, which it cannot be: give a value of type {kind}, or leave it out for its "
+            f"--{action.dest} must not be null: give a value of type {kind}, or leave it out for its "
             f"default, {action.default}."
         )
 

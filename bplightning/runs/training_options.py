@@ -66,23 +66,22 @@ def add_run_options(parser: PluginParser) -> None:
         type=Literal["pretrained", "baseline"],
         default="pretrained",
         help="What `fit` starts pruning from: `pretrained`, the task's model as it is, as in the papers, or "
-        "`baseline`, the fine-tuned dense one where there is one. Other verbs ignore it.",
+        "`baseline`, the fine-tuned dense model, which --baseline trains or names. Other verbs ignore it.",
     )
     parser.add_argument(
         "--resume",
         type=bool,
         default=False,
-        help="Whether `fit` goes on with the newest run of just these settings, in its own folder: its finished "
-        "stages are not repeated, and an ended run not at all. Without such a run it begins one, so that one "
-        "command begins a run and goes on with it. Other verbs ignore it.",
+        help="Whether `fit` continues the newest run with exactly these settings, in its own folder: finished stages "
+        "are not repeated, nor is a finished run. Where there is no such run, a new one begins, so the same command "
+        "begins a run and continues it. Other verbs ignore it.",
     )
     parser.add_argument(
         "--quantize",
         type=Literal["int8"] | None,
         default=None,
-        help="Whether `fit` also evaluates and times the compact model in 8 bits (ONNX Runtime), beside "
-        "the others in the report; `export --quantize int8` writes the files. By default not. Other "
-        "verbs ignore it.",
+        help="Also evaluate, time and report the compact model in 8 bits (ONNX Runtime); `export --quantize int8` "
+        "writes the files. Default: no. Other verbs ignore it.",
     )
     parser.add_class_arguments(Distillation, "distillation")
     parser.add_class_arguments(Simplification, "simplification")

@@ -123,9 +123,7 @@ def _require_consistent(module: PruningModule, request: RunRequest, stage_traine
     if start not in ("pretrained", "baseline"):
         raise UserError(f"start is {start!r}; it must be 'pretrained', the task's model, or 'baseline', the dense one.")
     if start == "baseline" and baseline == "none":
-        raise UserError(
-            "start is 'baseline', but there is none: give baseline 'train' or a folder, or leave start out."
-        )
+        raise UserError("--start baseline needs a baseline: pass --baseline train or a folder, or leave --start out.")
     if request.quantize is not None:
         from bplightning.stages.quantization import require_quantizable  # its libraries are not everybody's
 
@@ -136,7 +134,7 @@ def _require_consistent(module: PruningModule, request: RunRequest, stage_traine
             raise UserError(f"{what}, but no stage_trainer was given to train it with: give one.")
     if module.distillation.teacher == BASELINE and baseline == "none":
         raise UserError(
-            "the teacher is 'baseline', but there is none: give baseline 'train' or a folder, or another teacher."
+            "--distillation.teacher baseline needs a baseline: pass --baseline train or a folder, or give another."
         )
 
 

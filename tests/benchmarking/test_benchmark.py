@@ -524,7 +524,7 @@ def test_a_gpu_that_is_not_there_is_refused(refused: Any, pair: Path) -> None:
 
 
 def test_what_is_no_model_is_refused(refused: Any, tmp_path: Path) -> None:
-    assert "the model 'nowhere' is not there: give a model's folder" in refused("nowhere")
+    assert "the model 'nowhere' does not exist: give a model's folder" in refused("nowhere")
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForCooking"]}')
     assert "is of class 'BertForCooking' by its config.json, which transformers does not have" in refused(str(tmp_path))
 

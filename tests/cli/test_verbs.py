@@ -298,14 +298,23 @@ def test_a_choice_that_is_no_yaml_is_one_line(refused: Any, value: str) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--strategy.regularization", "null"], "--strategy.regularization is null, .* type float, .* default, 20"),
-        (["--strategy", "user_file.MyStrategy", "--strategy.foo", "null"], "foo is null, .* type int, .* default, 1"),
-        (["--strategy", "{class_path: user_file.MyStrategy, init_args: {foo: null}}"], "--strategy.foo is null"),
-        (["--task", "user_file.TinyTask", "--task.batch_size", "null"], "--task.batch_size is null"),
-        (["--config", "strategy.yaml"], "--strategy.regularization is null"),
-        (["--config", "model.yaml"], "--model.learning_rate is null"),
-        (["--config", "refill.yaml"], "--refill.max_epochs is null, .* type int, .* default, 0"),
-        (["--config", "baseline.yaml"], "--baseline is null, .* type str, .* default, none"),
+        (
+            ["--strategy.regularization", "null"],
+            "--strategy.regularization must not be null.* type float, .* default, 20",
+        ),
+        (
+            ["--strategy", "user_file.MyStrategy", "--strategy.foo", "null"],
+            "foo must not be null.* type int, .* default, 1",
+        ),
+        (
+            ["--strategy", "{class_path: user_file.MyStrategy, init_args: {foo: null}}"],
+            "--strategy.foo must not be null",
+        ),
+        (["--task", "user_file.TinyTask", "--task.batch_size", "null"], "--task.batch_size must not be null"),
+        (["--config", "strategy.yaml"], "--strategy.regularization must not be null"),
+        (["--config", "model.yaml"], "--model.learning_rate must not be null"),
+        (["--config", "refill.yaml"], "--refill.max_epochs must not be null.* type int, .* default, 0"),
+        (["--config", "baseline.yaml"], "--baseline must not be null.* type str, .* default, none"),
     ],
 )
 def test_null_is_refused_where_it_cannot_be(refused: Any, here: Path, args: list[str], said: str) -> None:
@@ -315,7 +324,7 @@ def test_null_is_refused_where_it_cannot_be(refused: Any, here: Path, args: list
     (here / "baseline.yaml").write_text("baseline: null")
     message = refused("fit", "--task.model", "x", *args)
     assert re.search(said, message)
-    assert "which it cannot be: give a value of type" in message
+    assert "must not be null: give a value of type" in message
 
 
 @pytest.mark.parametrize("section", ["distillation", "refill", "model", "trainer"])
@@ -328,7 +337,7 @@ def test_a_value_where_options_have_options_of_their_own_is_refused(refused: Any
 def test_neither_task_nor_strategy_is_null(refused: Any, here: Path, key: str, name: str) -> None:
     (here / "none.yaml").write_text(f"{key}: null")
     message = refused("fit", "--config", "none.yaml")
-    assert f"--{key} is null, which it cannot be: give a name such as {name}" in message
+    assert f"--{key} must not be null: give a name such as {name}" in message
 
 
 def test_null_stays_where_it_can_be(printed: Any, here: Path) -> None:

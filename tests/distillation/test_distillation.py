@@ -367,7 +367,7 @@ def test_the_runs_own_baseline_may_be_the_teacher(tmp_path: Path) -> None:
             distillation=Distillation("baseline"),
         )
 
-    with pytest.raises(UserError, match="the teacher is 'baseline', but there is none: give baseline 'train'"):
+    with pytest.raises(UserError, match=r"--distillation.teacher baseline needs a baseline: pass --baseline train"):
         pipeline.fit(trainer(tmp_path), module(), task)
     watch, pruned = Losses(), module()
     given = dict(vars(pruned.distillation))

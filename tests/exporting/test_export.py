@@ -399,7 +399,7 @@ def test_options_that_do_not_go(classifier: Path, tmp_path: Path, options: dict[
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not there: give a model's folder"):
+    with pytest.raises(UserError, match="does not exist: give a model's folder"):
         export_model(tmp_path / "none", tmp_path / "out")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()

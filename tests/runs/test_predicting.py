@@ -185,9 +185,9 @@ def test_ctrl_c_stays_ctrl_c(dense: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"model": "nowhere"}, r"the model 'nowhere' is not there: give a model's folder \(with config\.json\)"),
-        ({"model": "/"}, r"the model '/' is there, but is none of these"),
-        ({"model": __file__}, r"the model '.*test_predicting\.py' is there, but is none of these"),
+        ({"model": "nowhere"}, r"the model 'nowhere' does not exist: give a model's folder \(with config\.json\)"),
+        ({"model": "/"}, r"the model '/' exists, but is not a model folder"),
+        ({"model": __file__}, r"the model '.*test_predicting\.py' exists, but is not a model folder"),
         ({"task": "qaa"}, "no task is called 'qaa'; there are: "),
         ({"task": None}, r"names the task 'pointing_task\.PointingTask', which is not among those installed"),
         ({"batch_size": 0}, "batch_size is 0; it must be 1 or more"),

@@ -119,7 +119,7 @@ def test_pruning_can_start_from_the_baseline(tmp_path: Path, monkeypatch: pytest
 
 def test_there_must_be_a_baseline_to_start_from(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
-    with pytest.raises(UserError, match="start is 'baseline', but there is none: give baseline 'train' or a folder"):
+    with pytest.raises(UserError, match="--start baseline needs a baseline: pass --baseline train or a folder"):
         pipeline.fit(trainer(tmp_path), pruning(tmp_path, task), task, RunRequest(start="baseline"))
 
 
