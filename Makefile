@@ -20,7 +20,7 @@ test: setup
 	$(PYTEST) $(PYTEST_ARGS)
 
 matrix: setup
-	$(BIN)/python -m pytest -n auto --matrix tests tests/matrix/*.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --matrix -o 'python_files=test_*.py */matrix/*.py' $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
