@@ -1,4 +1,4 @@
-"""Whether two models compute the same: their logits compared on the same inputs."""
+"""Comparing two models by their logits on the same inputs."""
 
 from __future__ import annotations
 

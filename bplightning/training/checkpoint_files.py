@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, found, read, and refused where they do not fit."""
+"""Checkpoint files: writing them whole or not at all, finding and reading them, and refusing those that do not fit."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch import nn
 from bplightning.errors import UserError
 
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)
-"""What torch raises where a file is none of its own, or damaged."""
+"""Exceptions of torch for a file that is not its own, or damaged."""
 
 SHOWN = 3
-"""What does not fit may be hundreds of entries; this many are named."""
+"""Most entries that an error names; hundreds may not fit."""
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's checkpoint files, but written beside their place and then moved there.
+    """Lightning's checkpoint files, but first written next to their place and then renamed.
 
-    Lightning writes into the folder for temporary files first. Where that is another disk, moving is copying, and a
-    process killed in the middle, or a full disk, leaves half a file in place of the last good one.
+    Lightning first writes into the folder for temporary files. If that is on another disk, moving means copying, so a
+    killed process or a full disk leaves half a file in place of the last good one.
     """
 
     @classmethod
@@ -37,7 +37,7 @@ class WholeFiles(TorchCheckpointIO):
             trainer.strategy.checkpoint_io = cls()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a file; the one that was there stays until the new one is whole.
+        """Write a file; an existing one stays until the new one is complete.
 
         Raises:
             UserError: It cannot be written.
@@ -57,10 +57,10 @@ class WholeFiles(TorchCheckpointIO):
             part.unlink(missing_ok=True)
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             if not isinstance(reason, OSError) and "PytorchStreamWriter" not in str(error):
-                raise  # no fault of the disk's; of those torch makes errors of its own
+                raise  # not an error of the disk, for which torch has its own errors
             raise UserError(
                 f"checkpoint {str(path)!r} could not be written ({_line(reason)}): make room or choose another "
-                "trainer.default_root_dir. Checkpoints written before are whole; --ckpt_path last goes on from them."
+                "trainer.default_root_dir. Earlier checkpoints are complete; --ckpt_path last resumes from them."
             ) from error
 
     def load_checkpoint(
@@ -109,7 +109,7 @@ def _read(path: Path, *, map_location: Any = "cpu", weights_only: bool = True, m
 
 
 def _offer(path: Path, fits: Callable[[Mapping[str, Any]], bool]) -> str:
-    """How to go on from the newest other file beside `path` that can be read and fits; empty where there is none."""
+    """How to resume from the newest other file next to `path` that can be read and fits; empty if there is none."""
     others = [other for other in path.parent.glob("*.ckpt") if other != path and other.is_file()]
     for other in sorted(others, key=lambda file: file.stat().st_mtime_ns, reverse=True):
         try:
@@ -154,13 +154,13 @@ def find_checkpoint(folder: Path, which: str = "last") -> Path | None:
 
 
 def require_same_weights(checkpoint: Mapping[str, Any], module: nn.Module, *, path: Any, training: bool) -> None:
-    """Refuse the checkpoint of another model or strategy, before any of it is taken over.
+    """Refuse the checkpoint of another model or strategy, before any of it is loaded.
 
     Args:
         checkpoint: What was read.
         module: What it is read into.
         path: Its file, for the message.
-        training: Whether training goes on from it, which needs more than weights.
+        training: Whether training resumes from it, which needs more than weights.
 
     Raises:
         UserError: It does not fit.
@@ -178,7 +178,7 @@ def require_same_weights(checkpoint: Mapping[str, Any], module: nn.Module, *, pa
         _refuse(path, sorted(differences, key=lambda line: " strategy." in f" {line}"), good)
     if training and "optimizer_states" not in checkpoint:
         raise UserError(
-            f"checkpoint {str(path)!r} holds weights only, from which training cannot go on: give one that was saved "
+            f"checkpoint {str(path)!r} holds only weights, from which training cannot resume: give one that was saved "
             "without save_weights_only."
         )
 
@@ -220,5 +220,5 @@ def _line(error: BaseException) -> str:
 
 
 def folder_of(trainer: Trainer) -> Path:
-    """Where a trainer writes: its logger's folder, or else its root."""
+    """The folder that a trainer writes to: that of its logger, or else its root."""
     return Path(trainer.log_dir or trainer.default_root_dir)

@@ -9,16 +9,15 @@ Legend: `R`, `C` grid rows and columns.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bplightning.compaction.example_inputs import random_images, takes_images
+from bplightning.compaction.example_inputs import random_inputs
 from bplightning.compaction.survival import Survival
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -185,17 +184,6 @@ class FlopsShare(SizeTarget):
 
 
 def example_inputs(model: nn.Module) -> dict[str, Tensor]:
-    """Random inputs at `FLOPS_SHAPE` as tasks measure with: a decoder reads as many tokens as its encoder."""
+    """Random inputs at `FLOPS_SHAPE`; a decoder reads as many tokens as its encoder."""
     ((rows, tokens),) = fitting(model, [FLOPS_SHAPE])
-    if takes_images(model):
-        return random_images(model, rows)
-    config: Any = model.config
-    ids = torch.randint(config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
-    end = getattr(config, "eos_token_id", None)
-    if isinstance(end, int):  # BART and T5 classify by it, and want as many in each row
-        ids[ids == end] = (end + 1) % config.vocab_size
-        ids[:, -1] = end
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
-        inputs["decoder_input_ids"] = ids
-    return inputs
+    return random_inputs(model, rows, tokens)

@@ -170,7 +170,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path, saved: Pat
 
 def test_training_cannot_go_on_from_weights_alone(tmp_path: Path) -> None:
     fit(tmp_path, hybrid()).save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
-    with pytest.raises(UserError, match=r"weights\.ckpt' holds weights only, .* save_weights_only"):
+    with pytest.raises(UserError, match=r"weights\.ckpt' holds only weights, .* save_weights_only"):
         fit(tmp_path, hybrid(), resume=tmp_path / "weights.ckpt")
 
 
