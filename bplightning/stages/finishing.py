@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,44 +11,45 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
 
 from bplightning.compaction.loading import load_saved
 from bplightning.compaction.narrow_stream import narrows_any, ordinary_norms
-from bplightning.compaction.skipped_sublayers import is_skipped, skips_any, unskip
+from bplightning.compaction.skipped_sublayers import skips_any, unskip
 from bplightning.contracts.capabilities import Steered
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
-from bplightning.io.provenance import now, versions
 from bplightning.io.run_folder import UNFINISHED_FILE
-from bplightning.measuring import measure
-from bplightning.plugins import name_of
-from bplightning.reporting.findings import Differences, Origin, Scores, Sizes, Speed, StagesDone, Structure
+from bplightning.reporting.findings import StagesDone
 from bplightning.reporting.model_card import CARD_FILE, model_card
 from bplightning.reporting.page import PAGE_FILE, draw, write_drawn
-from bplightning.reporting.patterns import head_patterns
 from bplightning.reporting.report import build_report, render, save_report
-from bplightning.reporting.schema import Aligned, Monitor, Numbers, Quantized, Report, Snap, Stream
+from bplightning.reporting.schema import Numbers, Quantized, Report
 from bplightning.stages.alignment import align
 from bplightning.stages.compact_stage import Compacted, Filling, Saving, make_compact
 from bplightning.stages.measured_family import measured_family
 from bplightning.stages.request import RunRequest
+from bplightning.stages.run_findings import (
+    Hardened,
+    differences_of,
+    origin_of,
+    scores_of,
+    shape_of,
+    sizes_of,
+    snap_record,
+    speed_of,
+    structure_of,
+)
 from bplightning.stages.stage_cache import Notes
 from bplightning.training.module import PruningModule, frozen_module
 from bplightning.training.ranks import rank_hashes
 
-GENERATED_TOKENS = 32
-"""Tokens that a task which generates is timed with."""
-
 AS_TRAINED = Saving()
 """Precision and vocabulary of the model that was trained."""
-
-EQUIVALENCES = ("masked_compact", "compact_reloaded")
-"""Pairs of models whose logits are compared."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,6 @@ class Ending:
     filling: Filling | None = None
     saving: Saving = AS_TRAINED
     family: Sequence[Path] = ()
-
-
-@dataclass(frozen=True)
-class _Hardened:
-    """A model whose masks are zeros now, and what was only known while they were masks."""
-
-    model: PreTrainedModel
-    snap: dict[str, Any] | None
-    aligned: Aligned | None
-    density_by_role: dict[str, float]
-    mask_hashes: list[str]
 
 
 @dataclass(frozen=True)
@@ -140,21 +130,17 @@ def finish(trainer: Trainer, module: PruningModule, ending: Ending, request: Run
         simplification=module.simplification.settings(),
         alignment=hardened.aligned,
         refill=made.refilled,
-        snap=_snap(hardened.snap, evaluated.results["masked"]["metrics"]),
+        snap=snap_record(hardened.snap, evaluated.results["masked"]["metrics"]),
         quantized=small,
         family=members,
     )
-    speed = _measured(of_dense_shapes, made, also=_shape_of(hardened.snap))
     found = build_report(
-        _origin(trainer, module, hardened, request),
-        _scores(task, evaluated.results),
-        _structure(module, hardened, made),
-        _sizes(module, masked, made, ending),
-        speed,
-        Differences(
-            absolute={name: notes.kept.get(name, {}).get("absolute") for name in EQUIVALENCES},
-            relative={name: notes.kept.get(name, {}).get("relative") for name in EQUIVALENCES},
-        ),
+        origin_of(trainer, module, hardened, request),
+        scores_of(task, evaluated.results),
+        structure_of(module, hardened, made),
+        sizes_of(module, hardened, made, dense=ending.dense, out=ending.out),
+        speed_of(of_dense_shapes, made, also=shape_of(hardened.snap)),
+        differences_of(notes),
         stages,
     )
     _draw(found, ending.report.parent, ending.out, made)  # before the report, with which a run has ended
@@ -168,7 +154,7 @@ def finish(trainer: Trainer, module: PruningModule, ending: Ending, request: Run
 
 def _harden(
     trainer: Trainer, module: PruningModule, request: RunRequest, *, notes: Notes, dtype: torch.dtype | None
-) -> _Hardened:
+) -> Hardened:
     """Correct and align the masks, say what they keep, and write them into the weights."""
     task = module.task
     snap = notes.once("snap", partial(snap_of, trainer, module))
@@ -182,7 +168,7 @@ def _harden(
     masked = module.harden().eval()
     # To where it was trained: after `fit` Lightning leaves models on the processor.
     nn.Module.to(masked, trainer.strategy.root_device)  # transformers' own signature of `to` is not typed
-    return _Hardened(masked, snap, aligned, density_by_role, hashes)
+    return Hardened(masked, snap, aligned, density_by_role, hashes)
 
 
 def _evaluate_all(
@@ -214,66 +200,6 @@ def _quantized(trainer: Trainer, made: Compacted, dense: PreTrainedModel | None,
     return None
 
 
-# -- what the report is built of ---------------------------------------------------------------------------------------
-
-
-def _origin(trainer: Trainer, module: PruningModule, hardened: _Hardened, request: RunRequest) -> Origin:
-    task = module.task
-    return Origin(
-        task=name_of(type(task)),
-        strategy=name_of(type(module.strategy)),
-        # Not the baseline that pruning may have begun from: that is a folder of the run's own.
-        model=str(getattr(task, "model", None) or hardened.model.config._name_or_path),
-        command=request.command,
-        seed=request.seed,
-        date=now(),
-        versions=versions(),
-        machine=measure.machine(trainer.strategy.root_device),
-        world_size=trainer.world_size,
-        mask_hashes=hardened.mask_hashes,
-    )
-
-
-def _scores(task: Task, results: Mapping[str, Mapping[str, Any]]) -> Scores:
-    return Scores(
-        metrics={name: values["metrics"] for name, values in results.items()},
-        evaluation=results["compact"]["settings"],
-        monitor=Monitor(metric=task.monitor, mode=task.monitor_mode),
-        data=task.data_settings() or None,
-    )
-
-
-def _structure(module: PruningModule, hardened: _Hardened, made: Compacted) -> Structure:
-    layout, width = module.layout, made.plan.stream
-    assert layout is not None
-    return Structure(
-        density_by_role=hardened.density_by_role,
-        heads_by_layer=made.plan.heads,
-        units_by_layer=made.plan.units,
-        stream=None if width is None else Stream(kept=len(width.kept), total=width.total),
-        skipped=[group.name for group in layout.groups if is_skipped(hardened.model, group)],
-        patterns=head_patterns(layout),
-    )
-
-
-def _sizes(module: PruningModule, masked: PreTrainedModel, made: Compacted, ending: Ending) -> Sizes:
-    layout = module.layout
-    assert layout is not None
-    return Sizes(
-        parameters={
-            "dense": measure.parameters(masked, layout),
-            "masked": measure.parameters(masked, layout, nonzero=True),
-            "compact": measure.parameters(made.model, layout),
-        },
-        vocabulary=made.vocabulary,
-        dtype=str(made.model.dtype).removeprefix("torch."),
-        bytes_on_disk={
-            "dense": None if ending.dense is None else measure.bytes_on_disk(ending.dense),
-            "compact": measure.bytes_on_disk(ending.out),
-        },
-    )
-
-
 def computing_all(masked: PreTrainedModel) -> PreTrainedModel:
     """A hardened model as a dense one computes: nothing is skipped, and norms are ordinary; what it says is no matter.
 
@@ -301,27 +227,6 @@ def _draw(report: Report, folder: Path, out: Path, made: Compacted) -> None:
         folder / PAGE_FILE, partial(draw, report, folder), again=f"`bplightning report {folder}` draws it again."
     )
     write_drawn(out / CARD_FILE, card, again="the model is whole without it.")
-
-
-def _measured(dense: PreTrainedModel, made: Compacted, *, also: tuple[int, int] | None) -> Speed:
-    """Latency and FLOPs of a model of the dense shapes and of the compact one."""
-    rank_zero_info("Measuring dense and compact latency side by side.")
-    pair = {"dense": dense, "compact": made.model}
-    make_inputs = made.task.example_inputs  # its tokens are among the dense model's
-    asked = [*measure.DEFAULT_SHAPES, *([] if also is None else [also])]
-    latency = measure.latency(pair, make_inputs, list(dict.fromkeys(measure.fitting(made.model, asked))))
-    if (generate := made.task.example_generation(GENERATED_TOKENS)) is not None:
-        shapes = measure.fitting(made.model, measure.DEFAULT_SHAPES)
-        for name, times in measure.latency(pair, make_inputs, shapes, call=generate).items():
-            latency[name] |= {f"{shape}+{GENERATED_TOKENS}": time for shape, time in times.items()}
-    (flops_shape,) = measure.fitting(made.model, [measure.FLOPS_SHAPE])
-    inputs = make_inputs(*flops_shape)
-    return Speed(
-        flops={name: measure.flops(model, inputs) for name, model in pair.items()},
-        flops_shape=measure.shape_name(*flops_shape),
-        latency_ms={name: measure.median_ms(times) for name, times in latency.items()},
-        speedup=measure.speedup(latency["dense"], latency["compact"]),
-    )
 
 
 def evaluate(
@@ -361,17 +266,3 @@ def snap_of(trainer: Trainer, module: PruningModule) -> dict[str, Any] | None:
     before = evaluate(trainer, module.task, module.model, prefix="before_snap", strategy=module.strategy)
     steered.put_masks(before_snap=False)
     return snap | {"metrics_before": {name: value for name, value in before["metrics"].items() if name != "density"}}
-
-
-def _shape_of(snap: dict[str, Any] | None) -> tuple[int, int] | None:
-    """Rows and tokens that a target in time is meant for."""
-    shape = None if snap is None else snap.get("shape")  # a run stopped under an earlier version may not say
-    if shape is None:
-        return None
-    rows, tokens = map(int, shape.split("x"))
-    return rows, tokens
-
-
-def _snap(snap: dict[str, Any] | None, metrics: dict[str, float]) -> Snap | None:
-    """A report's word of it; masks that did not change have the same metrics before."""
-    return None if snap is None else cast(Snap, {"metrics_before": metrics, "shape": None, **snap})

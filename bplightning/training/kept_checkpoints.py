@@ -17,6 +17,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from bplightning.errors import UserError
+from bplightning.io.run_folder import RunFolder
+from bplightning.training.checkpoint_files import folder_of
 
 LAST = "last.ckpt"
 
@@ -185,4 +187,4 @@ def _folder(trainer: Trainer) -> Path:
     """The folder of this run's checkpoints."""
     folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     chosen = next((folder for folder in folders if folder), None)
-    return Path(chosen or Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints")
+    return Path(chosen or RunFolder(folder_of(trainer)).checkpoints)
