@@ -15,8 +15,9 @@ import importlib.util
 import inspect
 import re
 import sys
+from functools import cache
 from importlib.machinery import PathFinder
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from itertools import accumulate
 from pathlib import Path
 
@@ -37,7 +38,13 @@ def available(group: str) -> dict[str, EntryPoint]:
     Returns:
         Short name to entry point, sorted by name.
     """
-    return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
+    return {point.name: point for point in sorted(_registered(group, tuple(sys.path)), key=lambda point: point.name)}
+
+
+@cache
+def _registered(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """The entry points of a group; found by reading the metadata of everything installed, once for each `sys.path`."""
+    return entry_points(group=group)
 
 
 def load(group: str, name_or_class_path: str) -> type:
@@ -54,7 +61,7 @@ def load(group: str, name_or_class_path: str) -> type:
         UserError: If the name is unknown or registered twice, or what it stands for cannot be imported or is no class.
     """
     kind = GROUPS[group]
-    points = {point.value: point for point in entry_points(group=group, name=name_or_class_path)}
+    points = {point.value: point for point in _registered(group, tuple(sys.path)) if point.name == name_or_class_path}
     if len(points) > 1:
         raise UserError(
             f"{kind} {name_or_class_path!r} is registered {len(points)} times; "
