@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bplightning.errors import UserError
 from bplightning.io.files import writable, write_whole
+from bplightning.io.parser_errors import OneLine
 from bplightning.io.run_folder import REPORT_FILE
-from bplightning.runs.parser_errors import OneLine
 
 DESCRIPTION = (
     "Compare runs: score against measured latency and size, and which models are Pareto-optimal. Name the folders of "

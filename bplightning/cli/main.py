@@ -15,8 +15,8 @@ from typing import NoReturn
 from bplightning.cli.help_pages import ALL, PAGES, page
 from bplightning.cli.verbs import TRAINING_VERBS, VERBS, verb_parser
 from bplightning.errors import UserError, did_you_mean
+from bplightning.io.parser_errors import OneLine
 from bplightning.io.provenance import versions
-from bplightning.runs.parser_errors import OneLine
 
 NOT_WRITTEN = {
     errno.ENOSPC: "make room on the disk, or name another place",

@@ -15,7 +15,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from bplightning.runs.parser_errors import OneLine
+from bplightning.io.parser_errors import OneLine
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,6 @@
 """Pruning in other training loops: any LightningModule, and the transformers Trainer."""
+
+from bplightning.integrations.lightning_callback import PruningCallback
+from bplightning.integrations.transformers_trainer import PruningTrainer, PruningTrainerCallback, PruningTrainerMixin
+
+__all__ = ["PruningCallback", "PruningTrainer", "PruningTrainerCallback", "PruningTrainerMixin"]

@@ -19,8 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.strategies import StrategyRegistry
 
 from bplightning.errors import UserError
+from bplightning.io.parser_errors import OneLine
 from bplightning.plugins import GROUPS, STRATEGIES, available, load, summary
-from bplightning.runs.parser_errors import OneLine
 from bplightning.runs.plugin_options import chosen_in, class_path_of, options_of, typed_options, with_nulls
 
 CONFIG_OPTIONS = ("-c", "--config")
