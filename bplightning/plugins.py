@@ -11,12 +11,12 @@ A class path (``my_file.MyStrategy``) needs no registration, and finds files in 
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import inspect
 import re
 import sys
 from functools import cache
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from itertools import accumulate
 from pathlib import Path
@@ -120,10 +120,12 @@ def summary(group: str) -> dict[str, str]:
 def _docstring_in_file(point: EntryPoint) -> str | None:
     """The docstring of a plugin's class as its file has it; `None` where the class is not defined in that file."""
     package, *below = point.module.split(".")
-    spec = importlib.util.find_spec(package)  # imports nothing, nor does the loop
+    spec: ModuleSpec | None = None
     for name in accumulate(below, "{}.{}".format, initial=package):
-        if name != package and spec is not None:
-            spec = PathFinder.find_spec(name, spec.submodule_search_locations or [])
+        path = None if name == package else (spec and spec.submodule_search_locations) or []
+        # As an import asks, but nothing is imported; `importlib.util.find_spec` would import the packages around it.
+        asked = (finder.find_spec(name, path) for finder in sys.meta_path)
+        spec = next((found for found in asked if found is not None), None)
     if spec is None or spec.origin is None:
         return None
     try:
