@@ -26,8 +26,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# As an installation has it, with strategies and tasks inside the package.
 types: setup
-	$(BIN)/mypy
+	rm -rf build/types && mkdir -p build/types && cp -r bplightning build/types && cp -r strategies tasks build/types/bplightning
+	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml
 
 docs: setup
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -164,7 +164,7 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
                 mask.settle()
             return
         generator = generator_of(step=self._step, batch=self._batches, device=self.target.device)
-        for drawn in (*self.all_masks, *self._sublayers):
+        for drawn in (*cast(list[Gate], self.all_masks), *self._sublayers):
             drawn.draw(generator)
         self._batches += 1
 

@@ -87,9 +87,10 @@ class MoEPruner(Targeted, OneShot):
 
     def _check_experts(self, keep: int) -> None:
         routers = routers_of(self.layout)
+        config: Any = self.layout.model.config
         if not routers:
             raise UserError(
-                f"experts is {keep}, and a model of type {self.layout.model.config.model_type!r} has none: leave it "
+                f"experts is {keep}, and a model of type {config.model_type!r} has none: leave it "
                 "out, or take a mixture of experts such as Mixtral."
             )
         for router, experts in routers.items():

@@ -6,7 +6,7 @@ Legend: `E` examples, `N` heads or units of a layer, or of all layers.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -158,7 +158,8 @@ class Budgeted(Targeted, OneShot, Prepared):
         units = [group for group in self.groups if not isinstance(group, AttentionGroup)]
         lost_heads_N, head_ranks = self._ranked(heads, losses)
         lost_units_N, unit_ranks = self._ranked(units, losses)
-        masks = [self.mask(group) for group in (*heads, *units)]
+        groups: list[Group] = [*heads, *units]
+        masks = [self.mask(group) for group in groups]
         device = masks[0].kept.device
 
         def share(count: int) -> Callable[[int], float]:
@@ -174,7 +175,7 @@ class Budgeted(Targeted, OneShot, Prepared):
         kept = {group.name: ranks_N < kept_heads for group, ranks_N in zip(heads, head_ranks, strict=True)}
         return kept | {group.name: ranks_N < kept_units for group, ranks_N in zip(units, unit_ranks, strict=True)}
 
-    def _ranked(self, groups: list[Group], losses: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _ranked(self, groups: Sequence[Group], losses: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """What is lost of each, the best a weight first; and the place of each in that order, by group."""
         if not groups:
             return torch.zeros(0), []

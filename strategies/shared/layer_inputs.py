@@ -28,8 +28,10 @@ def mask_name(model: nn.Module, group: Group, member: Member) -> str:
         member: The matrix; a cross-attention's key and value read what the encoder gives, its others the decoder's.
     """
     config: Any = model.config
-    cross = isinstance(group, AttentionGroup) and group.role == "cross_attention"
-    if not config.is_encoder_decoder or group.role in ENCODERS or (cross and member in (group.key, group.value)):
+    encoders = (
+        isinstance(group, AttentionGroup) and group.role == "cross_attention" and member in (group.key, group.value)
+    )
+    if not config.is_encoder_decoder or group.role in ENCODERS or encoders:
         return "attention_mask"
     return "decoder_attention_mask"
 
