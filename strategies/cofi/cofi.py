@@ -164,8 +164,10 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
                 mask.settle()
             return
         generator = generator_of(step=self._step, batch=self._batches, device=self.target.device)
-        for drawn in (*cast(list[Gate], self.all_masks), *self._sublayers):
-            drawn.draw(generator)
+        for gate in cast(list[Gate], self.all_masks):
+            gate.draw(generator)
+        for sublayers in self._sublayers:
+            sublayers.draw(generator)
         self._batches += 1
 
     @property
