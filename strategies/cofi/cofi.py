@@ -164,8 +164,8 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
                 mask.settle()
             return
         generator = generator_of(step=self._step, batch=self._batches, device=self.target.device)
-        for gate in cast(list[Gate], self.all_masks):
-            gate.draw(generator)
+        for mask in self.all_masks:
+            mask.draw(generator)
         for sublayers in self._sublayers:
             sublayers.draw(generator)
         self._batches += 1
