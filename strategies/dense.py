@@ -6,4 +6,7 @@ from bplightning.contracts.strategy import PruningStrategy
 
 
 class Dense(PruningStrategy):
-    """Prunes nothing: every hook of the contract does nothing by default."""
+    """No pruning: plain fine-tuning, with the same report.
+
+    Every hook of the contract does nothing by default.
+    """

@@ -9,7 +9,9 @@ from bplightning.strategies.soft_movement import SoftMovement
 
 
 class Hybrid(SoftMovement):
-    """Attention's query, key, value and output in 32 x 32 blocks, feed-forward layers by whole units.
+    """Blocks of attention, whole feed-forward units: start here.
+
+    Attention's query, key, value and output in 32 x 32 blocks, feed-forward layers by whole units.
 
     Blocks let a head shrink until nothing of it is left and it can be removed; a unit's row of the up projection and
     its column of the down projection share one score (arXiv 2109.04838, section 3.3, "hybrid"). Everything else is

@@ -36,7 +36,9 @@ SHUT = TEMPERATURE * math.log(-STRETCH[0] / STRETCH[1])
 
 
 class L0(ScheduledStrategy):
-    """Multiplies tiles by random gates that are often exactly 0, and pays for each gate's chance not to be.
+    """Random gates that learn to close; for comparison.
+
+    Multiplies tiles by random gates that are often exactly 0, and pays for each gate's chance not to be.
 
     In training a gate is ``clamp(1.2 sigmoid((logit u + S) / b) - 0.1, 0, 1)``, u uniform and b = 2/3, drawn once for
     each batch that passes through the model, the same on all ranks (arXiv 1712.01312, equations 10 and 11); what is

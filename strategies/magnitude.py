@@ -12,7 +12,9 @@ from bplightning.strategies.shared.top_k import TopK
 
 
 class Magnitude(TopK, OneShot):
-    """Keeps the weights of largest absolute value, a tile by the mean of its own; learns nothing about it.
+    """The largest weights, an exact fraction; for comparison.
+
+    Keeps the weights of largest absolute value, a tile by the mean of its own; learns nothing about it.
 
     The baseline of the movement papers (arXiv 2005.07683, section 3). Weights below the cut get no gradient, so what is
     pruned returns only where others shrink.

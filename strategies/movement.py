@@ -14,7 +14,9 @@ from bplightning.strategies.shared.top_k import TopK
 
 
 class Movement(TopK):
-    """Keeps the tiles whose scores are highest; a score grows while its weights move away from zero.
+    """The highest learned scores, an exact fraction.
+
+    Keeps the tiles whose scores are highest; a score grows while its weights move away from zero.
 
     The gradient of a score is the sum over its tile of ``dL/dW' * W``, straight through the cut, so what was pruned can
     return (arXiv 2005.07683, equations 2 and 3; in blocks, arXiv 2109.04838, section 3.2). It departs from the

@@ -11,7 +11,9 @@ from bplightning.strategies.shared.mask_search import even_counts
 
 
 class OneShotTaylor(Budgeted):
-    """Prunes the heads and units that the loss misses least by the first term of its Taylor series, without training.
+    """Heads and units by Taylor scores, without training.
+
+    Prunes the heads and units that the loss misses least by the first term of its Taylor series, without training.
 
     Without a head or unit, whose mask is 1, an example's loss changes by about ``|dL/dm|``; the mean over examples is
     its importance (arXiv 1905.10650, equation 2, there of heads; arXiv 1906.10771 has the like of units). Heads compete

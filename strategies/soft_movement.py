@@ -38,7 +38,9 @@ LONG_AT_THE_END = PruningWindow(initial_warmup=1.0, final_warmup=10.0)
 
 
 class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
-    """Keeps the tiles whose sigmoid(score) is above a threshold that rises while a penalty pushes scores down.
+    """Learned scores above a rising threshold.
+
+    Keeps the tiles whose sigmoid(score) is above a threshold that rises while a penalty pushes scores down.
 
     The gradient of a score is how much the loss wants its weights to move away from zero, summed over the tile,
     straight through the threshold; the penalty is ``lambda(t) * mean(sigmoid(S))``, averaged over the masks of a role

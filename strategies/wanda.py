@@ -26,7 +26,9 @@ AT_ONCE = PruningWindow(initial_warmup=0.0, final_warmup=0.0)
 
 
 class Wanda(TopK, OneShot):
-    """Keeps the weights whose magnitude times the norm of their inputs is largest, without training (`prune`).
+    """Weights by magnitude times input norm, without training.
+
+    Keeps the weights whose magnitude times the norm of their inputs is largest, without training (`prune`).
 
     ``|W_ij| * ||X_j||``, the norm over all calibration tokens, compared within each row of a weight (arXiv 2306.11695,
     equation 1 and section 3). Nothing is updated. It departs from the paper in that all norms are those of the dense

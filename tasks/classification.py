@@ -47,7 +47,9 @@ GLUE_COLUMNS = {
 
 
 class Classification(TextTask):
-    """Classification of a text or a pair of texts: one label or several of each, or a number (GLUE's tasks too).
+    """Label a text or a pair of texts, or give it a number.
+
+    Classification of a text or a pair of texts: one label or several of each, or a number (GLUE's tasks too).
 
     The labels say which: whole numbers or names are classes, lists of them are several labels of one example, numbers
     with a decimal point a regression; `problem_type` decides where they do not. With `--task.dataset nyu-mll/glue` the

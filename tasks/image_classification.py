@@ -32,7 +32,9 @@ from bplightning.tasks.shared.table import require_rows
 
 
 class ImageClassification(DataTask):
-    """Classification of images, one label each.
+    """Label an image.
+
+    Classification of images, one label each.
 
     With no argument it uses its embedded data set and model. The validation set serves as the test set too. Images are
     resized and normalized as the model's image processor does it, with no augmentation.

@@ -23,7 +23,9 @@ _BOTH_SIDES = AutoModelForMaskedLM._model_mapping
 
 
 class LanguageModeling(TextTask):
-    """Causal language modelling: predict each token from those before it, measured by perplexity.
+    """Predict the next token.
+
+    Causal language modelling: predict each token from those before it, measured by perplexity.
 
     Texts are joined, 1,000 at a time, and cut into blocks: each with the special tokens that the tokenizer puts around
     a text and nothing more between them, so that a block may hold the end of one text and the beginning of the next;

@@ -19,7 +19,9 @@ from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 
 
 class MaskedLanguageModeling(LanguageModeling):
-    """Masked language modelling: predict 15 % of the tokens from all the others, measured by their perplexity.
+    """Predict masked tokens.
+
+    Masked language modelling: predict 15 % of the tokens from all the others, measured by their perplexity.
 
     Training masks other tokens each time, validation always the same ones, so that scores can be compared. Texts are
     joined and cut into blocks as for causal language modelling. With no argument it uses its embedded data set and

@@ -24,7 +24,9 @@ from bplightning.tasks.squad.predict import Inputs
 
 
 class QuestionAnswering(TokenizedTask):
-    """Extractive question answering (SQuAD v1.1 and v2): find the span of a passage that answers a question.
+    """Find the answer to a question in a passage (SQuAD).
+
+    Extractive question answering (SQuAD v1.1 and v2): find the span of a passage that answers a question.
 
     With no argument it uses its embedded data set and model. The validation set serves as the test set too.
 

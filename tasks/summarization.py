@@ -40,7 +40,9 @@ PREFIXES = {"t5": "summarize: "}
 
 
 class Summarization(TextTask):
-    """Summarization of a text by an encoder-decoder model, measured by ROUGE on the summaries that it generates.
+    """Summarize a text; measured by ROUGE.
+
+    Summarization of a text by an encoder-decoder model, measured by ROUGE on the summaries that it generates.
 
     Training is teacher-forced; a validation generates. With `--task.dataset abisee/cnn_dailymail` or
     `EdinburghNLP/xsum` the columns are known. A summary may be a list of several: the first is learned, and the score

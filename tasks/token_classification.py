@@ -33,7 +33,9 @@ WORD = re.compile(r"\w(\S*\w)?|[^\w\s]")
 
 
 class TokenClassification(TextTask):
-    """Token classification: a tag for each word, as for names in a text (NER) or parts of speech.
+    """Tag each word, such as names (NER).
+
+    Token classification: a tag for each word, as for names in a text (NER) or parts of speech.
 
     An example is a list of words and one of as many tags, names or numbers of the data set's declared names. The first
     piece of a word carries its tag. Tags with prefixes (B-, I-, ...) are measured as spans, others word by word. With

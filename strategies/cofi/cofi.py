@@ -46,7 +46,9 @@ UNTIL_REST = PruningWindow(initial_warmup=1.0, final_warmup=4.0)
 
 
 class CoFi(Targeted, LearnsFromTeacher, Advising):
-    """Multiplies heads, feed-forward units and whole sub-layers by random gates, held to a size.
+    """Heads, units, sub-layers and width, by random gates.
+
+    Multiplies heads, feed-forward units and whole sub-layers by random gates, held to a size.
 
     Each of these has a hard concrete gate (arXiv 1712.01312), and a head or unit is multiplied by its own and by its
     sub-layer's (arXiv 2204.00408, section 3.1): on the columns of the output and down projections, where the product

@@ -26,7 +26,9 @@ from bplightning.strategies.shared.wanda_scores import keep_n_of_m, keep_per_row
 
 
 class MoEPruner(Targeted, OneShot):
-    """Prunes once, without training: by weights, by what they meet, and by how much the router lets through.
+    """Weights and experts of a mixture of experts, no training.
+
+    Prunes once, without training: by weights, by what they meet, and by how much the router lets through.
 
     A weight is worth ``|W_ij| * ||X_j * Gate||_2`` (MoE-Pruner, arXiv 2410.12013): the norm of its input feature over
     the calibration tokens that are routed to its expert, each scaled by its router weight as the model uses it. What is

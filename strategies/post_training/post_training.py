@@ -15,7 +15,9 @@ from bplightning.strategies.shared.mask_search import rearranged
 
 
 class PostTraining(Budgeted):
-    """Prunes the heads and units of a fine-tuned model in minutes, without training it (`prune`).
+    """Heads and units, in minutes, without training (`prune`).
+
+    Prunes the heads and units of a fine-tuned model in minutes, without training it (`prune`).
 
     Three steps of *A Fast Post-Training Pruning Framework for Transformers* (Kwon et al. 2022, arXiv 2204.09656). What
     the loss misses of a head or unit is the diagonal of the Fisher matrix of its mask, the sum over examples of the

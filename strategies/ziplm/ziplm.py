@@ -34,7 +34,9 @@ from bplightning.training.calibration import rows_of
 
 
 class ZipLM(Targeted, Staged, Prepared):
-    """Prunes heads and units to one speed-up after another, by second-order removal within a budget of milliseconds.
+    """Heads and units to measured speed-ups; a family of models.
+
+    Prunes heads and units to one speed-up after another, by second-order removal within a budget of milliseconds.
 
     At each target, calibration data goes through the model once. For each layer it is found in what order its heads or
     units go, what the error is at each size, and what the columns that stay must become; then how many stay in each
