@@ -80,7 +80,7 @@ def draw_front_page(path: Path) -> None:
         axes.annotate(
             text,
             (speedup, accuracy),
-            xytext=(8, -28 if words.startswith("50") else 8),
+            xytext=(-24, -34) if words.startswith("50") else (8, 8),
             textcoords="offset points",
             fontsize=9,
         )

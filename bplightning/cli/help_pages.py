@@ -37,7 +37,7 @@ AROUND: Options = {
     "--refill.max_epochs": ("N", "Fine-tuning of the compact model. Default: 0."),
 }
 TRAINING: Options = {
-    "--trainer.max_epochs": ("N", "Epochs of pruning. Default: 20."),
+    "--trainer.max_epochs": ("N", "Epochs, of baseline and of pruning. Default: 20."),
     "--trainer.devices": ("N", "Number of devices. Default: all there are."),
     "--model.learning_rate": ("RATE", "Peak learning rate. Default: 3e-5."),
 }

@@ -287,7 +287,7 @@ class PruningCLI(LightningCLI):
         if not resume and self.ckpt_path is None and RunFolder(folder).config.exists() and not self._given.fast_dev_run:
             raise UserError(
                 f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir, or "
-                "--ckpt_path last to go on with that run."
+                "--ckpt_path last to continue that run."
             )
         with kept_from_others(self._given, self.trainer, folder):
             if self.settings.resume and not resume and self.trainer.is_global_zero:
@@ -306,7 +306,7 @@ class PruningCLI(LightningCLI):
             ckpt_path=self._checkpoint(),
             weights_only=self.settings.weights_only,
         )
-        fit = lost_ranks_named(self.trainer, remedy=f"Start all ranks again to go on: {again}")(pipeline.fit)
+        fit = lost_ranks_named(self.trainer, remedy=f"Start all ranks again to continue: {again}")(pipeline.fit)
         return fit(self.trainer, run.module, run.task, request, stage_trainer=self.stage_trainer)
 
     def _evaluate(self) -> None:

@@ -22,9 +22,8 @@ def require_by_training(strategy: PruningStrategy) -> None:
     """
     if not prunes_by_training(strategy):
         raise UserError(
-            f"strategy {name_of(type(strategy))!r} prunes a model that is trained already, and nothing is pruned by it "
-            "in training: give it to `prune`, and train what comes out, its compact/, further with `fit --strategy "
-            "dense`."
+            f"strategy {name_of(type(strategy))!r} prunes without training: use `bplightning prune`, then fine-tune "
+            "RUN/compact with `fit --strategy dense`."
         )
 
 

@@ -50,7 +50,7 @@ def load_task(folder: str | Path, override: str | None = None, **settings: Any) 
 
     Raises:
         UserError: The folder does not say its task and neither does `override`, the file is damaged, or the task is
-            not to be had or takes no such settings.
+            not available or takes no such settings.
     """
     file = Path(folder) / TASK_FILE
     name, recorded = _read(file)

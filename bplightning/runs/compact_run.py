@@ -90,7 +90,7 @@ def _require_refilled(run: Path, *, multiple_of: int | str | None) -> None:
     folder = RunFolder(run)
     if not folder.compact.exists() and not folder.report.exists():
         raise UserError(
-            f"{str(run)!r} was stopped while its compact model was refilled: go on with it by its own command and "
+            f"{str(run)!r} was stopped while its compact model was refilled: continue it with its own command and "
             "--resume true, or give --checkpoint last for the model before the refill."
         )
     if multiple_of is not None:

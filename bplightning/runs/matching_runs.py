@@ -54,14 +54,14 @@ def find_earlier(runs: Iterable[Path], which: str, config: Mapping[str, Any], *,
         if training and RunFolder(run).report.is_file() and not _longer(theirs, config):
             raise UserError(
                 f"--ckpt_path is {which!r}, but that run, {str(run)!r}, has ended: its report.json is there. Raise "
-                "trainer.max_steps or max_epochs to go on with it, or leave --ckpt_path out to start anew."
+                "trainer.max_steps or max_epochs to continue it, or leave --ckpt_path out to start a new run."
             )
         if (path := find_checkpoint(RunFolder(run).checkpoints, which)) is not None:
             return path
     if not others:
         raise UserError(
             f"--ckpt_path is {which!r}, but there is no such checkpoint of an earlier run: leave --ckpt_path out to "
-            "start anew, give a .ckpt file, or the --trainer.default_root_dir, --task and --strategy of the run."
+            "start a new run, give a .ckpt file, or the --trainer.default_root_dir, --task and --strategy of the run."
         )
     newest, differences = others[0]
     more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""

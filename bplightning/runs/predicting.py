@@ -121,7 +121,7 @@ class Predictor:
                 )
             except (MisconfigurationException, ValueError, ImportError) as error:
                 reason = str(error).partition("\n")[0]
-                raise UserError(f"accelerator {accelerator!r} is not to be had ({reason}): try 'auto'.") from error
+                raise UserError(f"accelerator {accelerator!r} is not available ({reason}): try 'auto'.") from error
             self.task, network = read_model(model, task)
         if batch_size is not None:
             if not hasattr(self.task, "eval_batch_size"):
@@ -185,7 +185,7 @@ def predict_file(
         overwrite: Whether an output that is there already is replaced.
 
     Raises:
-        UserError: As `predict` has it, or the input or output is not to be had.
+        UserError: As `predict` has it, or the input or output cannot be read or written.
     """
     find_model(model)  # now, before anything is typed into standard input
     show = (sys.stderr.isatty() or output_path != STANDARD) and not (output_path == STANDARD and sys.stdout.isatty())

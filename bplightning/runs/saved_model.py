@@ -24,7 +24,7 @@ def read_model(model: str | Path, task: str | None = None) -> tuple[Task, nn.Mod
         The task, and the model in evaluation mode; the masks of a checkpoint are zeros in its weights.
 
     Raises:
-        UserError: There is no such model, it is damaged, or its task is not to be had.
+        UserError: There is no such model, it is damaged, or its task is not available.
     """
     path = find_model(model)
     if not (path / "config.json").is_file():
@@ -32,7 +32,7 @@ def read_model(model: str | Path, task: str | None = None) -> tuple[Task, nn.Mod
 
         if task is not None:
             raise UserError(
-                f"task is {task!r}, but the task of {str(path)!r} stands in its run's config.yaml: leave it out."
+                f"task is {task!r}, but the task of {str(path)!r} is set by its run's config.yaml: leave it out."
             )
         run, checkpoint = (run_of(path), path) if path.is_file() else (path, None)
         module = load_run(run, checkpoint)

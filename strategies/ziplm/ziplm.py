@@ -53,7 +53,7 @@ class ZipLM(Targeted, Staged, Prepared):
         start: Part of training before the first pruning, in [0, 1); the targets share what comes after it evenly.
         calibration_examples: Training examples that each pruning looks at, 1 or more.
         damping: What is added to the diagonal of each Hessian, as a part of its mean, above 0.
-        search_tries: How many times layers are weighed against one another anew, each by the loss on the calibration
+        search_tries: How many weightings of the layers are tried, each by the loss on the calibration
             data; 0 weighs their relative errors alike.
     """
 

@@ -348,7 +348,7 @@ def test_onnx_says_the_same_at_any_shape_but_for_its_rounding(tmp_path: Path, pa
     model = find_candidates(str(pair / "compact"))[0].load(dtype=torch.float32, device=CPU)
     bind = prepare("onnx-int8", model, folder=tmp_path / "onnx")
     for shape in ((1, 8), (3, 5)):
-        inputs = benchmarking._inputs(model, shape, None)
+        inputs = random_inputs(model, *shape)
         got: Any = bind(inputs)()
         with torch.inference_mode():
             expected = model(**inputs).start_logits

@@ -288,7 +288,7 @@ def test_a_folder_with_a_vocabulary_of_its_own(capsys: pytest.CaptureFixture[str
     assert any(float(score) > 0 for score in scores["full"])
 
     message = refused(capsys, "fit", *options, "--task.train_file=data.jsonl", "--baseline", "small")
-    assert re.search(r"baseline 'small' has \d+ tokens, and the task's tokenizer \d+: .* give the folder", message)
+    assert re.search(r"baseline 'small' has \d+ tokens, but the task's tokenizer \d+: .* give the folder", message)
     for file in Path("small").glob("tokenizer*"):
         file.unlink()
     assert "--ckpt_path 'small' has " in refused(capsys, "validate", *options, "--ckpt_path", "small")

@@ -62,7 +62,8 @@ def exported(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 FEW_LAYERS = {
     "gpt2": {"n_layer": 2},
-    "t5": {"num_layers": 2, "num_decoder_layers": 2},
+    **{kind: {"num_layers": 2, "num_decoder_layers": 2} for kind in ("t5", "umt5")},
+    **{kind: {"encoder_layers": 2, "decoder_layers": 2} for kind in ("bart", "marian", "mbart", "pegasus")},
 }
 """Two, where they are not called `num_hidden_layers`: what is exported costs seconds a layer."""
 

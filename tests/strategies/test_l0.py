@@ -265,7 +265,7 @@ def test_settings_out_of_range_are_refused(options: dict, message: str) -> None:
 
 
 def test_n_of_m_neighbours_are_refused() -> None:
-    with pytest.raises(UserError, match="take magnitude or movement"):
+    with pytest.raises(UserError, match="use magnitude or movement"):
         attached(granularity={"attention": "2:4"})
 
 

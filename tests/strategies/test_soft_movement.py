@@ -102,7 +102,7 @@ def test_score_learning_rate_suits_the_length_of_the_run(steps: int, expected: f
         ({"regularization": -1.0}, r"regularization is -1; it must be 0 or more"),
         ({"regularization": float("nan")}, r"regularization is nan; it must be 0 or more"),
         ({"score_learning_rate": -0.01}, r"score_learning_rate is -0\.01; it must be above 0"),
-        ({"role_weights": {"attention": -1.0}}, r"role_weights has -1 for attention; it must be 0, for no penalty"),
+        ({"role_weights": {"attention": -1.0}}, r"attention; it must be 0 \(no penalty\) or more"),
         ({"granularity": {"attention": "32"}}, r"granularity '32' is not known; it is one of: element, row, column"),
     ],
 )

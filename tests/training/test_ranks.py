@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 from tiny_task import TinyTask, trainer
 
+from bplightning import Target
 from bplightning.errors import UserError
 from bplightning.training.module import PruningModule
 from bplightning.strategies.movement import Movement
@@ -43,7 +44,7 @@ class Diverging(Movement):
 
 
 folder = Path(sys.argv[1])
-module = PruningModule(TinyTask(folder), Diverging(density=0.5))
+module = PruningModule(TinyTask(folder), Diverging(target=Target(density=0.5)))
 options = {"devices": 2, "strategy": "ddp", "logger": False, "enable_checkpointing": False}
 run = trainer(folder, **options, check_val_every_n_epoch=1 if sys.argv[2] == "validation" else 9)
 try:

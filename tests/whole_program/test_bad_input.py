@@ -121,7 +121,7 @@ def test_answer_not_in_context(refused: Callable[..., str], here: Path) -> None:
 @pytest.mark.parametrize("density", ["0", "1.5"])
 def test_density_out_of_range(refused: Callable[..., str], density: str) -> None:
     said = refused("fit", "--strategy", "movement", "--strategy.target.density", density)
-    assert f"density is {density}; it is the fraction of weights kept and must be in (0, 1]" in said
+    assert f"target.density is {density}; it is the fraction of weights to keep and must be in (0, 1]" in said
 
 
 def test_a_block_that_does_not_divide(refused: Callable[..., str]) -> None:
@@ -143,7 +143,7 @@ def widen(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text())
     config["compaction"]["widths"]["encoder.0.feed_forward"] += 1
     (folder / "config.json").write_text(json.dumps(config))
-    return "its weights are of other shapes than its config.json says, listed above"
+    return "its weights are of other shapes than its config.json gives, listed above"
 
 
 def widen_beyond(folder: Path) -> str:

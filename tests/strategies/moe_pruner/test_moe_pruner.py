@@ -146,7 +146,7 @@ def test_a_model_that_routes_around_experts_is_saved_only_compact(tmp_path: Path
     layout, strategy = pruned(model, experts=2)
     strategy.harden(layout)
     model.save_pretrained(tmp_path / "hardened")
-    with pytest.raises(UserError, match=r"saved hardened and not compact, .*: compact it first"):
+    with pytest.raises(UserError, match=r"saved hardened but not compact, .*: compact it first"):
         type(model).from_pretrained(tmp_path / "hardened")
     smaller: Any = compact(model)
     smaller.save_pretrained(tmp_path / "compact")
