@@ -1,5 +1,5 @@
 """The command line: one module a verb, the table of verbs, and the program that runs them."""
 
-from bplightning.cli.main import main
+from bplightning.cli.program import main
 
 __all__ = ["main"]

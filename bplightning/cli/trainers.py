@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -73,12 +75,28 @@ def seeded(settings: Namespace) -> int | None:
 
     Returns:
         The seed; `None` for none.
+
+    Raises:
+        UserError: It is to be drawn, and each rank would draw another.
     """
     seed = settings.seed_everything
     if seed is False:
         return None
-    settings.seed_everything = seed_everything(None if seed is True else seed, workers=True)
+    settings.seed_everything = seed_everything(_drawn_seed() if seed is True else seed, workers=True)
     return int(settings.seed_everything)
+
+
+def _drawn_seed() -> int | None:
+    """A random seed; for one of several ranks `None`, with which Lightning takes what the first rank handed on."""
+    ranks = max(int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+    if ranks == 1:
+        return secrets.randbelow(2**32)
+    if "PL_GLOBAL_SEED" not in os.environ:
+        raise UserError(
+            f"--seed_everything is true, but each of the {ranks} processes of this run would draw another seed: give a "
+            "number."
+        )
+    return None
 
 
 def with_objects(trainer: Namespace) -> Namespace:

@@ -28,6 +28,7 @@ from bplightning.cli.trainers import (
     given_callbacks,
     kept_from_others,
     make_trainer,
+    seeded,
     usual_callbacks,
     with_objects,
 )
@@ -102,7 +103,8 @@ class PruningCLI(LightningCLI):
     """LightningCLI for a `PruningModule`: its verbs `fit`, `validate` and `test`, with ``--task`` and ``--strategy``.
 
     It parses and builds as it is made, and runs when it is asked to (`run`). A subclass adds options in
-    `add_arguments_to_parser`, as with any LightningCLI.
+    `add_arguments_to_parser`, and has the hooks of any LightningCLI: `before_instantiate_classes`, `before_fit`,
+    `after_fit`, and so on. It can override `fit`, `validate` and `test`, which take no arguments: settings are here.
 
     Args:
         args: The verb and its options.
@@ -110,13 +112,15 @@ class PruningCLI(LightningCLI):
 
     Attributes:
         config: What was parsed, by verb.
-        settings: The section of the verb that was typed.
-        built: What it names, as objects.
+        seed: The run's seed; `None` for none.
+        built: What the settings name, as objects.
         model: The module; ``datamodule`` is its task.
         trainer: The run's trainer.
+        report: What `fit` has returned, on the first rank; for `after_fit`.
     """
 
     parser: PluginParser
+    report: Report | None = None
 
     def __init__(self, args: Sequence[str], program: Sequence[str] = ("bplightning",)) -> None:
         self.words = [*program, *args]
@@ -131,11 +135,20 @@ class PruningCLI(LightningCLI):
         )
 
     def run(self) -> Report | None:
-        """Do it; `fit` returns its report, on the first rank."""
-        if self.verb == "fit":
-            return self._fit()
-        self._evaluate()
-        return None
+        """Do it, with a subclass's hooks around it; `fit` returns its report, on the first rank."""
+        super()._run_subcommand(self.verb)
+        return self.report
+
+    @property
+    def verb(self) -> str:
+        """The verb that was typed."""
+        return str(self.subcommand)
+
+    @property
+    def settings(self) -> Namespace:
+        """The section of the verb in `config`."""
+        section: Namespace = self.config[self.verb]
+        return section
 
     # -- LightningCLI's steps ------------------------------------------------------------------------------------------
 
@@ -153,17 +166,15 @@ class PruningCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning looks for settings in the file, where ours has none, and trips over a damaged one."""
 
-    def before_instantiate_classes(self) -> None:
-        """The seed is chosen by now; a folder to evaluate becomes a model or a checkpoint."""
-        self.verb = str(self.subcommand)
-        self.settings: Namespace = self.config[self.verb]
-        self.ckpt_path: str | None = self.settings.ckpt_path
-        self.seed = None if self.settings.seed_everything is False else int(self.settings.seed_everything)
-        if self.verb != "fit":
-            self._find_evaluated()
+    def _set_seed(self) -> None:
+        """As the other verbs do: Lightning takes 0 where it is to draw one."""
+        self.seed = seeded(self.settings)
 
     def instantiate_classes(self) -> None:
         """Build everything, as a run is built when it is read back, and then the trainer."""
+        self.ckpt_path: str | None = self.settings.ckpt_path
+        if self.verb != "fit":
+            self._find_evaluated()
         self.built: BuiltRun = built(self.parser.sections[self.verb], self.settings)
         self.model, self.datamodule = self.built.module, self.built.task
         self._given = with_objects(self.settings.trainer)  # the trainer's settings, with loggers and callbacks
@@ -171,12 +182,16 @@ class PruningCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing yet: `run` does it, and has a result."""
+        """Nothing yet, at the end of the constructor: `run` does it, and has a result."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Nothing: `fit`, `validate` and `test` read `settings`."""
+        return {}
 
     # -- what is built -------------------------------------------------------------------------------------------------
 
     def _find_evaluated(self) -> None:
-        """A run's folder stands for its model; one with a tokenizer is evaluated with that, by a task built for it."""
+        """A folder becomes its model or checkpoint; one with a tokenizer is evaluated with that, by a task for it."""
         if self.ckpt_path in (None, "last", "best"):
             return
         folder = Path(self.ckpt_path)
@@ -274,8 +289,8 @@ class PruningCLI(LightningCLI):
 
     # -- what is done --------------------------------------------------------------------------------------------------
 
-    def _fit(self) -> Report | None:
-        """The whole path, from the baseline to the report."""
+    def fit(self) -> None:
+        """The whole path, from the baseline to the `report`."""
         for name in ("max_epochs", "max_steps"):
             if self._given[name] == 0:
                 raise UserError(
@@ -292,7 +307,7 @@ class PruningCLI(LightningCLI):
         with kept_from_others(self._given, self.trainer, folder):
             if self.settings.resume and not resume and self.trainer.is_global_zero:
                 require_none_begins(folder)
-            return self._pipeline(resume=resume)
+            self.report = self._pipeline(resume=resume)
 
     def _pipeline(self, *, resume: bool) -> Report | None:
         stop = self._stop_gracefully()
@@ -308,6 +323,14 @@ class PruningCLI(LightningCLI):
         )
         fit = lost_ranks_named(self.trainer, remedy=f"Start all ranks again to continue: {again}")(pipeline.fit)
         return fit(self.trainer, run.module, run.task, request, stage_trainer=self.stage_trainer)
+
+    def validate(self) -> None:
+        """The score on the validation set."""
+        self._evaluate()
+
+    def test(self) -> None:
+        """The score on the test set."""
+        self._evaluate()
 
     def _evaluate(self) -> None:
         """`Trainer.validate` or `Trainer.test`, which know checkpoints but no models' folders."""

@@ -26,15 +26,13 @@ INVERTED = ("target_flops_speedup",)
 """Options that were ratios, dense over compact, and are shares now."""
 
 CLASS_PATHS = {
-    "bplightning.alignment.": "bplightning.stages.alignment.",
-    "bplightning.callback.": "bplightning.integrations.lightning_callback.",
-    "bplightning.checkpoints.": "bplightning.training.kept_checkpoints.",
-    "bplightning.growing_log.": "bplightning.training.appending_csv_logger.",
-    "bplightning.interrupts.": "bplightning.training.interrupts.",
-    "bplightning.progress.": "bplightning.training.progress_lines.",
-    "bplightning.refill.": "bplightning.stages.refill.",
+    "bplightning.callback.PruningCallback": "bplightning.integrations.lightning_callback.PruningCallback",
+    "bplightning.checkpoints.LastCheckpoint": "bplightning.training.kept_checkpoints.LastCheckpoint",
+    "bplightning.checkpoints.PrunedCheckpoint": "bplightning.training.kept_checkpoints.PrunedCheckpoint",
+    "bplightning.growing_log.GrowingCSVLogger": "bplightning.training.appending_csv_logger.AppendingCSVLogger",
+    "bplightning.progress.ProgressLines": "bplightning.training.progress_lines.ProgressLines",
 }
-"""Modules before version 0.1.0 whose classes a configuration may name, to where the classes are now. Old class paths of
+"""Callbacks and loggers before version 0.1.0, which a configuration may name, to what they are now. Old class paths of
 strategies and tasks can still be imported."""
 
 
@@ -48,7 +46,7 @@ def renewed(settings: Mapping[str, Any]) -> dict[str, Any]:
     >>> renewed({"strategy": old})["strategy"]["init_args"]
     {'target': {'flops': 0.5}}
     """
-    found: dict[str, Any] = _with_class_paths(settings)
+    found: dict[str, Any] = with_class_paths(settings)
     strategy = found.get("strategy")
     if isinstance(strategy, dict) and isinstance(options := strategy.get("init_args"), dict):
         found["strategy"] = strategy | {
@@ -88,23 +86,17 @@ def renewed_options(options: Mapping[str, Any], old: list[str]) -> dict[str, Any
     return found
 
 
-def _with_class_paths(part: Any) -> Any:
-    """A part of a configuration with the class paths of this version."""
-    if isinstance(part, Mapping):
-        return {
-            key: _new_path(value) if key == "class_path" and isinstance(value, str) else _with_class_paths(value)
-            for key, value in part.items()
-        }
-    return [_with_class_paths(each) for each in part] if isinstance(part, list) else part
+def with_class_paths(part: Any) -> Any:
+    """A part of a configuration with the class paths of this version, as ``class_path`` or alone.
 
+    Args:
+        part: What YAML gives.
 
-def _new_path(class_path: str) -> str:
-    """A class path of this version.
-
-    >>> _new_path("bplightning.callback.PruningCallback")
-    'bplightning.integrations.lightning_callback.PruningCallback'
+    >>> with_class_paths({"callbacks": ["bplightning.callback.PruningCallback", {"class_path": "mine.Other"}]})
+    {'callbacks': ['bplightning.integrations.lightning_callback.PruningCallback', {'class_path': 'mine.Other'}]}
     """
-    for old, new in CLASS_PATHS.items():
-        if class_path.startswith(old):
-            return new + class_path.removeprefix(old)
-    return class_path
+    if isinstance(part, Mapping):
+        return {key: with_class_paths(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [with_class_paths(each) for each in part]
+    return CLASS_PATHS.get(part, part) if isinstance(part, str) else part

@@ -21,6 +21,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from bplightning.errors import UserError
 from bplightning.io.parser_errors import OneLine
 from bplightning.plugins import GROUPS, STRATEGIES, available, load, summary
+from bplightning.runs.older_configuration import with_class_paths
 from bplightning.runs.plugin_options import chosen_in, class_path_of, options_of, typed_options, with_nulls
 
 CONFIG_OPTIONS = ("-c", "--config")
@@ -148,11 +149,14 @@ class PluginParser(OneLine, LightningArgumentParser):
     def resolve(self, config: dict[str, Any]) -> dict[str, Any]:
         """A configuration as YAML gives it, with all plugins' names, sections included, as full class paths.
 
+        Class paths of earlier versions become those of this one.
+
         Raises:
             UserError: There is no such plugin, or the configuration has a key that is `refused`, with the reason there.
         """
         for key in self.refused.keys() & config.keys():
             raise UserError(f"the configuration has {key!r}: {self.refused[key]}")
+        config = with_class_paths(config)
         resolved = dict(config)
         for key in self.plugins.keys() & config.keys():
             resolved[key] = self.plugins[key].resolve(config[key])

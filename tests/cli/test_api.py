@@ -5,14 +5,20 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import bplightning
+from bplightning.cli.training import PruningCLI
 from bplightning.errors import UserError
+from bplightning.stages import pipeline
+
+PYTHON_PAGE = Path(__file__).parents[2] / "docs" / "python-api.md"
 
 USER_FILE = """
 import sys
@@ -90,3 +96,54 @@ def test_it_leaves_everything_of_its_caller_as_it_was(monkeypatch: pytest.Monkey
 def test_what_makes_no_sense_is_an_error_and_not_the_end(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         bplightning.fit(OPTIONS | options)
+
+
+# -- a command line of one's own -----------------------------------------------------------------------------------
+
+
+def words(*more: str) -> list[str]:
+    typed = {name: value if isinstance(value, str) else json.dumps(value) for name, value in OPTIONS.items()}
+    return [*(f"--{name}={value}" for name, value in typed.items()), *more]
+
+
+def test_the_command_line_on_the_python_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    section = PYTHON_PAGE.read_text().partition("\n## Your own command line\n")[2]
+    (block,) = re.findall(r"^```python\n(.*?)^```$", section.partition("\n## ")[0], flags=re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(compile(block, PYTHON_PAGE.name, "exec"), names)
+    report = names["MyCLI"](["fit", *words("--note", "of today:")]).run()
+    assert f"of today: {report['metrics']['compact']}" in capsys.readouterr().out
+
+
+def test_hooks_of_a_subclass_are_called_around_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(pipeline, "fit", lambda *_, **__: calls.append("pipeline"))
+
+    class Own(PruningCLI):
+        def before_instantiate_classes(self) -> None:  # without the base's
+            self.settings.model.learning_rate = 0.25
+
+        def before_fit(self) -> None:
+            calls.append("before_fit")
+
+        def fit(self) -> None:
+            calls.append("fit")
+            super().fit()
+
+        def after_fit(self) -> None:
+            calls.append("after_fit")
+
+        def before_validate(self) -> None:
+            calls.append("before_validate")
+
+        def after_validate(self) -> None:
+            calls.append(f"after_validate of {sorted(self.trainer.callback_metrics)[:1]}")
+
+    made = Own(["fit", *words()])
+    assert calls == []
+    assert made.model.learning_rate == 0.25
+    made.run()
+    assert calls == ["before_fit", "fit", "pipeline", "after_fit"]
+    calls.clear()
+    Own(["validate", *words()]).run()
+    assert calls == ["before_validate", "after_validate of ['val_accuracy']"]

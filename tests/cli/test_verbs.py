@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import re
 import subprocess
@@ -603,6 +604,11 @@ def test_a_verb_of_the_table_is_there(name: str) -> None:
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert help_of(capsys, "--version") == f"bplightning {bplightning.__version__}"
+
+
+def test_the_program_and_its_module_have_names_of_their_own() -> None:
+    assert importlib.import_module("bplightning.cli.program").main is bplightning.cli.main
+    assert importlib.util.find_spec("bplightning.cli.main") is None
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 from built_reports import built, without_baseline
 from rich.console import Console
 
+import bplightning
 from bplightning.errors import UserError
 from bplightning.io.provenance import now, versions
 from bplightning.reporting.report import Report, load_report, render, save_report, validate_report
@@ -339,3 +340,8 @@ def test_versions_and_date_repeat_the_run() -> None:
     assert set(versions()) == {"python", "torch", "transformers", "lightning", "bplightning"}
     assert versions()["torch"] == torch.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", now())
+
+
+def test_a_report_has_the_version_of_the_code_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bplightning, "__version__", "7.8.9")  # as after an update that pip was not told about
+    assert versions()["bplightning"] == "7.8.9"

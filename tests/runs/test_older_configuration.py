@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.seed import isolate_rng
 from pointing_task import make_run
 
+from bplightning.cli.training import PruningCLI
 from bplightning.contracts.target import Target
 from bplightning.contracts.window import PruningWindow
-from bplightning.plugins import STRATEGIES, load
 from bplightning.runs.build import build
 from bplightning.runs.older_configuration import CLASS_PATHS, renewed
 from bplightning.runs.reading import load_run
+from bplightning.training.appending_csv_logger import AppendingCSVLogger
+from bplightning.training.kept_checkpoints import LastCheckpoint
+from bplightning.training.progress_lines import ProgressLines
 
 OLD_RUN = Path(__file__).with_name("config_before_0_1_0.yaml")
 """As `fit --strategy cofi` wrote it before version 0.1.0, but for its folder."""
@@ -100,20 +107,31 @@ def test_options_of_a_strategy_that_has_them_itself_stay(tmp_path: Path, monkeyp
     assert renewed({"strategy": strategy}) == {"strategy": strategy}
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("bplightning.refill.HeldZeros", "bplightning.stages.refill.HeldZeros"),
-        ("bplightning.alignment.Alignment", "bplightning.stages.alignment.Alignment"),
-        ("bplightning.callback.PruningCallback", "bplightning.integrations.lightning_callback.PruningCallback"),
-    ],
-)
+@pytest.mark.parametrize(("old", "new"), CLASS_PATHS.items())
 def test_old_class_paths_are_found(old: str, new: str) -> None:
-    found = renewed({"strategy": {"class_path": old}, "trainer": {"callbacks": [{"class_path": old}]}})
-    assert found["strategy"]["class_path"] == found["trainer"]["callbacks"][0]["class_path"] == new
-    assert load(STRATEGIES, new).__name__ == old.rpartition(".")[2]
+    found = renewed({"trainer": {"callbacks": [{"class_path": old}, old], "logger": {"class_path": old}}})
+    assert found == {"trainer": {"callbacks": [{"class_path": new}, new], "logger": {"class_path": new}}}
+    module, _, name = new.rpartition(".")
+    assert issubclass(getattr(import_module(module), name), Callback | Logger)
 
 
-def test_every_module_that_moved_is_there() -> None:
-    for module in CLASS_PATHS.values():
-        __import__(module.removesuffix("."))
+@pytest.mark.parametrize("above", [False, True], ids=["of the verb", "above the verbs"])
+def test_fit_takes_a_configuration_with_old_class_paths(tmp_path: Path, above: bool) -> None:
+    callbacks = [
+        {"class_path": "bplightning.checkpoints.LastCheckpoint", "init_args": {"every_minutes": 3}},
+        {"class_path": "bplightning.progress.ProgressLines"},
+    ]
+    logger = {"class_path": "bplightning.growing_log.GrowingCSVLogger", "init_args": {"save_dir": str(tmp_path)}}
+    config: dict[str, Any] = {
+        "task": {"class_path": "bplightning.tasks.qa.QuestionAnswering"},
+        "strategy": {"class_path": "bplightning.strategies.cofi.CoFi"},
+        "trainer": {"accelerator": "cpu", "callbacks": callbacks, "logger": logger},
+    }
+    file = tmp_path / "old.yaml"
+    file.write_text(yaml.safe_dump({"fit": config} if above else config))
+    with isolate_rng():
+        words = [f"--config={file}", "fit"] if above else ["fit", f"--config={file}"]
+        trainer = PruningCLI(words).trainer
+    assert [type(each) for each in trainer.checkpoint_callbacks] == [LastCheckpoint]
+    assert any(isinstance(each, ProgressLines) for each in trainer.callbacks)  # type: ignore[attr-defined]
+    assert isinstance(trainer.logger, AppendingCSVLogger)

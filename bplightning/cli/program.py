@@ -10,13 +10,13 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import NoReturn
 
 from bplightning.cli.help_pages import ALL, PAGES, page
 from bplightning.cli.verbs import TRAINING_VERBS, VERBS, verb_parser
 from bplightning.errors import UserError, did_you_mean
 from bplightning.io.parser_errors import OneLine
+from bplightning.io.provenance import own_version
 
 NOT_WRITTEN = {
     errno.ENOSPC: "make room on the disk, or name another place",
@@ -107,8 +107,7 @@ def program_parser() -> argparse.ArgumentParser:
         epilog="bplightning VERB --help explains one of them.",
         allow_abbrev=False,
     )
-    package = import_module("bplightning")  # not what pip recorded, which an editable installation outlives
-    parser.add_argument("--version", action="version", version=f"%(prog)s {package.__version__}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {own_version()}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, verb in VERBS.items():
         verbs.add_parser(name, help=verb.line, add_help=False)
