@@ -25,7 +25,7 @@ class Movement(TopK):
 
     Args:
         target: What to keep at the end of the schedule: a density, a quarter by default. An N:M granularity keeps its
-            own. The papers take densities of 0.15 and less.
+            own, and no target can be given where all are N:M. The papers take densities of 0.15 and less.
         granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
             cross_attention, decoder_feed_forward): element, row, column, a block such as 32x32 (rows x columns), N:M
             such as 2:4, head (attention) or unit (feed-forward). Default: element; a decoder's as the encoder's.

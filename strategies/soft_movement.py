@@ -176,6 +176,12 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
             mask.set_grid(grid_RC)
 
     def penalty(self) -> Tensor | None:
+        if self.target is not None and not self.target.known:
+            raise UserError(
+                f"target.{self.target.kind} is {self.target.value:g}, and no times were measured that could steer to "
+                "it: call the strategy's `prepare` before training (Attachment.prepare does), or give "
+                "target.latency_table."
+            )
         sigmoids = self.guide.protect([cast(Tensor, mask.scores).sigmoid() for mask in self.all_masks], 0.0)
         means: dict[str, list[Tensor]] = {}
         for mask, sigmoid_RC, free in zip(self.all_masks, sigmoids, self.guide.free(self.all_masks), strict=True):

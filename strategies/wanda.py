@@ -36,7 +36,8 @@ class Wanda(TopK, OneShot):
     tile is worth the mean of its weights: by head and unit, which is what becomes smaller and faster.
 
     Args:
-        target: What to keep: a density, half by default as in the paper. An N:M granularity keeps its own.
+        target: What to keep: a density, half by default as in the paper. An N:M granularity keeps its own, and no
+            target can be given where all are N:M.
         granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
             cross_attention, decoder_feed_forward): element, row, column, a block such as 32x32 (rows x columns), N:M
             such as 2:4, head (attention) or unit (feed-forward). Default: element; a decoder's as the encoder's.

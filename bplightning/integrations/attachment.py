@@ -7,6 +7,7 @@ the loss of each batch, it would depend on how the loop averages batches, which 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from transformers.utils import PushToHubMixin
 from bplightning.compaction.equivalence import LogitDifference
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
-from bplightning.contracts.capabilities import Staged
+from bplightning.contracts.capabilities import Prepared, Staged
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.suitability import require_by_training
 from bplightning.errors import UserError
@@ -103,6 +104,20 @@ class Attachment:
                     values = getattr(scheduler, name, None)
                     if isinstance(values, list):
                         values.append(values[at] * ratio if name in RATES_OF_A_SCHEDULER else values[at])
+
+    def prepare(self) -> None:
+        """Let a strategy measure what it must; call it when training begins, before the first `advance`."""
+        if (prepared := self.strategy.capability(Prepared)) is not None:
+            prepared.prepare(self.hardened_copy)
+
+    def hardened_copy(self) -> PreTrainedModel:
+        """A copy of the model as `harden` would leave it, in evaluation mode; the model keeps its masks."""
+        # Together: they hold one another.
+        model, strategy, layout = copy.deepcopy((self.model, self.strategy, self.layout))
+        if hasattr(model, OWNED_AS):
+            delattr(model, OWNED_AS)
+        strategy.harden(layout)
+        return model.eval()
 
     def add_penalty(self, scale: Callable[[Tensor], Tensor] = lambda penalty: penalty) -> None:
         """Add the gradient of the strategy's penalty to that of the last batch; call it once per optimizer step.

@@ -65,7 +65,7 @@ class PruningCallback(Attached, Callback):
         pl_module.configure_model = configure_and_attach  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the optimizer, before a checkpoint of it is read."""
+        """Join the optimizer, before a checkpoint of it is read, and let the strategy measure what it must."""
         if len(trainer.optimizers) != 1:
             raise UserError(
                 f"{type(pl_module).__name__} has {len(trainer.optimizers)} optimizers, but PruningCallback needs "
@@ -74,6 +74,7 @@ class PruningCallback(Attached, Callback):
         schedulers = [config.scheduler for config in trainer.strategy.lr_scheduler_configs]
         total_steps = self._progress(trainer, 0).total_steps
         self.attachment.join(trainer.optimizers[0], total_steps=total_steps, schedulers=schedulers)
+        self.attachment.prepare()
 
     # -- training ------------------------------------------------------------------------------------------------------
 

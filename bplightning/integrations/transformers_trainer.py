@@ -58,13 +58,14 @@ class PruningTrainerCallback(Attached, TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Advance to the step where training begins or resumes."""
+        """Let the strategy measure what it must, and advance to the step where training begins or resumes."""
         if not self.joined:
             raise UserError(
                 "PruningTrainerCallback is in a Trainer that would train no scores and add no penalty: use "
                 "bplightning.integrations.transformers_trainer.PruningTrainer, or put PruningTrainerMixin first "
                 "in your class."
             )
+        self.attachment.prepare()
         self._advance(args, state, step=state.global_step)
 
     def on_optimizer_step(

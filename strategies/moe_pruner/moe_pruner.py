@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.contracts.capabilities import OneShot
-from bplightning.contracts.target import NO_TARGET, Target
+from bplightning.contracts.target import NO_TARGET, Target, shown
 from bplightning.contracts.targeted import Targeted
 from bplightning.errors import UserError
 from bplightning.layout.groups import Member
@@ -44,7 +44,7 @@ class MoEPruner(Targeted, OneShot):
 
     Args:
         target: What to keep in each row: a density, half by default; 1 where only whole experts are to go.
-        pattern: N:M, such as 2:4, in place of a density: of each M neighbours in a row N stay. Default: none.
+        pattern: N:M, such as 2:4, in place of a target: of each M neighbours in a row N stay. Default: none.
         experts: Experts kept in each layer, at least as many as a token goes to. Default: all.
         router_weighted: Whether tokens count by their router weights; false is Wanda, all tokens of an expert alike.
         attention: Whether attention is pruned, too.
@@ -65,6 +65,11 @@ class MoEPruner(Targeted, OneShot):
         assert self.asked.density is not None, "there is a default"
         if pattern is not None and ":" not in check_granularity(pattern):
             raise UserError(f"pattern is {pattern!r}; it must be N:M, such as 2:4, for N of each M neighbours.")
+        if pattern is not None and target.kind is not None:
+            raise UserError(
+                f"target.{target.kind} is {shown(target.value)} and pattern is {pattern}, which keeps a density of its "
+                "own: leave one of them out."
+            )
         self.target_density = self.asked.density
         self.pattern = pattern
         self.experts = experts

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bplightning.contracts.scheduled import ScheduledStrategy
-from bplightning.contracts.target import NO_TARGET, Target
+from bplightning.contracts.target import NO_TARGET, Target, shown
 from bplightning.contracts.targeted import Targeted
 from bplightning.contracts.window import PRUNING_WINDOW, PruningWindow
 from bplightning.errors import UserError
@@ -23,7 +23,7 @@ class TopK(Targeted, ScheduledStrategy):
 
     Args:
         target: What to keep at the end of the schedule: a density, a quarter by default. An N:M granularity keeps its
-            own.
+            own, and no target can be given where all are N:M.
         granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
             cross_attention, decoder_feed_forward): element, row, column, a block such as 32x32 (rows x columns), N:M
             such as 2:4, head (attention) or unit (feed-forward). Default: element; a decoder's as the encoder's.
@@ -54,6 +54,7 @@ class TopK(Targeted, ScheduledStrategy):
             raise UserError(f"refresh_every is {refresh_every}; it must be 1 or more optimizer steps.")
         assert self.asked.density is not None, "there is a default"
         self.target_density = self.asked.density
+        self.target_given = target.kind is not None
         self.scope = scope
         self.refresh_every = refresh_every
 
@@ -69,6 +70,13 @@ class TopK(Targeted, ScheduledStrategy):
         super().attach(layout)
         self.layout = layout
         free = {name: mask for name, mask in self.masks.items() if mask in self._free_masks()}
+        if self.target_given and not free and len(self.masks):
+            patterns = dict.fromkeys(self.granularity[mask.role] for mask in self.all_masks)
+            raise UserError(
+                f"target.{self.asked.kind} is {shown(self.asked.value)} and granularity is {' and '.join(patterns)} "
+                "throughout, which keeps a density of its own: leave the target out, or give a role a granularity "
+                "that is not N:M."
+            )
         pools = {name: [mask] for name, mask in free.items()}
         if self.scope == "global" and free:
             pools = {"the model": list(free.values())}

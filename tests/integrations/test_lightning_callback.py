@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
-from own_module import InOrder, OwnModule, compare, strategy, trainer, with_callback, with_module
+from own_module import InOrder, NotesItsLife, OwnModule, compare, strategy, trainer, with_callback, with_module
 from programs import Program
 from tiny_families import padded_inputs
 from torch import nn
@@ -56,6 +56,12 @@ def test_a_resumed_run_is_the_run_that_was_interrupted(tmp_path: Path) -> None:
     goes_on.fit(OwnModule(tmp_path), datamodule=InOrder(tmp_path), ckpt_path=tmp_path / "0.ckpt", weights_only=True)
     assert goes_on.global_step == 24
     compare(whole, again.strategy, rtol=0, atol=0)
+
+
+def test_a_strategy_may_measure_before_its_first_step(tmp_path: Path) -> None:
+    noting, module = NotesItsLife(), OwnModule(tmp_path)
+    trainer(tmp_path, PruningCallback(noting, warmup=0.125), precision=None).fit(module, datamodule=InOrder(tmp_path))
+    noting.check(module.net)
 
 
 def test_what_is_saved_is_the_pruned_model(tmp_path: Path) -> None:

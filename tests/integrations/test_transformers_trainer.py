@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from own_module import LEARNING_RATE, WARMUP, InOrder, compare, strategy, with_module
+from own_module import LEARNING_RATE, WARMUP, InOrder, NotesItsLife, compare, strategy, with_module
 from tiny_families import padded_inputs
 from tiny_task import rows
 from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, Trainer, TrainingArguments
 
+from bplightning.contracts.strategy import PruningStrategy
 from bplightning.errors import UserError
 from bplightning.integrations.transformers_trainer import PruningTrainer, PruningTrainerCallback
 from bplightning.masks.masking import has_masks
@@ -47,13 +48,22 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
     return TrainingArguments(**(settings | options))
 
 
-def made(folder: Path, **options: Any) -> tuple[PruningTrainer, PruningTrainerCallback]:
-    callback = PruningTrainerCallback(strategy())
+def made(
+    folder: Path, pruned_by: PruningStrategy | None = None, **options: Any
+) -> tuple[PruningTrainer, PruningTrainerCallback]:
+    callback = PruningTrainerCallback(pruned_by or strategy())
     model = InOrder(folder).build_model()
     args = arguments(folder, **options)
     trainer = InOrderTrainer(model=model, args=args, train_dataset=rows(96, seed=0), callbacks=[callback])  # type: ignore[arg-type]
     model.double()  # in which the order of sums makes no difference that could be seen
     return trainer, callback
+
+
+def test_a_strategy_may_measure_before_its_first_step(tmp_path: Path) -> None:
+    noting = NotesItsLife()
+    trainer, _ = made(tmp_path, noting)
+    trainer.train()
+    noting.check(trainer.model)
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,21 @@ Run as ``python own_module.py FOLDER`` it trains both on two ranks and compares 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tiny_task import TinyTask, rows
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import get_linear_schedule_with_warmup
 
-from bplightning.contracts.strategy import PruningStrategy
+from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.contracts.window import PruningWindow
 from bplightning.integrations.lightning_callback import PruningCallback
+from bplightning.masks.masking import has_masks
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.training.module import PruningModule
 
@@ -60,6 +62,34 @@ class OwnModule(LightningModule):
 def strategy() -> Hybrid:
     """One with scores, masks and a penalty that matters."""
     return Hybrid(window=PruningWindow(final_warmup=2), regularization=50, granularity={"attention": "16x16"})
+
+
+class NotesItsLife(Hybrid):
+    """Notes in which order its hooks are called, and what it may measure."""
+
+    def __init__(self) -> None:
+        super().__init__(window=PruningWindow(final_warmup=2), regularization=50, granularity={"attention": "16x16"})
+        self.life: list[str] = []
+        self.dense: list[nn.Module] = []
+
+    def prepare(self, dense: Callable[[], nn.Module]) -> None:
+        self.life.append("prepare")
+        self.dense.append(dense())
+
+    def advance(self, progress: Progress) -> None:
+        self.life.append("advance")
+        super().advance(progress)
+
+    def check(self, trained: nn.Module) -> None:
+        """It measured once, before the first step, an ordinary model; and the one that is trained kept its masks."""
+        assert self.life[0] == "prepare"
+        assert self.life.count("prepare") == 1
+        (dense,) = self.dense
+        assert dense is not trained
+        assert not has_masks(dense)
+        assert not dense.training
+        assert not any("pruning_strategy" in name for name in dense.state_dict())
+        assert has_masks(trained)
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:

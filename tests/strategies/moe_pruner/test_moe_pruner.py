@@ -203,6 +203,8 @@ def test_settings_that_no_model_can_have_are_refused() -> None:
         MoEPruner(target=Target(flops=0.5))
     with pytest.raises(UserError, match=r"pattern is '4x4'; it must be N:M"):
         MoEPruner(pattern="4x4")
+    with pytest.raises(UserError, match=r"target\.density is 0\.25 and pattern is 2:4, .* leave one of them out"):
+        MoEPruner(target=Target(density=0.25), pattern="2:4")
     for experts in (1, 4):
         with pytest.raises(UserError, match=rf"experts is {experts}, .* to 2 of 3: keep a number from 2 to 3"):
             MoEPruner(experts=experts).attach(PrunableLayout.of(tiny("mixtral")))

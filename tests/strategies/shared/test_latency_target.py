@@ -154,6 +154,14 @@ def test_without_a_file_nothing_is_measured_where_nothing_is_trained(monkeypatch
     assert made["estimates"]["density_from"] == "training"
 
 
+def test_training_to_a_speed_up_of_which_no_time_is_known_is_refused() -> None:
+    strategy = Hybrid(target=Target(latency_speedup=2.0), granularity={"attention": "8x8"})
+    strategy.attach(PrunableLayout.of(model_of()))
+    strategy.advance(Progress(0, 100, warmup_steps=2))
+    with pytest.raises(UserError, match=r"target.latency_speedup is 2, .* call the strategy's `prepare`"):
+        strategy.penalty()
+
+
 def test_a_run_measures_its_table_and_reports_the_speed_up_at_its_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

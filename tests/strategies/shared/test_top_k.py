@@ -157,6 +157,14 @@ def test_n_of_m_neighbours_stay_whatever_the_density() -> None:
     assert set(kept.view(-1, 4).sum(1).tolist()) == {3}
 
 
+@pytest.mark.parametrize("cls", [Magnitude, Movement])
+def test_a_target_that_no_mask_would_follow_is_refused(cls: type[TopK]) -> None:
+    patterns = {"attention": "2:4", "feed_forward": "1:4"}
+    with pytest.raises(UserError, match=r"target\.density is 0\.25 and granularity is 2:4 and 1:4 .* leave the target"):
+        attached(cls(target=Target(density=0.25), granularity=patterns))
+    assert at(attached(cls(granularity=patterns)), 100)["attention"] == 0.5
+
+
 def test_density_falls_on_the_cubic_schedule_from_late_start_to_early_end() -> None:
     strategy = attached(Movement(target=Target(density=0.2), window=PruningWindow(initial_warmup=3, final_warmup=4)))
     learn(strategy)
