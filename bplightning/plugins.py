@@ -77,6 +77,9 @@ def load(group: str, name_or_class_path: str) -> type:
             f"a class path such as my_file.My{kind.title()} works too"
             f"{did_you_mean(name_or_class_path, available(group))}"
         )
+    here = str(Path.cwd())
+    if here not in sys.path:  # so that `my_file.MyStrategy` works for an installed command as it does for a script
+        sys.path.append(here)
     return _import_class(kind, name_or_class_path, module, attribute)
 
 
@@ -137,9 +140,6 @@ def _docstring_in_file(point: EntryPoint) -> str | None:
 
 
 def _import_class(kind: str, asked_for: str, module: str, attribute: str) -> type:
-    here = str(Path.cwd())
-    if here not in sys.path:  # so that `my_file.MyStrategy` works for an installed command as it does for a script
-        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a third party's module does on import must not break the others

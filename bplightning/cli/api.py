@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,8 @@ OF_PROCESSES = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "WORLD_
 def fit(options: Mapping[str, Any]) -> Report | None:
     """Train and prune, then compact, evaluate and report: what ``bplightning fit`` does with these options.
 
-    Nothing of the calling program changes: neither its arguments, its environment nor its random numbers. With several
-    devices Lightning starts the calling script once for each.
+    Nothing of the calling program changes: neither its arguments, its environment, its search path for modules, its
+    warnings nor its random numbers. With several devices Lightning starts the calling script once for each.
 
     Args:
         options: Name to value, as on the command line but for the dashes; for example ``{"strategy": "hybrid",
@@ -39,8 +40,9 @@ def fit(options: Mapping[str, Any]) -> Report | None:
         from lightning.pytorch.utilities.seed import isolate_rng  # these take seconds
 
         from bplightning.cli.training import PruningCLI
+        from bplightning.io.quiet import quiet_lightning
 
-        with isolate_rng():
+        with isolate_rng(), quiet_lightning():
             arguments = ["fit", *(f"--{name}={_typed(value)}" for name, value in options.items())]
             return PruningCLI(arguments, PROGRAM).run()
 
@@ -52,11 +54,15 @@ def _typed(value: Any) -> str:
 
 @contextmanager
 def _environment_restored() -> Iterator[None]:
-    """Lightning puts the seed of a run into the environment; after the run it is as it was."""
-    before = dict(os.environ)
+    """Lightning puts a run's seed into the environment, and a class path the current folder among those of modules.
+
+    After the run both are as they were.
+    """
+    before, path = dict(os.environ), list(sys.path)
     try:
         yield
     finally:
+        sys.path[:] = path
         for name in os.environ.keys() | before.keys():
             if name in OF_PROCESSES or os.environ.get(name) == before.get(name):
                 continue

@@ -14,15 +14,16 @@ from bplightning.cli.trainers import (
     SavesConfig,
     add_seed_option,
     add_trainer_options,
-    family_of,
     kept_from_others,
     make_trainer,
+    runs_folder_of,
     save_config,
     seeded,
     usual_callbacks,
     with_objects,
 )
 from bplightning.errors import UserError
+from bplightning.io.quiet import quiet_lightning
 from bplightning.io.run_folder import RunFolder
 from bplightning.plugins import TASKS, load
 from bplightning.reporting.schema import Report
@@ -61,8 +62,8 @@ def run_prune(args: Sequence[str]) -> Report | None:
     module, chosen = PruningModule(objects.task, objects.strategy), with_objects(settings.trainer)
     own: dict[str, Any] = {"enable_checkpointing": False}
     if chosen.logger in (None, True):
-        family = family_of(chosen, module)
-        own["logger"] = AppendingCSVLogger(family.parent, name=family.name)
+        runs = runs_folder_of(chosen, module)
+        own["logger"] = AppendingCSVLogger(runs.parent, name=runs.name)
     saves = [] if chosen.fast_dev_run else [SavesConfig(parser, settings)]
     trainer = make_trainer(chosen, [*usual_callbacks(chosen, "pruning"), *saves], **own)
     folder = folder_of(trainer)
@@ -75,11 +76,10 @@ def run_prune(args: Sequence[str]) -> Report | None:
         alignment=objects.alignment,
         quantize=settings.quantize,
     )
-    with kept_from_others(chosen, trainer, folder):
+    with quiet_lightning(), kept_from_others(chosen, trainer, folder):
         return prune(
             trainer,
             module,
-            module.task,
             request,
             calibration_examples=settings.calibration_examples,
             begin=lambda: save_config(trainer),

@@ -134,7 +134,7 @@ def make_trainer(settings: Namespace, callbacks: list[Callback], **own: Any) -> 
         ) from error
 
 
-def family_of(settings: Namespace, module: PruningModule) -> Path:
+def runs_folder_of(settings: Namespace, module: PruningModule) -> Path:
     """The folder of all runs of a task and a strategy.
 
     Args:

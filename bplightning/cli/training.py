@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +22,10 @@ from bplightning.cli.trainers import (
     add_method_options,
     add_seed_option,
     add_trainer_options,
-    family_of,
     given_callbacks,
     kept_from_others,
     make_trainer,
+    runs_folder_of,
     seeded,
     usual_callbacks,
     with_objects,
@@ -35,6 +33,7 @@ from bplightning.cli.trainers import (
 from bplightning.cli.verbs import TRAINING_VERBS
 from bplightning.distillation.load_finetuned import load_fitting
 from bplightning.errors import UserError
+from bplightning.io.quiet import quiet_lightning
 from bplightning.io.run_folder import RunFolder, find_model, require_none_begins
 from bplightning.reporting.schema import Report
 from bplightning.runs.build import BuiltRun, built
@@ -49,14 +48,6 @@ from bplightning.training.interrupts import StopGracefully, resume_command
 from bplightning.training.kept_checkpoints import LastCheckpoint, PrunedCheckpoint
 from bplightning.training.module import PruningModule, frozen_module
 from bplightning.training.ranks import lost_ranks_named
-
-# What Lightning 2.6 makes a user read, who can do nothing about it: a name that torch 2.13 has replaced, and
-# advertisements.
-warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-# Neither holds here: a metric gathers its states from all ranks, and leaves out the examples that the sampler repeats.
-warnings.filterwarnings("ignore", "Using `DistributedSampler` with the dataloaders", UserWarning)
-warnings.filterwarnings("ignore", "It is recommended to use `self.log.*, sync_dist=True", UserWarning)
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in record.getMessage())
 
 TRAINER_DEFAULTS = {"max_epochs": 20, "gradient_clip_val": 1.0, "enable_model_summary": False}
 
@@ -96,7 +87,8 @@ def run_training(args: Sequence[str]) -> None:
     Args:
         args: The verb and its options; a configuration file may come before the verb.
     """
-    PruningCLI(args, program()).run()
+    with quiet_lightning():
+        PruningCLI(args, program()).run()
 
 
 class PruningCLI(LightningCLI):
@@ -221,7 +213,7 @@ class PruningCLI(LightningCLI):
 
     def _logger(self) -> AppendingCSVLogger:
         version = None if self._earlier is None else self._earlier.name
-        return AppendingCSVLogger(self._family.parent, name=self._family.name, version=version)
+        return AppendingCSVLogger(self._runs_folder.parent, name=self._runs_folder.name, version=version)
 
     def stage_trainer(self, folder: Path, max_epochs: int | None = None) -> Trainer:
         """A trainer of the same settings for a stage before or after the pruning, with objects of its own.
@@ -259,7 +251,7 @@ class PruningCLI(LightningCLI):
                     "given, or checkpoints are not kept: leave that out, or give --resume false, and --ckpt_path to go "
                     "on with a checkpoint."
                 )
-        found = find_same(self._family.glob("version_*"), self._configuration())
+        found = find_same(self._runs_folder.glob("version_*"), self._configuration())
         rank_zero_info(
             "No run of just these settings is there: beginning one." if found is None else f"Going on with {found}."
         )
@@ -270,8 +262,8 @@ class PruningCLI(LightningCLI):
         return dict(yaml.safe_load(self.parser.sections[self.verb].dump(self.settings, skip_unset=False)))
 
     @property
-    def _family(self) -> Path:
-        return family_of(self._given, self.built.module)
+    def _runs_folder(self) -> Path:
+        return runs_folder_of(self._given, self.built.module)
 
     @property
     def _logs_by_default(self) -> bool:
@@ -322,7 +314,7 @@ class PruningCLI(LightningCLI):
             weights_only=self.settings.weights_only,
         )
         fit = lost_ranks_named(self.trainer, remedy=f"Start all ranks again to continue: {again}")(pipeline.fit)
-        return fit(self.trainer, run.module, run.task, request, stage_trainer=self.stage_trainer)
+        return fit(self.trainer, run.module, request, stage_trainer=self.stage_trainer)
 
     def validate(self) -> None:
         """The score on the validation set."""
@@ -371,6 +363,6 @@ class PruningCLI(LightningCLI):
     def _runs(self) -> list[Path]:
         """Folders of the runs next to this one: where the user's logger puts them, or where we do."""
         if self._logs_by_default:
-            return list(self._family.glob("version_*"))
+            return list(self._runs_folder.glob("version_*"))
         here = folder_of(self.trainer)
         return [here] if self._given.logger in (False, []) else list(here.parent.glob("*"))

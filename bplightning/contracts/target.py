@@ -19,7 +19,7 @@ class Target:
         density: Fraction of the prunable weights to keep, in (0, 1].
         flops: Share of the dense model's floating-point operations to keep, in (0, 1].
         latency_speedup: How many times faster than the dense model the pruned one is to be, as measured, above 1. A
-            list of ascending numbers, such as [1.5,2,3], asks for a family of models, where a strategy can make one.
+            list of ascending numbers, such as [1.5,2,3], asks for a model of each size, where a strategy can make them.
         latency_table: File written by the verb `latency-table`, for `latency_speedup`: it fixes the machine and the
             shape that the speed-up is meant for. Default: a table is measured when pruning begins, which takes a minute
             or more, on the device that trains, for one row of 128 tokens.

@@ -18,14 +18,14 @@ class Targeted(PruningStrategy, ABC):
 
     Attributes:
         target_kinds: The kinds of target it can be given, names of fields of `Target`.
-        makes_families: Whether it can be given several speed-ups at once.
+        makes_size_variants: Whether it can be given several speed-ups at once, and makes a model of each.
         default_target: Its target where the user gives none. A class attribute and not the parameter's default: with
             that, another kind given on the command line would be a second target.
         asked: The target that was given, else the default.
     """
 
     target_kinds: ClassVar[tuple[str, ...]] = ("density",)
-    makes_families: ClassVar[bool] = False
+    makes_size_variants: ClassVar[bool] = False
     default_target: ClassVar[Target] = NO_TARGET
     asked: Target
 
@@ -47,9 +47,9 @@ class Targeted(PruningStrategy, ABC):
                 f"target.{kind} is {shown(target.value)}, which {name_of(type(self))} cannot prune to: it takes "
                 f"{takes}. Give that, or take another strategy."
             )
-        if isinstance(target.value, list) and not self.makes_families:
+        if isinstance(target.value, list) and not self.makes_size_variants:
             raise UserError(
                 f"target.{kind} is {shown(target.value)}, and {name_of(type(self))} makes one model: give one number, "
-                "or take ziplm, which makes a family of models."
+                "or take ziplm, which makes a model of each size."
             )
         self.asked = self.default_target if kind is None else target

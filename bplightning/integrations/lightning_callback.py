@@ -110,8 +110,6 @@ class PruningCallback(Attached, Callback):
     def _progress(self, trainer: Trainer, step: int) -> Progress:
         return progress_of(trainer, step=step, warmup=self.warmup)
 
-    # -- after training ------------------------------------------------------------------------------------------------
-
 
 def find_model(module: nn.Module, path: str | None) -> PreTrainedModel:
     """The transformers model in a module.

@@ -4,7 +4,7 @@ from bplightning.io.files import writable, write_whole
 from bplightning.io.json_lines import JsonLinesWriter, read_records
 from bplightning.io.progress_bar import no_progress
 from bplightning.io.provenance import now, versions
-from bplightning.io.run_folder import RunFolder, baseline_of, find_model, settings_of
+from bplightning.io.run_folder import RunFolder, baseline_of, find_model, section_as, settings_of
 from bplightning.io.schema import schema_problems
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "now",
     "read_records",
     "schema_problems",
+    "section_as",
     "settings_of",
     "versions",
     "writable",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -17,6 +17,7 @@ from bplightning.errors import UserError
 CONFIG_FILE = "config.yaml"
 REPORT_FILE = "report.json"
 UNFINISHED_FILE = "unfinished.json"
+Made = TypeVar("Made")
 COMPACT = "compact"
 BASELINE = "baseline"
 CHECKPOINTS = "checkpoints"
@@ -108,15 +109,14 @@ def run_of(checkpoint: Path) -> Path:
     return checkpoint.absolute().parent.parent
 
 
-@contextmanager
-def settings_of(run: Path) -> Iterator[dict[str, Any]]:
-    """What a run's ``config.yaml`` says, to be read in a ``with``: what has no place in it there is the user's to mend.
+def settings_of(run: Path) -> dict[str, Any]:
+    """What a run's ``config.yaml`` says, option to value; whether the values make sense is for the reader to check.
 
     Args:
         run: The run's folder, with ``config.yaml``.
 
     Raises:
-        UserError: The folder has no configuration, or it is damaged, or of another version.
+        UserError: The folder has no configuration, or it is damaged.
     """
     config = RunFolder(run).config
     if not config.is_file():
@@ -125,14 +125,31 @@ def settings_of(run: Path) -> Iterator[dict[str, Any]]:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:
         raise unreadable(config, error) from error
+    if not isinstance(content, dict):
+        raise unreadable(config, f"it holds a {type(content).__name__}, not options by name")
+    return content
+
+
+def section_as(run: Path, name: str, cls: type[Made]) -> Made:
+    """What a section of a run's ``config.yaml`` describes; where it is missing, what `cls` is by default.
+
+    Args:
+        run: The run's folder, with ``config.yaml``.
+        name: The section.
+        cls: What takes the section's options.
+
+    Raises:
+        UserError: As `settings_of` has it, or the section has options that `cls` does not know, or a value is refused.
+    """
+    section = settings_of(run).get(name) or {}
     try:
-        yield content
-    except (AttributeError, LookupError, TypeError) as error:
-        raise unreadable(config, error) from error
+        return cls(**section)
+    except TypeError as error:
+        raise unreadable(RunFolder(run).config, error) from error
 
 
-def unreadable(config: Path, error: Exception) -> UserError:
-    """The error of a configuration that cannot be read."""
+def unreadable(config: Path, error: Exception | str) -> UserError:
+    """The error of a configuration that cannot be read, by what is wrong with it."""
     return UserError(
         f"{str(config)!r} cannot be read ({' '.join(str(error).split())}): it is damaged, or of a version that knows "
         "other options; rename or remove those."
@@ -140,10 +157,18 @@ def unreadable(config: Path, error: Exception) -> UserError:
 
 
 def baseline_of(run: Path) -> Path | None:
-    """Folder of the dense model that a run compares with, where there is one."""
-    with settings_of(run) as settings:
-        named = Path(settings.get("baseline") or "none")
-    for folder in (RunFolder(run).baseline_model, named):
+    """Folder of the dense model that a run compares with, where there is one.
+
+    Args:
+        run: The run's folder, with ``config.yaml``.
+
+    Raises:
+        UserError: As `settings_of` has it, or the baseline that is named there can be none.
+    """
+    named = settings_of(run).get("baseline") or "none"
+    if not isinstance(named, str):
+        raise unreadable(RunFolder(run).config, f"baseline is {named!r}, and must be a word or a folder")
+    for folder in (RunFolder(run).baseline_model, Path(named)):
         if (folder / "config.json").is_file():
             return folder
     return None
@@ -175,17 +200,26 @@ def require_none_begins(before: Path) -> None:
     """Refuse to begin a run while another process begins one next to it, as nobody knows yet whether they are the same.
 
     Args:
-        before: Folder ``version_N`` of the run to begin; only those of lower numbers count.
+        before: Folder of the run to begin. Only those of lower numbers count; where it is not called ``version_N``,
+            none has a lower one.
 
     Raises:
         UserError: Another process is beginning one.
     """
-    numbered = {int(name): run for run in before.parent.glob("version_*") if (name := run.name[8:]).isdecimal()}
-    for number, run in numbered.items():
-        if number < int(before.name[8:]) and not (run / "config.yaml").is_file():
-            lock = _lock(run, patience=0)
-            if lock is not None:
-                os.close(lock)
+    own = _number(before)
+    for run in before.parent.glob("version_*"):
+        number = _number(run)
+        if own is None or number is None or number >= own or RunFolder(run).config.is_file():
+            continue
+        lock = _lock(run, patience=0)
+        if lock is not None:
+            os.close(lock)
+
+
+def _number(run: Path) -> int | None:
+    """The number of a folder ``version_N``; `None` for one of another name."""
+    number = run.name.removeprefix("version_")
+    return int(number) if number != run.name and number.isdecimal() else None
 
 
 def _lock(folder: Path, patience: float) -> int | None:

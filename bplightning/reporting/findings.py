@@ -9,11 +9,11 @@ from typing import Any, SupportsFloat
 from bplightning.measuring.records import Machine, ParameterCount
 from bplightning.reporting.schema import (
     Aligned,
-    FamilyMember,
     Monitor,
     Pattern,
     Quantized,
     Refilled,
+    SizeVariant,
     Snap,
     Stream,
     Vocabulary,
@@ -150,7 +150,7 @@ class StagesDone:
         refill: How the compact model was fine-tuned.
         snap: What the last correction of the masks did; `None` where nothing was steered.
         quantized: What the compact model became in 8 bits.
-        family: Other models that the run made.
+        size_variants: Models of other sizes that the run made.
     """
 
     distillation: Mapping[str, Any] | None = None
@@ -159,4 +159,4 @@ class StagesDone:
     refill: Refilled | None = None
     snap: Snap | None = None
     quantized: Quantized | None = None
-    family: Sequence[FamilyMember] = ()
+    size_variants: Sequence[SizeVariant] = ()

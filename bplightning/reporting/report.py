@@ -101,7 +101,7 @@ def build_report(
         refill=stages.refill,
         snap=stages.snap,
         quantized=stages.quantized,
-        family=[{**member, "metrics": _numbers(member["metrics"]) or {}} for member in stages.family],
+        family=[{**variant, "metrics": _numbers(variant["metrics"]) or {}} for variant in stages.size_variants],
         density=Density(
             encoder_linear=masked["encoder_linear"] / full["encoder_linear"],
             all_parameters=masked["all"] / full["all"],

@@ -220,8 +220,8 @@ class Snap(TypedDict):
     metrics_before: Numbers | None
 
 
-class FamilyMember(TypedDict):
-    """A smaller or larger model of the same run; `speedup` over the dense model, by shape ``"BxL"``."""
+class SizeVariant(TypedDict):
+    """Another model of the same run, listed in `family`; `speedup` over the dense model, by shape ``"BxL"``."""
 
     name: str
     folder: str
@@ -249,7 +249,7 @@ class Report(TypedDict):
     refill: Refilled | None
     snap: Snap | None
     quantized: Quantized | None
-    family: list[FamilyMember]
+    family: list[SizeVariant]
     density: Density
     heads: Heads
     units: Units

@@ -221,10 +221,10 @@ def _stages(report: Report) -> Iterator[str]:
         times = ", ".join(f"{shape} {ratio:.2f}x" for shape, ratio in (small["speedup"] or {}).items())
         times = f"; speed-up over the dense model in torch, with the gain of the backend: {times}" if times else ""
         yield f"in {small['kind']} ({small['backend']}): {scores}, {quantity(small['bytes_on_disk'])}{times}"
-    for member in report["family"]:
-        scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in member["metrics"].items())
-        times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in member["speedup"].items())
-        yield f"also saved {member['folder']}: {scores}, {quantity(member['bytes_on_disk'])}{times}"
+    for variant in report["family"]:
+        scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in variant["metrics"].items())
+        times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in variant["speedup"].items())
+        yield f"also saved {variant['folder']}: {scores}, {quantity(variant['bytes_on_disk'])}{times}"
     if refill is not None:
         held = ", zeros stay zero" if refill["hold_masks"] else ""
         yield f"the compact model was refilled, epochs {refill['max_epochs']}{held}"

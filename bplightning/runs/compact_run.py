@@ -11,7 +11,7 @@ from bplightning.compaction.loading import DTYPES
 from bplightning.compaction.vocabulary import Corpus
 from bplightning.errors import UserError
 from bplightning.io.files import made_parent, require_empty
-from bplightning.io.run_folder import REPORT_FILE, RunFolder, baseline_of, settings_of
+from bplightning.io.run_folder import REPORT_FILE, RunFolder, baseline_of, section_as
 from bplightning.reporting.schema import Report
 from bplightning.runs.reading import load_run, refill_of, task_of_run
 from bplightning.stages.alignment import AUTO, Alignment, require_possible
@@ -102,8 +102,7 @@ def _require_refilled(run: Path, *, multiple_of: int | str | None) -> None:
 
 def _alignment_of(run: Path) -> Alignment:
     """As the run has it; what it has chosen by measurement is chosen."""
-    with settings_of(run) as settings:
-        alignment = Alignment(**(settings.get("alignment") or {}))
+    alignment = section_as(run, "alignment", Alignment)
     if alignment.multiple_of == AUTO:
         for file in (RunFolder(run).report, RunFolder(run).unfinished):
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from bplightning.plugins import STRATEGIES, load
@@ -49,9 +50,10 @@ def renewed(settings: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = with_class_paths(settings)
     strategy = found.get("strategy")
     if isinstance(strategy, dict) and isinstance(options := strategy.get("init_args"), dict):
-        found["strategy"] = strategy | {
-            "init_args": renewed_options(options, old_options(strategy["class_path"], options))
-        }
+        name = strategy.get("class_path")
+        old = old_options(name, options) if isinstance(name, str) else []
+        with suppress(TypeError, ZeroDivisionError):  # no number, which is refused when the run is built
+            found["strategy"] = strategy | {"init_args": renewed_options(options, old)}
     return found
 
 
@@ -81,7 +83,8 @@ def renewed_options(options: Mapping[str, Any], old: list[str]) -> dict[str, Any
         if options[name] is not None:
             value = 1 / options[name] if name in INVERTED else options[name]
             found[section] = {**(found.get(section) or {}), field: value}
-    if (target := found.get("target")) and target.keys() == {"latency_table"}:  # of ziplm, whose default was twice
+    target = found.get("target")
+    if isinstance(target, dict) and target.keys() == {"latency_table"}:  # of ziplm, whose default was twice
         found["target"] = {"latency_speedup": 2.0, **target}
     return found
 

@@ -221,7 +221,7 @@ def _chunks(placed: Iterable[Placed]) -> Iterator[list[Placed]]:
 def _quiet() -> Iterator[None]:
     """Hide progress bars, and the messages of Lightning when it starts and stops."""
     lightning = quiet_loggers("lightning.pytorch.utilities.rank_zero")
-    with quiet_transformers(warnings=True), lightning, warnings.catch_warnings():
+    with quiet_transformers(warns=True), lightning, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers", UserWarning)
         warnings.filterwarnings("ignore", "GPU available but not used", UserWarning)

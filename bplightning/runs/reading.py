@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.quiet import quiet_transformers
-from bplightning.io.run_folder import RunFolder, baseline_of, settings_of, unreadable
+from bplightning.io.run_folder import RunFolder, baseline_of, section_as, settings_of, unreadable
 from bplightning.runs.build import BuiltRun, build
 from bplightning.runs.older_configuration import renewed
 from bplightning.runs.training_options import PRUNE_ONLY
@@ -35,9 +35,7 @@ def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
         UserError: The folder has no configuration or no such checkpoint, or is of a run of `prune`, the configuration
             is of another version, or the checkpoint is damaged or does not fit it.
     """
-    with settings_of(run) as settings:
-        without_training = PRUNE_ONLY in settings
-    if without_training:
+    if PRUNE_ONLY in settings_of(run):
         raise UserError(
             f"{str(run)!r} is a run of `prune`, which keeps no checkpoints: its model is its compact/, which "
             f"`validate --ckpt_path {RunFolder(run).compact} --task ...` evaluates."
@@ -70,9 +68,8 @@ def task_of_run(run: Path, *, model: Path) -> Task:
 
 def refill_of(run: Path) -> Refill | None:
     """How a run refills its compact model; `None` where it does not."""
-    with settings_of(run) as settings:
-        refill = settings.get("refill")
-        return Refill(**refill) if refill and refill["max_epochs"] else None
+    refill = section_as(run, "refill", Refill)
+    return refill if refill.max_epochs else None
 
 
 def checkpoint_of(run: Path, checkpoint: str | Path | None = None) -> Path:
@@ -98,10 +95,12 @@ def checkpoint_of(run: Path, checkpoint: str | Path | None = None) -> Path:
 
 def _read(run: Path, model: Path | None = None) -> BuiltRun:
     """Build what a configuration says, with a task that takes `model`, if given, in place of its own."""
-    with settings_of(run) as settings:
-        kept = renewed({key: value for key, value in settings.items() if key not in NOT_READ})
-        if model is not None:
-            kept["task"] = kept["task"] | {"init_args": (kept["task"].get("init_args") or {}) | {"model": str(model)}}
+    kept = renewed({key: value for key, value in settings_of(run).items() if key not in NOT_READ})
+    if model is not None:
+        task = kept.get("task")
+        if not isinstance(task, dict) or not isinstance(options := task.get("init_args") or {}, dict):
+            raise unreadable(RunFolder(run).config, f"task is {task!r}, and must have a class_path and init_args")
+        kept["task"] = task | {"init_args": options | {"model": str(model)}}
     try:
         return build(kept)
     except ArgumentError as error:

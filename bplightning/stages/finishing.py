@@ -31,7 +31,7 @@ from bplightning.reporting.report import build_report, render, save_report
 from bplightning.reporting.schema import Numbers, Quantized, Report
 from bplightning.stages.alignment import align
 from bplightning.stages.compact_stage import Compacted, Filling, Saving, make_compact
-from bplightning.stages.measured_family import measured_family
+from bplightning.stages.measured_variants import measured_variants
 from bplightning.stages.request import RunRequest
 from bplightning.stages.run_findings import (
     Hardened,
@@ -62,7 +62,7 @@ class Ending:
         dense: Folder of the dense baseline, or `None`.
         filling: How the compact model is refilled, if it is.
         saving: How it is saved.
-        family: Folders of other models that the same training left, to be evaluated and timed, too.
+        size_variants: Folders of models of other sizes that the same training left, to be evaluated and timed, too.
     """
 
     out: Path
@@ -70,7 +70,7 @@ class Ending:
     dense: Path | None = None
     filling: Filling | None = None
     saving: Saving = AS_TRAINED
-    family: Sequence[Path] = ()
+    size_variants: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def finish(trainer: Trainer, module: PruningModule, ending: Ending, request: Run
     small = None if request.quantize is None else _quantized(trainer, made, evaluated.dense, notes=notes)
     # A masked model has the dense shapes, so it stands in for a dense one wherever only shapes count.
     of_dense_shapes = computing_all(masked) if evaluated.dense is None else evaluated.dense
-    members = measured_family(
-        ending.family,
+    variants = measured_variants(
+        ending.size_variants,
         task,
         dense=of_dense_shapes,
         notes=notes,
@@ -132,7 +132,7 @@ def finish(trainer: Trainer, module: PruningModule, ending: Ending, request: Run
         refill=made.refilled,
         snap=snap_record(hardened.snap, evaluated.results["masked"]["metrics"]),
         quantized=small,
-        family=members,
+        size_variants=variants,
     )
     found = build_report(
         origin_of(trainer, module, hardened, request),

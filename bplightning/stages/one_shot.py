@@ -13,7 +13,6 @@ from torch import nn
 from bplightning.contracts.capabilities import Prepared
 from bplightning.contracts.strategy import Progress
 from bplightning.contracts.suitability import require_one_shot
-from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.progress_bar import progress_bar
 from bplightning.io.run_folder import RunFolder
@@ -43,7 +42,6 @@ END = Progress(step=1, total_steps=1, warmup_steps=0)
 def prune(
     trainer: Trainer,
     module: PruningModule,
-    task: Task,
     request: RunRequest = OF_ITSELF,
     *,
     calibration_examples: int | None = None,
@@ -53,8 +51,7 @@ def prune(
 
     Args:
         trainer: Lightning's trainer, for its device and its folder; it trains nothing.
-        module: The task and the strategy together.
-        task: The task, whose model is fine-tuned already.
+        module: The task, whose model is fine-tuned already, and the strategy together.
         request: What is asked for. A baseline of ``model`` is the model that is pruned, which is then saved to
             ``baseline/``.
         calibration_examples: Training examples that the strategy may look at, 1 or more; by default as many as it asks
@@ -69,7 +66,7 @@ def prune(
             removes, there are several processes, the baseline is no such folder, the run's folder cannot be written or
             holds a model already, there are no training examples, or a compaction was refused.
     """
-    one_shot = require_one_shot(module.strategy)
+    task, one_shot = module.task, require_one_shot(module.strategy)
     wanted = one_shot.examples_at_once() or EXAMPLES
     examples = wanted if calibration_examples is None else calibration_examples
     run = RunFolder(folder_of(trainer))

@@ -47,7 +47,6 @@ StageTrainer = Callable[[Path, int | None], Trainer]
 def fit(
     trainer: Trainer,
     module: PruningModule,
-    task: Task,
     request: RunRequest = PLAIN,
     *,
     stage_trainer: StageTrainer | None = None,
@@ -61,8 +60,7 @@ def fit(
 
     Args:
         trainer: Lightning's trainer.
-        module: The task and the strategy together.
-        task: The task, as the trainer's data.
+        module: The task, which is the trainer's data, and the strategy together.
         request: What is asked for.
         stage_trainer: Makes the trainers of other stages; needed for a baseline of ``train`` and for a refill.
 
@@ -90,7 +88,7 @@ def fit(
         dense = _prepare(trainer, module, request, RunFolder(Path(folder)), stage_trainer)
         with isolate_rng():  # a refill is the same whether this process has pruned or found that done
             ckpt_path, weights_only = request.ckpt_path, request.weights_only
-            trainer.fit(module, datamodule=task, ckpt_path=ckpt_path, weights_only=weights_only)
+            trainer.fit(module, datamodule=module.task, ckpt_path=ckpt_path, weights_only=weights_only)
     if rehearsal:
         return None
     run = RunFolder(folder_of(trainer))
@@ -105,7 +103,7 @@ def fit(
             report=run.report,
             dense=dense,
             filling=_filling(module, request, run, stage_trainer),
-            family=trainer.strategy.broadcast(folders(run.path)),
+            size_variants=trainer.strategy.broadcast(folders(run.path)),
         ),
         request,
     )
@@ -128,7 +126,7 @@ def _require_consistent(module: PruningModule, request: RunRequest, stage_traine
         from bplightning.stages.quantization import require_quantizable  # its libraries are not everybody's
 
         require_quantizable(module.task, request.quantize)
-    wanted = {"baseline is 'train'": baseline == "train", "there is to be a refill": request.filling is not None}
+    wanted = {"baseline is 'train'": baseline == "train", "there is to be a refill": request.refill is not None}
     for what, is_wanted in wanted.items():
         if is_wanted and stage_trainer is None:
             raise UserError(f"{what}, but no stage_trainer was given to train it with: give one.")
@@ -221,7 +219,7 @@ def _filling(
     module: PruningModule, request: RunRequest, run: RunFolder, stage_trainer: StageTrainer | None
 ) -> Filling | None:
     """How the compact model is refilled, if it is to be."""
-    settings = request.filling
+    settings = request.refill
     if settings is None or stage_trainer is None:
         return None
 

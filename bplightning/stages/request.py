@@ -25,7 +25,7 @@ class RunRequest:
             dense one where there is one.
         alignment: Which of the removed feed-forward units are put back, for widths that suit the hardware; by default
             none.
-        refill: How the compact model is fine-tuned; by default, and with no epochs, it is left as it is.
+        refill: How the compact model is fine-tuned; `None`, which settings with no epochs become, leaves it as it is.
         quantize: ``int8`` to evaluate and time the compact model in 8 bits, too; by default it is not.
         resume: Whether to continue from what the run's folder holds of a run with the same settings.
         ckpt_path: Checkpoint to continue from, as `Trainer.fit` takes it.
@@ -43,10 +43,9 @@ class RunRequest:
     ckpt_path: str | Path | None = None
     weights_only: bool | None = None
 
-    @property
-    def filling(self) -> Refill | None:
-        """The refill, if there is to be one."""
-        return self.refill if self.refill is not None and self.refill.max_epochs else None
+    def __post_init__(self) -> None:
+        if self.refill is not None and not self.refill.max_epochs:
+            object.__setattr__(self, "refill", None)
 
 
 PLAIN = RunRequest()

@@ -29,6 +29,7 @@ from bplightning.reporting.score_history import ScoreHistory
 from bplightning.training.calibration import calibrate
 from bplightning.training.checkpoint_files import folder_of, require_same_weights
 from bplightning.training.collapse import CollapseWarning
+from bplightning.training.denormals import FlushDenormals
 from bplightning.training.guards import FiniteGuard, require_finite_parameters, require_precise_scores
 from bplightning.training.kept_checkpoints import warn_of_unpruned_choices
 from bplightning.training.mask_monitor import MaskMonitor, TeacherWarning
@@ -93,9 +94,10 @@ class PruningModule(LightningModule):
         self.configured = False
 
     def configure_callbacks(self) -> list[Callback]:
-        """Callbacks of every run: exact resuming, checks of values and ranks, and records."""
+        """Callbacks of every run: exact resuming, quick arithmetic, checks of values and ranks, and records."""
         there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        kinds = (Resuming, FiniteGuard, MasksAgree, CollapseWarning, ScoreHistory, MaskMonitor, TeacherWarning)
+        checks = (FiniteGuard, MasksAgree, CollapseWarning, TeacherWarning)
+        kinds = (Resuming, FlushDenormals, *checks, ScoreHistory, MaskMonitor)
         return [kind() for kind in kinds if kind not in there]
 
     def setup(self, stage: str) -> None:
@@ -174,15 +176,9 @@ class PruningModule(LightningModule):
         self._teacher.clear()
 
     def on_train_start(self) -> None:
-        # Adam's moments of weights without gradients (masked, or of tokens that do not occur) shrink by a tenth in each
-        # step, and finally to denormal numbers, with which CPUs are slow.
-        torch.set_flush_denormal(True)
         self._advance(self.progress())
         if not self.target_reached():
             warn_of_unpruned_choices(self.trainer)
-
-    def on_train_end(self) -> None:
-        torch.set_flush_denormal(False)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         options = {name: value for teacher in self._teacher for name, value in teacher.student_options.items()}

@@ -1,4 +1,4 @@
-"""ZipLM: heads and units by second-order removal, to one size or a family of them."""
+"""ZipLM: heads and units by second-order removal, to one size or several, one after another."""
 
 from bplightning.strategies.ziplm.ziplm import ZipLM
 

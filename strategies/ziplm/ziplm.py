@@ -48,7 +48,7 @@ class ZipLM(Targeted, Staged, Prepared):
     the learning rate falls once over the whole run, not after each target anew.
 
     Args:
-        target: How many times faster than the dense model each model of the family is to be, by the latency table: one
+        target: How many times faster than the dense model each model is to be, by the latency table: one
             speed-up or a list of ascending ones. Default: one model, 2 times.
         start: Part of training before the first pruning, in [0, 1); the targets share what comes after it evenly.
         calibration_examples: Training examples that each pruning looks at, 1 or more.
@@ -59,7 +59,7 @@ class ZipLM(Targeted, Staged, Prepared):
 
     puts_back = False
     target_kinds: ClassVar[tuple[str, ...]] = ("latency_speedup",)
-    makes_families: ClassVar[bool] = True
+    makes_size_variants: ClassVar[bool] = True
     default_target: ClassVar[Target] = Target(latency_speedup=2.0)
 
     def __init__(

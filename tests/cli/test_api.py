@@ -6,11 +6,13 @@ import copy
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_task
 import torch
 
 import bplightning
@@ -82,6 +84,40 @@ def test_it_leaves_everything_of_its_caller_as_it_was(monkeypatch: pytest.Monkey
     assert dict(os.environ) == environment
     assert torch.equal(torch.get_rng_state(), drawn)
     assert options == OPTIONS
+
+
+PROGRAM = """
+import json, logging, sys, warnings
+import bplightning
+
+
+def state():
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    return [repr(warnings.filters), repr(logger.filters), sys.path]
+
+
+import bplightning.training.module  # libraries add filters of their own when they are imported
+import lightning.pytorch.cli, transformers, onnx
+before = json.dumps(state())
+bplightning.fit(json.loads(sys.argv[1]))
+after = json.dumps(state())
+assert after == before, f"{before} became {after}"
+"""
+
+
+def test_it_leaves_warnings_messages_and_search_path_as_they_were(here: Path) -> None:
+    (here / "elsewhere").mkdir()
+    (here / "elsewhere" / "program.py").write_text(PROGRAM)
+    options = OPTIONS | {"trainer.fast_dev_run": True}
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(Path(tiny_task.__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, "elsewhere/program.py", json.dumps(options)],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

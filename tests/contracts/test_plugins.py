@@ -51,6 +51,9 @@ def test_class_path_in_current_folder_needs_no_registration(tmp_path: Path, monk
     (tmp_path / "file_of_a_user.py").write_text("class MyStrategy: ...\n")
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # as for an installed command
     monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    plugins.load(STRATEGIES, "hybrid")
+    assert sys.path == path  # a registered name has nothing to look for there
     assert plugins.load(STRATEGIES, "file_of_a_user.MyStrategy").__name__ == "MyStrategy"
 
 

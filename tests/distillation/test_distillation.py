@@ -269,14 +269,14 @@ def test_a_teacher_without_a_trained_head_is_refused_before_a_baseline_is_traine
     task = TinyTask(tmp_path)
     module = PruningModule(task, Hybrid(), distillation=Distillation(str(tmp_path / "bare")))
     with pytest.raises(UserError, match=r"is not fine-tuned for this task: it has no 'qa_outputs\.weight' and 1 "):
-        pipeline.fit(trainer(tmp_path), module, task, RunRequest(baseline="train"), stage_trainer=pytest.fail)
+        pipeline.fit(trainer(tmp_path), module, RunRequest(baseline="train"), stage_trainer=pytest.fail)
     teacher = save_teacher(tmp_path)
     words = sorted(task.tokenizer.get_vocab().items(), key=lambda item: (item[1] > 4, -item[1]))
     (tmp_path / "vocab.txt").write_text("\n".join(word for word, _ in words))
     BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(teacher)
     module.distillation = Distillation(teacher)
     with pytest.raises(UserError, match="of the tokenizer's 59 tokens"):
-        pipeline.fit(trainer(tmp_path), module, task, RunRequest(baseline="train"), stage_trainer=pytest.fail)
+        pipeline.fit(trainer(tmp_path), module, RunRequest(baseline="train"), stage_trainer=pytest.fail)
 
 
 @pytest.mark.parametrize("model_type", ["pegasus", "marian", "t5", "bart", "distilbert", "modernbert"])
@@ -368,13 +368,12 @@ def test_the_runs_own_baseline_may_be_the_teacher(tmp_path: Path) -> None:
         )
 
     with pytest.raises(UserError, match=r"--distillation.teacher baseline needs a baseline: pass --baseline train"):
-        pipeline.fit(trainer(tmp_path), module(), task)
+        pipeline.fit(trainer(tmp_path), module())
     watch, pruned = Losses(), module()
     given = dict(vars(pruned.distillation))
     pipeline.fit(
         trainer(tmp_path / "run", watch, max_steps=3),
         pruned,
-        task,
         RunRequest(baseline="train", start="baseline"),
         stage_trainer=lambda folder, _: trainer(folder, max_steps=3),
     )

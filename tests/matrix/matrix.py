@@ -110,7 +110,7 @@ def test_fit_and_reload(
     )
     run = pipeline.fit if prunes_by_training(strategy) else partial(one_shot.prune, calibration_examples=8)
     try:
-        report = run(trainer, PruningModule(task, strategy, learning_rate=1e-3, warmup=1), task)
+        report = run(trainer, PruningModule(task, strategy, learning_rate=1e-3, warmup=1))
     except UserError as error:
         if family == "bert" or not any(words in str(error) for words in OF_SOME_FAMILIES.get(strategy_name, ())):
             raise

@@ -40,8 +40,9 @@ def test_a_configuration_is_built_without_a_trainer(configuration: dict[str, Any
     assert run.module.distillation.teacher == "baseline"
     asked = run.request
     assert (asked.baseline, asked.start, asked.quantize) == ("train", "baseline", None)
-    assert (asked.alignment.multiple_of, asked.filling and asked.filling.max_epochs) == (8, 2)
+    assert (asked.alignment.multiple_of, asked.refill and asked.refill.max_epochs) == (8, 2)
     assert run.module._trainer is None
+    assert build(configuration | {"refill": {"max_epochs": 0}}).request.refill is None
 
 
 def test_building_imports_no_command_line() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 from bplightning.errors import UserError
 from bplightning.io.run_folder import baseline_of
+from bplightning.runs import reading
 from bplightning.runs.compact_run import _alignment_of, compact_run
 from bplightning.runs.reading import checkpoint_of, load_run, refill_of, task_of_run
 
@@ -188,6 +190,17 @@ def test_a_mistake_in_a_users_own_task_is_not_called_a_damaged_configuration(
         load_run(run)
 
 
+def test_a_mistake_in_this_package_is_not_called_a_damaged_configuration(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(settings: dict[str, Any]) -> None:
+        raise KeyError("a name that somebody misspelt")
+
+    monkeypatch.setattr(reading, "renewed", wrong)
+    with pytest.raises(KeyError, match="misspelt"):
+        load_run(run)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"alignment": {"auto": true}}'])
 def test_a_damaged_report_does_not_say_which_widths_were_chosen(run: Path, content: str) -> None:
     change(run, lambda settings: settings.update(alignment={"multiple_of": "auto"}))
@@ -196,8 +209,26 @@ def test_a_damaged_report_does_not_say_which_widths_were_chosen(run: Path, conte
         compact_run(run, run / "out")
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "\x00", "task: 3", "strategy: [1]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1, 2]",
+        "a: [",
+        "\x00",
+        "task: 3",
+        "task: {init_args: 3}",
+        "strategy: [1]",
+        "strategy: {init_args: {density: 0.5}}",
+        "strategy: {class_path: cofi, init_args: {target_flops_speedup: fast}}",
+        "strategy: {class_path: cofi, init_args: {target_flops_speedup: 0}}",
+        "strategy: {class_path: hybrid, init_args: {density: 0.5, target: much}}",
+        "strategy: {class_path: hybrid, init_args: {target: much}}",
+    ],
+)
 def test_a_damaged_configuration_is_refused(run: Path, content: str) -> None:
     (run / "config.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"config\.yaml"):
-        load_run(run)
+    for read in (load_run, partial(task_of_run, model=run)):
+        with pytest.raises(UserError, match=r"config\.yaml") as e:
+            read(run)
+        assert "\n" not in str(e.value)

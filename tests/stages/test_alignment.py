@@ -267,7 +267,7 @@ def end(folder: Path, settings: Alignment, *, resume: bool = False, refill: Refi
     module = PruningModule(task, strategy, learning_rate=1e-3)
     run = trainer(folder, logger=False, default_root_dir=folder)
     request = RunRequest(alignment=settings, refill=refill, resume=resume)
-    report = pipeline.fit(run, module, task, request, stage_trainer=stage)
+    report = pipeline.fit(run, module, request, stage_trainer=stage)
     assert report is not None
     return dict(report)
 
@@ -332,9 +332,9 @@ def test_units_that_the_others_make_up_for_are_not_put_back(tmp_path: Path, monk
     message = r"multiple_of is 16, but strategy 'ziplm', as it is set, .*: leave it at 1"
     task, run = TinyTask(tmp_path), trainer(tmp_path)
     with pytest.raises(UserError, match=message):
-        pipeline.fit(run, PruningModule(task, ZipLM()), task, RunRequest(alignment=Alignment(16)))
+        pipeline.fit(run, PruningModule(task, ZipLM()), RunRequest(alignment=Alignment(16)))
     with pytest.raises(UserError, match=message):
-        one_shot.prune(run, PruningModule(task, ZipLM()), task, RunRequest(alignment=Alignment(16)))
+        one_shot.prune(run, PruningModule(task, ZipLM()), RunRequest(alignment=Alignment(16)))
     with pytest.raises(UserError, match="strategy 'post-training', as it is set"):
         require_possible(Alignment(AUTO), PostTraining())
     require_possible(Alignment(AUTO), PostTraining(tune=False))

@@ -77,7 +77,7 @@ def test_it_calibrates_prunes_and_reports(tmp_path: Path) -> None:
     task = TinyTask(tmp_path, max_position_embeddings=128)
     module, run = PruningModule(task, Noting()), trainer(tmp_path)
     before = {name: value.clone() for name, value in task.build_model().state_dict().items()}
-    returned = one_shot.prune(run, module, task, calibration_examples=24)
+    returned = one_shot.prune(run, module, calibration_examples=24)
     attached, prepared, (_, training, losses), advanced, *rest = module.strategy.noted
     assert (attached, prepared, advanced, rest) == ("attach", ("prepare", False), ("advance", True), [])
     assert training is False
@@ -114,7 +114,7 @@ class Narrower(OneShot):
 
 def test_a_report_says_how_wide_the_model_is_left_and_what_is_skipped(tmp_path: Path) -> None:
     task, run = TinyTask(tmp_path, max_position_embeddings=128), trainer(tmp_path)
-    report = one_shot.prune(run, PruningModule(task, Narrower()), task, RunRequest(baseline="none"))
+    report = one_shot.prune(run, PruningModule(task, Narrower()), RunRequest(baseline="none"))
     assert report is not None
     width = task.build_model().config.hidden_size
     assert report["stream"] == {"kept": width - 3, "total": width}
@@ -195,16 +195,16 @@ def test_a_loader_with_nothing_to_choose_from_is_refused(tmp_path: Path, loader:
 def test_what_learns_in_training_is_refused_and_the_other_way_round(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
     with pytest.raises(UserError, match=r"strategy 'movement' learns in training.*`fit`.*magnitude"):
-        one_shot.prune(trainer(tmp_path), PruningModule(task, Movement()), task)
+        one_shot.prune(trainer(tmp_path), PruningModule(task, Movement()))
     with pytest.raises(UserError, match=r"strategy 'noting' prunes a model that is trained already.*`prune`"):
-        pipeline.fit(trainer(tmp_path), PruningModule(task, Noting()), task)
+        pipeline.fit(trainer(tmp_path), PruningModule(task, Noting()))
 
 
 def test_the_baseline_of_a_run_that_was_stopped_is_not_overwritten(tmp_path: Path) -> None:
     task, run = TinyTask(tmp_path), trainer(tmp_path)
     (Path(str(run.log_dir)) / "baseline" / "model").mkdir(parents=True)
     with pytest.raises(UserError, match=r"baseline/model' is there already: choose another trainer\.default_root_dir"):
-        one_shot.prune(run, PruningModule(task, Noting()), task)
+        one_shot.prune(run, PruningModule(task, Noting()))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_bad_values_are_refused_before_data_is_read(
     task.prepare_data = lambda: pytest.fail("data is read")  # type: ignore[method-assign]
     with pytest.raises(UserError, match=message):
         one_shot.prune(
-            trainer(tmp_path), PruningModule(task, Noting()), task, RunRequest(**options), calibration_examples=examples
+            trainer(tmp_path), PruningModule(task, Noting()), RunRequest(**options), calibration_examples=examples
         )
 
 
@@ -231,7 +231,7 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     task.prepare_data = lambda: pytest.fail("data is read")  # type: ignore[method-assign]
     monkeypatch.setattr(type(run), "world_size", property(lambda self: 2))
     with pytest.raises(UserError, match=r"runs in one process, and the trainer has 2: give --trainer\.devices 1\."):
-        one_shot.prune(run, PruningModule(task, Noting()), task)
+        one_shot.prune(run, PruningModule(task, Noting()))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_what_is_pruned_loads_with_transformers_as_it_was(
 ) -> None:
     task, run = TinyTask(tmp_path, max_position_embeddings=128), trainer(tmp_path)
     module = PruningModule(task, strategy)
-    report = one_shot.prune(run, module, task, RunRequest(baseline="none"), calibration_examples=16)
+    report = one_shot.prune(run, module, RunRequest(baseline="none"), calibration_examples=16)
     assert report is not None
     assert report["density"]["encoder_linear"] < 1
     compact, dense = (report["parameters"][name]["encoder_linear"] for name in ("compact", "dense"))  # type: ignore[literal-required]
@@ -271,13 +271,13 @@ def test_a_strategy_says_how_many_examples_and_that_it_prunes_once(tmp_path: Pat
     task = TinyTask(tmp_path, max_position_embeddings=128)
     for given, batches in ((None, 2), (40, 5)):
         module = PruningModule(task, Asks())
-        one_shot.prune(trainer(tmp_path), module, task, RunRequest(baseline="none"), calibration_examples=given)
+        one_shot.prune(trainer(tmp_path), module, RunRequest(baseline="none"), calibration_examples=given)
         assert [len(noted[2][0]) for noted in module.strategy.noted if noted[0] == "calibrate"] == [batches]
     assert ZipLM(calibration_examples=100).examples_at_once() == 100
     with pytest.raises(
         UserError, match=r"latency_speedup is \[1\.5, 2\], .* give one, in one call of `prune` for each"
     ):
-        one_shot.prune(trainer(tmp_path), PruningModule(task, ZipLM(target=Target(latency_speedup=[1.5, 2.0]))), task)
+        one_shot.prune(trainer(tmp_path), PruningModule(task, ZipLM(target=Target(latency_speedup=[1.5, 2.0]))))
 
 
 USER_FILE = """

@@ -40,7 +40,7 @@ def test_fit_leaves_a_compact_folder_and_a_report(tmp_path: Path, capsys: pytest
     task = TinyTask(tmp_path, max_position_embeddings=128)
     module = pruning(tmp_path, task)
     run = trainer(tmp_path)
-    returned = pipeline.fit(run, module, task)
+    returned = pipeline.fit(run, module)
     folder = Path(str(run.log_dir))
     report = load_report(folder / "report.json")
     assert report == json.loads(json.dumps(returned))
@@ -81,7 +81,6 @@ def test_a_baseline_is_trained_first_and_does_not_change_the_pruned_run(tmp_path
         report = pipeline.fit(
             run,
             module,
-            task,
             RunRequest(baseline=baseline),
             stage_trainer=lambda folder, _: trainer(folder, logger=False, default_root_dir=folder),
         )
@@ -101,7 +100,7 @@ def test_a_baseline_folder_is_checked_before_training(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"baseline '.*nowhere' is not the folder of a saved model .* give such a folder"
     ):
-        pipeline.fit(run, pruning(tmp_path, task), task, RunRequest(baseline=str(tmp_path / "nowhere")))
+        pipeline.fit(run, pruning(tmp_path, task), RunRequest(baseline=str(tmp_path / "nowhere")))
     assert run.global_step == 0
     assert not Path(str(run.log_dir)).exists()
 
@@ -113,14 +112,14 @@ def test_pruning_can_start_from_the_baseline(tmp_path: Path, monkeypatch: pytest
     dense.qa_outputs.bias.data.fill_(7.0)
     dense.save_pretrained(baseline)
     module = PruningModule(task, Hybrid(), learning_rate=1e-9)
-    pipeline.fit(trainer(tmp_path, max_steps=2), module, task, RunRequest(baseline=str(baseline), start="baseline"))
+    pipeline.fit(trainer(tmp_path, max_steps=2), module, RunRequest(baseline=str(baseline), start="baseline"))
     assert module.model.qa_outputs.bias.tolist() == pytest.approx([7.0, 7.0])
 
 
 def test_there_must_be_a_baseline_to_start_from(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
     with pytest.raises(UserError, match="--start baseline needs a baseline: pass --baseline train or a folder"):
-        pipeline.fit(trainer(tmp_path), pruning(tmp_path, task), task, RunRequest(start="baseline"))
+        pipeline.fit(trainer(tmp_path), pruning(tmp_path, task), RunRequest(start="baseline"))
 
 
 def test_a_run_that_has_ended_says_that_it_is_not_quantized_any_more(tmp_path: Path) -> None:
@@ -128,7 +127,7 @@ def test_a_run_that_has_ended_says_that_it_is_not_quantized_any_more(tmp_path: P
 
     def run(quantize: str | None) -> Report | None:
         of = trainer(tmp_path, logger=False, default_root_dir=tmp_path, max_steps=2)
-        return pipeline.fit(of, pruning(tmp_path, task), task, RunRequest(quantize=quantize, resume=True))
+        return pipeline.fit(of, pruning(tmp_path, task), RunRequest(quantize=quantize, resume=True))
 
     first = run(None)
     with pytest.warns(UserWarning, match=r"nothing of int8, .* `bplightning export .* OUT --quantize int8` makes"):
@@ -140,7 +139,7 @@ def test_a_folder_that_holds_a_result_is_refused_before_training(tmp_path: Path)
     (tmp_path / "compact").mkdir()
     run = trainer(tmp_path, logger=False, default_root_dir=tmp_path)
     with pytest.raises(UserError, match=r"compact' is there already: choose another trainer\.default_root_dir"):
-        pipeline.fit(run, pruning(tmp_path, task), task)
+        pipeline.fit(run, pruning(tmp_path, task))
     assert run.global_step == 0
 
 
@@ -152,13 +151,13 @@ def test_a_checkpoint_at_the_root_is_of_no_run() -> None:
 def test_a_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
     run = trainer(tmp_path, fast_dev_run=2, default_root_dir=tmp_path)
-    assert pipeline.fit(run, pruning(tmp_path, task), task) is None
+    assert pipeline.fit(run, pruning(tmp_path, task)) is None
     assert not (tmp_path / "compact").exists()
 
 
 def test_without_validation_there_is_a_report_without_scores(tmp_path: Path) -> None:
     task = TinyTask(tmp_path)
-    report = pipeline.fit(trainer(tmp_path, limit_val_batches=0), pruning(tmp_path, task), task)
+    report = pipeline.fit(trainer(tmp_path, limit_val_batches=0), pruning(tmp_path, task))
     assert report is not None
     assert [report["flops"]["shape"], *(report["speedup"] or {})] == ["8x40", "1x40", "8x40"]  # it has but 40 positions
     assert report["metrics"]["compact"] == {}
@@ -171,7 +170,7 @@ def test_the_report_says_what_the_snap_to_a_target_changed(tmp_path: Path) -> No
         target=Target(density=0.4), window=PruningWindow(final_warmup=2), granularity={"attention": "16x16"}
     )
     module = PruningModule(task, strategy, learning_rate=1e-3)
-    report = pipeline.fit(trainer(tmp_path), module, task)
+    report = pipeline.fit(trainer(tmp_path), module)
     assert report is not None
     snap = report["snap"]
     assert snap is not None

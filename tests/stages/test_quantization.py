@@ -45,7 +45,6 @@ def test_a_run_reports_scores_size_and_speed_in_8_bits(tmp_path: Path, monkeypat
     report = pipeline.fit(
         trainer(tmp_path, max_steps=8),
         PruningModule(task, Hybrid(window=PruningWindow(initial_warmup=0, final_warmup=0)), learning_rate=1e-3),
-        task,
         RunRequest(baseline=str(dense), quantize="int8"),
     )
     assert report is not None
@@ -79,7 +78,7 @@ def test_what_cannot_be_quantized_costs_no_report(tmp_path: Path, monkeypatch: p
     task = TinyTask(tmp_path, max_position_embeddings=128)
     module = PruningModule(task, Hybrid(window=PruningWindow(initial_warmup=0, final_warmup=0)), learning_rate=1e-3)
     with pytest.warns(UserWarning, match="The report has nothing of int8: a BertModel cannot be exported"):
-        report = pipeline.fit(trainer(tmp_path, max_steps=4), module, task, RunRequest(quantize="int8"))
+        report = pipeline.fit(trainer(tmp_path, max_steps=4), module, RunRequest(quantize="int8"))
     assert report is not None
     assert report["quantized"] is None
 

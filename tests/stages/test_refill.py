@@ -47,7 +47,7 @@ def fitted(folder: Path, settings: Refill | None) -> tuple[TinyTask, PruningModu
     strategy = Hybrid(window=PruningWindow(final_warmup=2), granularity={"attention": "16x16"}, regularization=60)
     module = PruningModule(task, strategy, learning_rate=1e-3)
     run = trainer(folder)
-    report = pipeline.fit(run, module, task, RunRequest(refill=settings), stage_trainer=stage)
+    report = pipeline.fit(run, module, RunRequest(refill=settings), stage_trainer=stage)
     return task, module, report, Path(str(run.log_dir))
 
 

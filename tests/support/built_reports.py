@@ -97,6 +97,7 @@ def built(**changes: Any) -> Report:
     }
     found = {**values, **changes}
     found |= {"absolute": found.pop("equivalence"), "relative": found.pop("equivalence_relative")}
+    found["size_variants"] = found.pop("family")
     kinds = (Origin, Scores, Structure, Sizes, Speed, Differences, StagesDone)
     names = [{field.name for field in dataclasses.fields(kind)} & found.keys() for kind in kinds]
     assert set().union(*names) == found.keys()

@@ -240,7 +240,7 @@ def test_a_run_says_how_it_was_measured_and_saves_that_with_the_model(
     pruning = Movement(target=Target(density=0.5), granularity={"attention": "head", "feed_forward": "unit"})
     module = PruningModule(task, pruning, learning_rate=1e-3)
     run = trainer(tmp_path, max_steps=6, logger=CSVLogger(tmp_path))
-    report = pipeline.fit(run, module, task)
+    report = pipeline.fit(run, module)
     assert report is not None
     generation = {"num_beams": 2, "no_repeat_ngram_size": 3, "max_length": 9}
     assert report["evaluation"] == {"examples": 4, "prefix": "it ", "max_length": 64, "generation": generation}

@@ -25,6 +25,7 @@ from bplightning.errors import UserError
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.l0 import L0
 from bplightning.strategies.movement import Movement
+from bplightning.training.denormals import flushed
 from bplightning.training.module import PruningModule, frozen_module
 
 
@@ -336,3 +337,24 @@ def test_numbers_too_small_for_full_precision_are_zero_while_it_trains(tmp_path:
     trainer(tmp_path, Look(), max_steps=2).fit(module, datamodule=module.task)
     assert seen == [0.0, 0.0]
     assert tenth_of_the_smallest() > 0
+
+    class Fail(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            raise RuntimeError("a disk is full")
+
+    failing = pruning(tmp_path)
+    with pytest.raises(RuntimeError, match="a disk is full"):
+        trainer(tmp_path, Look(), Fail()).fit(failing, datamodule=failing.task)
+    assert seen == [0.0] * 3
+    assert tenth_of_the_smallest() > 0
+
+
+def test_who_has_such_numbers_flushed_keeps_that(tmp_path: Path) -> None:
+    module = pruning(tmp_path)
+    torch.set_flush_denormal(True)
+    try:
+        trainer(tmp_path, max_steps=1).fit(module, datamodule=module.task)
+        assert flushed()
+    finally:
+        torch.set_flush_denormal(False)
+    assert not flushed()

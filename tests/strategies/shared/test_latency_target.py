@@ -180,7 +180,7 @@ def test_a_run_measures_its_table_and_reports_the_speed_up_at_its_shape(
         target=Target(latency_speedup=1.5), window=PruningWindow(final_warmup=2), granularity={"attention": "8x8"}
     )
     module = PruningModule(task, strategy, learning_rate=1e-3)
-    report = pipeline.fit(trainer(tmp_path), module, task)
+    report = pipeline.fit(trainer(tmp_path), module)
     assert report is not None
     assert set(measured) == {(2, 16)}
     snap = report["snap"]

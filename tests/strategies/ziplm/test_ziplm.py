@@ -1,4 +1,4 @@
-"""ZipLM: one-shot, gradual, a family from one run; what it promises beside what every strategy does."""
+"""ZipLM: one-shot, gradual, size variants from one run; what it promises beside what every strategy does."""
 
 from __future__ import annotations
 
@@ -199,23 +199,23 @@ def run(folder: Path, name: str, watch: Watching, **options: Any) -> Trainer:
     return trainer(folder, name, max_epochs=-1, max_steps=STEPS, callbacks=[watch], **options)
 
 
-def test_a_family_comes_from_one_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_variants_come_from_one_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     latency = measure.latency
     brief = {"seconds": 0.0, "block_ms": 0.0, "min_rounds": 1}
     monkeypatch.setattr(measure, "latency", lambda *args, **options: latency(*args, **(options | brief)))
     task = TinyTask(folder)
     watch = Watching(save_at=16)
-    trained, module = run(folder, "family", watch, enable_checkpointing=False), module_of(task)
-    report = pipeline.fit(trained, module, task)
+    trained, module = run(folder, "sizes", watch, enable_checkpointing=False), module_of(task)
+    report = pipeline.fit(trained, module)
     assert report is not None
     # What went at 6 of 24 steps, and at 15, stays away.
     counts = [int(kept.sum()) for kept in watch.kept]
     assert [step + 1 for step in range(1, STEPS) if counts[step] != counts[step - 1]] == [6, 15]
     assert all((later <= earlier).all() for earlier, later in zip(watch.kept, watch.kept[1:], strict=False))
     folder_of_run = Path(str(trained.log_dir))
-    (member,) = report["family"]
-    assert (member["name"], member["folder"]) == ("1.4x", "compact-1.4x")
-    assert member["speedup"].keys() == {"1x40", "8x40"}
+    (variant,) = report["family"]
+    assert (variant["name"], variant["folder"]) == ("1.4x", "compact-1.4x")
+    assert variant["speedup"].keys() == {"1x40", "8x40"}
     table = LatencyTable.load("own.json")
     sizes = []
     for path, target in (("compact-1.4x", 1.4), ("compact", 2.0)):
@@ -225,26 +225,26 @@ def test_a_family_comes_from_one_run(folder: Path, monkeypatch: pytest.MonkeyPat
         kept += [(each.role, each.width) for each in layout.feed_forward]
         assert table.dense_ms / target * 0.8 < table.milliseconds(kept) <= table.dense_ms / target
         sizes.append(measure.parameters(model, layout))
-    assert sizes == [member["parameters"], report["parameters"]["compact"]]
+    assert sizes == [variant["parameters"], report["parameters"]["compact"]]
     notes, broken = folder_of_run / "compact-notes", folder_of_run / "compact-1.2x"
     notes.mkdir()  # a user's own, as is a copy of a kept model
     shutil.copytree(folder_of_run / "compact-1.4x", folder_of_run / "compact-copy")
     shutil.copytree(folder_of_run / "compact-1.4x", broken)
     (broken / MARKER).write_text("compact-1.2x")
     (broken / "config.json").write_text("{")
-    resumed = run(folder, "family", Watching(), enable_checkpointing=False)
+    resumed = run(folder, "sizes", Watching(), enable_checkpointing=False)
     checkpoint = folder_of_run / "checkpoints" / "middle.ckpt"
     request = RunRequest(ckpt_path=checkpoint, weights_only=True)
     with pytest.warns(UserWarning, match=r"the model '1\.2x' .* cannot be loaded: .* The report goes without it"):
-        report = pipeline.fit(resumed, module_of(task), task, request)
+        report = pipeline.fit(resumed, module_of(task), request)
     assert report is not None
     there = sorted(path.name for path in Path(str(resumed.log_dir)).glob("compact*"))
     assert there == ["compact", "compact-1.2x", "compact-1.4x"]
     assert [each["parameters"] for each in report["family"]] == sizes[:1]  # the model that was kept before is its, too
-    again = trainer(folder, "family", default_root_dir=folder_of_run, logger=False)
+    again = trainer(folder, "sizes", default_root_dir=folder_of_run, logger=False)
     (folder_of_run / "compact").rename(folder_of_run / "moved")
     with pytest.raises(UserError, match=r"compact-1\.2x' is there already"):
-        pipeline.fit(again, module_of(task), task)
+        pipeline.fit(again, module_of(task))
 
 
 def test_calibration_disturbs_no_data_and_a_resumed_run_is_the_uninterrupted_one(folder: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_layer_whose_hessian_is_of_no_use_is_named(damping: float, value: floa
         strategy.calibrate(model, [{"input_ids": torch.tensor([[2, 3]])}], example_loss)
 
 
-def test_the_family_is_pruned_to_at_even_intervals() -> None:
+def test_size_variants_are_pruned_to_at_even_intervals() -> None:
     strategy = ZipLM(target=Target(latency_speedup=[1.5, 2.0, 4.0]), start=0.1)
     due = [strategy.due_at(Progress(step, 100, warmup_steps=5)) for step in (0, 9, 10, 39, 40, 69, 70, 100)]
     assert due == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -1,4 +1,4 @@
-"""The models of a family that a run kept, evaluated and timed at its end."""
+"""The size variants that a run kept, evaluated and timed at its end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import measure
-from bplightning.reporting.schema import FamilyMember, Numbers
+from bplightning.reporting.schema import Numbers, SizeVariant
 from bplightning.stages.stage_cache import Notes
 from bplightning.training.size_variants import FOLDER
 
 
-def measured_family(
+def measured_variants(
     kept: Sequence[Path],
     task: Task,
     *,
@@ -29,7 +29,7 @@ def measured_family(
     notes: Notes,
     evaluate: Callable[[PreTrainedModel, str], dict[str, Any]],
     measuring: bool,
-) -> list[FamilyMember]:
+) -> list[SizeVariant]:
     """What each of the models that can be loaded is worth, the largest first.
 
     Args:
@@ -40,7 +40,7 @@ def measured_family(
         evaluate: From a model, and a name for the log, to ``metrics``; on all ranks together.
         measuring: Whether to time them, on this rank.
     """
-    family = []
+    variants = []
     for folder in kept:
         name = folder.name.removeprefix(FOLDER)
         try:
@@ -48,15 +48,15 @@ def measured_family(
         except UserError as error:  # the last model is whole, and its report is worth more than this one's
             rank_zero_warn(f"{error} The report goes without it.")
             continue
-        metrics: Numbers = notes.once(f"family {name}", partial(evaluate, model, name))["metrics"]
+        metrics: Numbers = notes.once(f"size variant {name}", partial(evaluate, model, name))["metrics"]
         if not measuring:
             continue
         nn.Module.to(model, next(dense.parameters()).device)
         rank_zero_info(f"Measuring the model {name!r} side by side with the dense one.")
         shapes = measure.fitting(model, measure.DEFAULT_SHAPES)
         times = measure.latency({"dense": dense, name: model}, task.example_inputs, shapes)
-        family.append(
-            FamilyMember(
+        variants.append(
+            SizeVariant(
                 name=name,
                 folder=folder.name,
                 metrics=metrics,
@@ -65,4 +65,4 @@ def measured_family(
                 speedup=measure.speedup(times["dense"], times[name]),
             )
         )
-    return sorted(family, key=lambda member: -member["parameters"]["all"])
+    return sorted(variants, key=lambda variant: -variant["parameters"]["all"])
