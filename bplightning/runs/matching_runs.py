@@ -11,6 +11,10 @@ import yaml
 
 from bplightning.errors import UserError
 from bplightning.io.run_folder import RunFolder
+from bplightning.plugins import load
+from bplightning.runs.older_configuration import renewed
+from bplightning.runs.parser import class_parser
+from bplightning.runs.training_options import PLUGINS
 from bplightning.training.checkpoint_files import SHOWN, find_checkpoint
 
 OF_WEIGHTS = ("task", "strategy", "model", "start", "simplification")
@@ -86,12 +90,26 @@ def find_same(runs: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
 
 
 def _read(config: Path) -> dict[str, Any]:
-    """A run's configuration; empty where it has none that can be read."""
+    """A run's configuration in this version's spellings; empty where it has none that can be read."""
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return _comparable(content) if isinstance(content, dict) else {}
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as this version writes it, with the class paths of plugins as their modules have them.
+
+    One that names a plugin which cannot be imported stays as it is: it is not of a run like this one.
+    """
+    try:
+        found = renewed(config)
+        for key in PLUGINS.keys() & found.keys():
+            found[key] = PLUGINS[key].resolve(found[key])
+    except (UserError, ArithmeticError, LookupError, TypeError):  # nor one that was written by hand, wrongly
+        return dict(config)
+    return found
 
 
 def _differences(
@@ -113,21 +131,35 @@ def _differences(
     there, here = (
         _flat({name: config[name] for name in sections if name in config}, free=free) for config in (theirs, ours)
     )
+    default = _defaults(ours)  # an option that is not there is of a version that did not have it, either
     return [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
+        if there.get(name, default.get(name)) != here.get(name)
     ]
 
 
+def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names of the options of a configuration's plugins to their defaults.
+
+    Args:
+        config: As this version writes it.
+    """
+    found: dict[str, Any] = {}
+    for key in PLUGINS.keys() & config.keys():
+        cls = load(PLUGINS[key].group, config[key]["class_path"])
+        found |= _flat(class_parser(cls, key).get_defaults().as_dict(), free=())
+    return found
+
+
 def _flat(values: Mapping[str, Any], *, free: Iterable[str], above: str = "") -> dict[str, Any]:
-    """Dotted names to values; what is `None` is as good as not there."""
+    """Dotted names to values."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{above}{key}"
         if isinstance(value, Mapping):
             flat |= _flat(value, free=free, above=f"{name}.")
-        elif value is not None and name not in free:
+        elif name not in free:
             flat[name.replace(".init_args.", ".")] = value
     return flat
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from bplightning.cli import main
@@ -419,6 +420,18 @@ def test_resume_begins_a_run_and_goes_on_with_it_in_its_own_folder(capsys: pytes
     assert fit("--resume", "true", "--distillation.alpha_ce", "0.5").log_dir == "runs/tiny-hybrid/version_2"
     assert fit("--resume", "true").log_dir == first.log_dir
     assert fit().log_dir == "runs/tiny-hybrid/version_3"
+
+
+def test_resume_goes_on_with_a_run_of_an_earlier_version() -> None:
+    first = fit("--resume", "true", "--strategy.target.density", "0.5")
+    config = Path(first.log_dir, "config.yaml")
+    settings = yaml.safe_load(config.read_text())
+    options = settings["strategy"]["init_args"]
+    old = options.pop("window") | {"target_density": options.pop("target")["density"], "target_flops_speedup": None}
+    options |= old
+    config.write_text(yaml.safe_dump(settings))
+    assert fit("--resume", "true", "--strategy.target.density", "0.5").log_dir == first.log_dir
+    assert fit("--resume", "true", "--strategy.target.density", "0.4").log_dir != first.log_dir
 
 
 @pytest.mark.parametrize(
