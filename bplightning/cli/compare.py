@@ -11,11 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bplightning.errors import UserError
 from bplightning.io.files import writable, write_whole
 from bplightning.io.parser_errors import OneLine
 from bplightning.io.run_folder import REPORT_FILE
+
+if TYPE_CHECKING:
+    from bplightning.contracts.strategy import PruningStrategy
 
 DESCRIPTION = (
     "Compare runs: score against measured latency and size, and which models are Pareto-optimal. Name the folders of "
@@ -111,35 +115,88 @@ def _made(given: argparse.Namespace, fit: list[str]) -> dict[str, Path]:
                 f"{option} is given after --, where it would hold for every run, but the runs differ in it: give "
                 f"{varied[option]} before the -- instead."
             )
-    options_of = {}
-    for model, strategy, seed in itertools.product(
-        _words(given.models), _words(given.strategies), _words(given.seeds or "0")
-    ):
-        options = ["--strategy", strategy, "--seed_everything", seed, *(["--task.model", model] if model else []), *fit]
+    strategies, options_of = _words(given.strategies), {}
+    without = _without_target(strategies, fit)
+    for model, strategy, seed in itertools.product(_words(given.models), strategies, _words(given.seeds or "0")):
+        options = ["--strategy", strategy, "--seed_everything", seed, *(["--task.model", model] if model else [])]
+        options += without.get(strategy, fit)
         key = hashlib.blake2b(shlex.join(options).encode(), digest_size=4).hexdigest()
         name = "-".join([*filter(None, (Path(model).name, strategy.rpartition(".")[2])), f"seed{seed}", key])
         options_of[name] = options
-    _require_runnable(options_of.values())
+    _say_targets(_require_runnable(options_of.values()))
     return {name: _run(Path(given.folder) / name, options) for name, options in options_of.items()}
 
 
-def _require_runnable(runs: Iterable[list[str]]) -> None:
+def _without_target(strategies: Sequence[str], fit: list[str]) -> dict[str, list[str]]:
+    """The options of `fit` for strategies that have no target, such as dense, where others that have one are given it.
+
+    Args:
+        strategies: Short names or class paths.
+        fit: The options after ``--``.
+
+    Returns:
+        Each such strategy with the options for it; empty where no target is given, or nobody could take it.
+    """
+    from bplightning.contracts.targeted import Targeted  # these take seconds to import
+    from bplightning.plugins import STRATEGIES, load
+
+    kept: list[str] = []
+    target: list[str] = []
+    goes_on = False  # whether a word is the value of the option before it
+    for word in fit:
+        if word.startswith("--"):
+            option = word.partition("=")[0].replace(".init_args.", ".")
+            goes_on = option == "--strategy.target" or option.startswith("--strategy.target.")
+        (target if goes_on else kept).append(word)
+    try:
+        without = [name for name in strategies if not getattr(load(STRATEGIES, name), "offers", bool)(Targeted)]
+    except UserError:  # which is said with the command that it is of
+        return {}
+    if not target or not without or len(without) == len(strategies):
+        return {}
+    sys.stderr.write(f"bplightning: {shlex.join(target)} is left out for what has no target: {', '.join(without)}\n")
+    return dict.fromkeys(without, kept)
+
+
+def _require_runnable(runs: Iterable[list[str]]) -> list[PruningStrategy]:
     """Parse the options of all runs and make their strategies, before any run is made.
 
     Raises:
-        UserError: The options of one are refused, by the parser or by its strategy.
+        UserError: The options of one are refused, by the parser or by its strategy, or it does not prune in training.
     """
     from bplightning.cli.training import whole_parser  # these take seconds to import
+    from bplightning.contracts.suitability import require_by_training
     from bplightning.runs.build import strategy_of
     from bplightning.runs.training_options import recipe_arguments
 
-    parser = whole_parser(["fit"])
+    parser, strategies = whole_parser(["fit"]), []
     for options in runs:
         words = ["fit", *options]
         try:
-            strategy_of(parser.parse_args(["fit", *recipe_arguments(words), *options]).fit)
+            strategies.append(strategy_of(parser.parse_args(["fit", *recipe_arguments(words), *options]).fit))
+            require_by_training(strategies[-1])
         except UserError as error:
             raise UserError(f"no run was made, as `{shlex.join(words)}` is refused: {error}") from error
+    return strategies
+
+
+def _say_targets(strategies: Iterable[PruningStrategy]) -> None:
+    """Warn where strategies that take a target are compared at the defaults of each."""
+    from bplightning.contracts.target import shown
+    from bplightning.contracts.targeted import Targeted
+    from bplightning.plugins import name_of
+
+    targets = {}
+    for strategy in strategies:
+        if (targeted := strategy.capability(Targeted)) is not None:
+            asked = targeted.asked
+            targets[name_of(type(strategy))] = f"target.{asked.kind} {shown(asked.value)}" if asked.kind else "none"
+    if len(targets) > 1 and (len({*targets.values()}) > 1 or "none" in targets.values()):
+        told = ", ".join(f"{name}: {target}" for name, target in targets.items())
+        sys.stderr.write(
+            f"bplightning: warning: the strategies have different targets ({told}): give one to all after --, such as "
+            "--strategy.target.density 0.25\n"
+        )
 
 
 def _words(text: str | None) -> list[str]:

@@ -17,6 +17,7 @@ from bplightning.errors import UserError
 from bplightning.reporting.comparison import Point, compare, dominated
 from bplightning.reporting.comparison_page import draw
 from bplightning.reporting.report import Report, save_report
+from bplightning.strategies.movement import Movement
 
 
 def point(score: float, latency_ms: float | None) -> Point:
@@ -214,12 +215,52 @@ def test_all_strategies_get_one_target(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
+    "typed",
+    [
+        ["--strategy.target.density", "0.4"],
+        ["--strategy.target.density=0.4"],
+        ["--strategy.init_args.target.density=0.4"],
+    ],
+)
+def test_rows_without_a_target_are_made_next_to_those_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str]
+) -> None:
+    calls: dict[str, list[str]] = {}
+    monkeypatch.setattr(compare_cli, "_run", lambda root, options: calls.update({options[1]: options}) or tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        compare_cli.run_compare(["--strategies", "dense,hybrid,l0,movement", "--", *typed, "--trainer.max_steps", "9"])
+    for name in ("hybrid", "movement"):
+        assert calls[name][4:] == [*typed, "--trainer.max_steps", "9"]
+    for name in ("dense", "l0"):
+        assert calls[name][4:] == ["--trainer.max_steps", "9"]
+    said = capsys.readouterr().err
+    assert f"{' '.join(typed)} is left out for what has no target: dense, l0\n" in said
+    assert "different targets" not in said
+
+
+def test_defaults_that_differ_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare_cli, "_run", lambda root, options: tmp_path)
+    for strategies in ("dense,hybrid,movement", "dense,hybrid"):
+        with pytest.raises(UserError, match="does not exist"):
+            compare_cli.run_compare(["--strategies", strategies])
+        said = capsys.readouterr().err
+        if "movement" in strategies:
+            default = Movement.default_target.density
+            assert f"different targets (hybrid: none, movement: target.density {default:g}): give one to all" in said
+        else:
+            assert "targets" not in said
+
+
+@pytest.mark.parametrize(
     ("strategies", "behind", "message"),
     [
         ("hybrid,movement", ["--strategy.target.flops", "0.5"], "fit --strategy movement .* movement cannot prune to"),
-        ("hybrid,l0", ["--strategy.target.density", "0.5"], "fit --strategy l0 .* l0 has no target: leave it out"),
+        ("l0", ["--strategy.target.density", "0.5"], "fit --strategy l0 .* l0 has no target: leave it out"),
         ("hybrid,movement", ["--strategy.regularization", "5"], "strategy movement .*regularization.* not accepted"),
         ("hybrid,hybird", [], "hybird"),
+        ("hybrid,wanda", [], "fit --strategy wanda .* prunes without training"),
         ("hybrid,movement", ["--trainer.max_epochs", "many"], "fit --strategy hybrid .*trainer.max_epochs"),
     ],
 )
