@@ -42,7 +42,7 @@ from torch.utils.benchmark import timer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from bplightning import Progress, PrunableLayout
-from bplightning.benchmarking.benchmark import benchmark
+from bplightning.benchmarking.benchmark import BenchmarkSettings, benchmark
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
 from bplightning.layout.resizing import size_of, writer_columns
@@ -179,11 +179,8 @@ def timed(
         document = benchmark(
             f"{folder}/compact",
             f"{folder}/dense",
-            shapes=shapes,
-            backends=backends,
-            threads=threads,
-            seconds=seconds,
-            watch=lambda fraction, what: print(f"{100 * fraction:.0f} % {what}", flush=True),
+            BenchmarkSettings(shapes=shapes, backends=backends, threads=threads, seconds=seconds),
+            on_progress=lambda fraction, what: print(f"{100 * fraction:.0f} % {what}", flush=True),
         )
     return {**document}
 

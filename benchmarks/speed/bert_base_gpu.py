@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.speed.bert_base import dense_model, hardened
-from bplightning.benchmarking.benchmark import benchmark
+from bplightning.benchmarking.benchmark import BenchmarkSettings, benchmark
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
 
@@ -43,16 +43,15 @@ def main() -> None:
         for name, multiple in WIDTHS.items():
             save_compact(compact(hardened(dense_model(), density=DENSITY, multiple_of=multiple)), f"{folder}/{name}")
         for row in missing:
+            settings = BenchmarkSettings(
+                SHAPES, backends=backends, device=arguments.device, dtype=row, seconds=arguments.seconds
+            )
             found = {
                 name: benchmark(
                     f"{folder}/{name}",
                     f"{folder}/dense",
-                    shapes=SHAPES,
-                    backends=backends,
-                    device=arguments.device,
-                    dtype=row,
-                    seconds=arguments.seconds,
-                    watch=lambda fraction, what: print(f"{100 * fraction:.0f} % {what}", flush=True),
+                    settings,
+                    on_progress=lambda fraction, what: print(f"{100 * fraction:.0f} % {what}", flush=True),
                 )
                 for name in WIDTHS
             }

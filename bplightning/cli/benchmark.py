@@ -61,21 +61,18 @@ def benchmark(
     json_file, picture = (None if name is None else writable(Path(name), overwrite) for name in (output, plot))
     if picture is not None:
         plotting.check_plot(picture)
+    settings = timing.BenchmarkSettings(
+        shapes=[(row, length) for length in tokens for row in rows],
+        new_tokens=new_tokens,
+        backends=_words(backends),
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        tolerance=tolerance,
+        seconds=seconds,
+    )
     with quiet_transformers(), progress_bar() as on_progress:
-        found = timing.benchmark(
-            folder,
-            against,
-            shapes=[(row, length) for length in tokens for row in rows],
-            new_tokens=new_tokens,
-            backends=_words(backends),
-            device=device,
-            dtype=dtype,
-            threads=threads,
-            tolerance=tolerance,
-            seconds=seconds,
-            on_progress=on_progress,
-            command=command_line(),
-        )
+        found = timing.benchmark(folder, against, settings, on_progress=on_progress, command=command_line())
     if json_file is not None:
         write_whole(json_file, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if picture is not None:

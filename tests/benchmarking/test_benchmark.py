@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import (
 
 from bplightning.benchmarking import benchmark as benchmarking
 from bplightning.benchmarking.backends import check_backends, compiling, generate, prepare, recorded
-from bplightning.benchmarking.benchmark import benchmark
+from bplightning.benchmarking.benchmark import BenchmarkSettings, benchmark
 from bplightning.benchmarking.models import find_candidates, fitted
 from bplightning.benchmarking.plot import draw, plot
 from bplightning.benchmarking.rows import by_work, rows, settled
@@ -41,7 +42,7 @@ from bplightning.measuring.timing import Times
 CPU = torch.device("cpu")
 # torch.compile's own imports use what torch.jit has deprecated.
 COMPILING = pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning")
-QUICK: dict[str, Any] = {"seconds": 0.01, "shapes": [(2, 8)]}
+QUICK = BenchmarkSettings(seconds=0.01, shapes=[(2, 8)])
 
 
 def saved(folder: Path, model_type: str = "bert", **config: Any) -> Path:
@@ -149,9 +150,7 @@ def test_dense_and_compact_side_by_side(pair: Path, monkeypatch: pytest.MonkeyPa
     found = benchmark(
         str(pair / "compact"),
         str(pair / "dense"),
-        shapes=[(1, 8), (2, 16)],
-        seconds=0.01,
-        threads=2,
+        BenchmarkSettings(shapes=[(1, 8), (2, 16)], seconds=0.01, threads=2),
         on_progress=lambda *said: watched.append(said),
     )
     assert threads == [2, torch.get_num_threads()]
@@ -182,10 +181,10 @@ def test_dense_and_compact_side_by_side(pair: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_model_alone_has_times_and_no_ratio(pair: Path) -> None:
-    found = benchmark(str(pair / "compact"), dtype="bfloat16", **QUICK)
+    found = benchmark(str(pair / "compact"), settings=replace(QUICK, dtype="bfloat16"))
     assert [(row["model"], row["speedup"]) for row in found["rows"]] == [("compact", None)]
     assert found["settings"]["dtype"] == "bfloat16"
-    assert list(benchmark(str(pair / "dense"), **QUICK)["models"]) == ["dense"]
+    assert list(benchmark(str(pair / "dense"), settings=QUICK)["models"]) == ["dense"]
 
 
 def test_a_run_stands_for_its_compact_model_and_its_baseline(pair: Path, tmp_path: Path) -> None:
@@ -234,7 +233,7 @@ def test_generation_writes_all_tokens_with_cache_whatever_the_model_would_rather
 
 def test_generating_models_are_timed_by_first_token_and_decoding(tmp_path: Path) -> None:
     folder = saved(tmp_path, "t5", auto=AutoModelForSeq2SeqLM)
-    found = benchmark(str(folder / "compact"), str(folder / "dense"), new_tokens=4, **QUICK)
+    found = benchmark(str(folder / "compact"), str(folder / "dense"), settings=replace(QUICK, new_tokens=4))
     assert [row["work"] for row in found["rows"][::2]] == ["first_token", "generation", "decoding"]
     assert [row["new_tokens"] for row in found["rows"][::2]] == [1, 4, 4]
     first, whole, each = (
@@ -246,7 +245,7 @@ def test_generating_models_are_timed_by_first_token_and_decoding(tmp_path: Path)
     with pytest.raises(
         UserError, match=r"which compile cannot time, but --backends is eager,compile: leave compile out"
     ):
-        benchmark(str(folder / "compact"), backends=["eager", "compile"], **QUICK)
+        benchmark(str(folder / "compact"), settings=replace(QUICK, backends=["eager", "compile"]))
 
 
 @pytest.mark.slow
@@ -254,7 +253,7 @@ def test_generating_models_are_timed_by_first_token_and_decoding(tmp_path: Path)
 def test_generating_models_are_timed_in_onnx_too(tmp_path: Path) -> None:
     layers = {"num_layers": 1, "num_decoder_layers": 1}  # an export takes seconds a layer
     folder = saved(tmp_path, "t5", auto=AutoModelForSeq2SeqLM, **layers)
-    found = benchmark(str(folder / "compact"), new_tokens=3, backends=["onnx"], **QUICK)
+    found = benchmark(str(folder / "compact"), settings=replace(QUICK, new_tokens=3, backends=["onnx"]))
     timed = {(row["backend"], row["work"]) for row in found["rows"]}
     works = ("first_token", "generation", "decoding")
     assert timed == {(backend, work) for backend in ("eager", "onnx") for work in works}
@@ -331,7 +330,7 @@ def test_no_compiler_is_said_in_one_line(pair: Path) -> None:
             UserError, match=r"the backend compile does not work on this machine \(.*leave it out of --backends"
         ),
     ):
-        benchmark(str(pair / "dense"), backends=["compile"], **QUICK)
+        benchmark(str(pair / "dense"), settings=replace(QUICK, backends=["compile"]))
 
 
 def test_onnx_wants_its_packages_and_what_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,7 +554,7 @@ def test_a_trimmed_vocabulary_is_compared_on_the_tokens_that_both_know(pair: Pat
             vocabulary.write_text("\n".join(vocabulary.read_text().split("\n")[:tokens]))
             tokenizer = type(tokenizer)(str(vocabulary))
         tokenizer.save_pretrained(tmp_path / name)
-    found = benchmark(str(tmp_path / "trimmed"), str(tmp_path / "dense"), **QUICK)
+    found = benchmark(str(tmp_path / "trimmed"), str(tmp_path / "dense"), settings=QUICK)
     assert row_of(found, "compact")["flops"] == row_of(found, "dense")["flops"]
     with pytest.raises(UserError, match="different vocabularies"):
         find_candidates(str(tmp_path / "dense"), str(tmp_path / "trimmed"))
@@ -570,7 +569,7 @@ def test_a_family_that_is_not_known_is_refused_before_anything_is_timed(
     timed: list[Any] = []
     monkeypatch.setattr(benchmarking, "side_by_side", lambda *args, **_: timed.append(args))
     with pytest.raises(UserError, match="rembert"):
-        benchmark(str(tmp_path), **QUICK)
+        benchmark(str(tmp_path), settings=QUICK)
     assert not timed
 
 
@@ -580,4 +579,4 @@ def test_a_shape_without_room_in_memory_is_refused(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(measure, "flops", full)
     with pytest.raises(UserError, match="2x8 does not fit into the memory of cpu: leave it out"):
-        benchmark(str(pair / "dense"), **QUICK)
+        benchmark(str(pair / "dense"), settings=QUICK)

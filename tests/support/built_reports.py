@@ -124,3 +124,14 @@ def without_baseline() -> Report:
         stream=None,
         skipped=[],
     )
+
+
+def run_of(f1: float, ms: float, size: int, **changes: Any) -> Report:
+    """A report of a run with this score of the compact model, its latency, and its bytes on disk."""
+    return built(
+        metrics={"dense": {"exact_match": 80.0, "f1": 88.5}, "compact": {"exact_match": f1 - 9, "f1": f1}},
+        latency_ms={"dense": {"8x128": 120.0}, "compact": {"8x128": ms}},
+        speedup={"8x128": 120 / ms},
+        bytes_on_disk={"dense": 400_000_000, "compact": size},
+        **changes,
+    )
