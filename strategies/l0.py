@@ -13,7 +13,7 @@ from bplightning.contracts.strategy import Progress
 from bplightning.contracts.window import PRUNING_WINDOW, PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
-from bplightning.masks.granularity import FALLBACKS, check_role_weights
+from bplightning.masks.granularity import check_role_weights, role_weight
 from bplightning.strategies.shared.seeded_generator import generator_of
 
 TEMPERATURE = 2 / 3
@@ -135,12 +135,8 @@ class L0(ScheduledStrategy):
         for mask in self.all_masks:
             assert mask.scores is not None
             means.setdefault(mask.role, []).append(chance_open(mask.scores).mean())
-        shares = [self.role_weight(role) * torch.stack(values).mean() for role, values in means.items()]
+        shares = [role_weight(self.role_weights, role) * torch.stack(values).mean() for role, values in means.items()]
         return self.penalty_weight * torch.stack(shares).mean()
-
-    def role_weight(self, role: str) -> float:
-        """Factor of a role's share of the penalty."""
-        return self.role_weights.get(role, self.role_weights.get(FALLBACKS.get(role, role), 1.0))
 
     def parameter_groups(self, *, total_steps: int) -> list[dict[str, Any]]:
         learning_rate = self.score_learning_rate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,7 +17,7 @@ from bplightning.contracts.targeted import Targeted
 from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
-from bplightning.masks.granularity import FALLBACKS, check_role_weights
+from bplightning.masks.granularity import check_role_weights, role_weight
 from bplightning.strategies.shared.guide import Guide
 from bplightning.strategies.shared.snap import Snap
 from bplightning.strategies.shared.steering import FARTHEST, Steering
@@ -49,8 +48,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
 
     Args:
         target: What to keep: a density, FLOPs or a speed-up as measured. The penalty is steered there, from
-            `regularization` on, and masks stay as they are from the end of the schedule. Default: none, what is kept
-            follows from `regularization`.
+            `regularization` on. Default: none, what is kept follows from `regularization`.
         regularization: Weight lambda of the penalty that pushes scores down: greater prunes more. The papers take 1 to
             40 for blocks and 20 to 400 for single elements.
         final_score_threshold: Cut-off on sigmoid(score) at the end of the schedule, in (0, 0.5).
@@ -61,7 +59,8 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
             for hybrid; a decoder's as the encoder's.
         score_learning_rate: Learning rate of the scores. Default: 1e-2 as in the papers, and more in runs of fewer than
             about 6,600 optimizer steps, in which scores could not travel far enough.
-        window: When it prunes; its end is where the final threshold is reached.
+        window: When it prunes; its end is where the final threshold is reached. With a target masks stay as they are
+            after it in any case, with `freeze_masks` false too.
         role_weights: Factor of a role's share of the penalty, by role. Default: 1; a decoder's as the encoder's.
         guide: Folder of a former compact model of the same dense model: what touches a head that it kept is always
             kept, and takes no part in the penalty. Default: none.
@@ -92,8 +91,6 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         super().__init__(granularity, window)
         self.take_target(target)
         self.target = size_target(self.asked)
-        if self.target is not None:
-            self.window = replace(window, freeze_masks=True)
         for name, value in (("initial", initial_score_threshold), ("final", final_score_threshold)):
             if not 0 <= value < 0.5 or (name == "final" and value == 0):
                 raise UserError(
@@ -121,6 +118,10 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         self.register_buffer("penalty_weight", torch.tensor(0.0))
         self.steering: Steering | None = None
         self.last_move: Snap | None = None
+
+    @property
+    def masks_stay(self) -> bool:
+        return super().masks_stay or self.target is not None
 
     def attach(self, layout: PrunableLayout) -> None:
         super().attach(layout)
@@ -187,7 +188,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         for mask, sigmoid_RC, free in zip(self.all_masks, sigmoids, self.guide.free(self.all_masks), strict=True):
             if free > 0:
                 means.setdefault(mask.role, []).append(sigmoid_RC.sum() / free)
-        shares = [self.role_weight(role) * torch.stack(values).mean() for role, values in means.items()]
+        shares = [role_weight(self.role_weights, role) * torch.stack(values).mean() for role, values in means.items()]
         return self.penalty_weight * torch.stack(shares).mean() if shares else None
 
     # -- the target ----------------------------------------------------------------------------------------------------
@@ -249,10 +250,6 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
             "changed": self.last_move.changed(),
             "shape": self.target.shape,
         }
-
-    def role_weight(self, role: str) -> float:
-        """Factor of a role's share of the penalty."""
-        return self.role_weights.get(role, self.role_weights.get(FALLBACKS.get(role, role), 1.0))
 
     def _score_learning_rate(self, total_steps: int) -> float:
         if self.score_learning_rate is not None:

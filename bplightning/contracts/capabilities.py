@@ -21,9 +21,10 @@ Core code does not look at a strategy's type. It asks the strategy, with `Prunin
         name = staged.ready(progress)
 
 The answer is the strategy itself where its class inherits the base, else `None`; so one ``if`` is all that a capability
-costs the core, and a class flag beside it is not needed. The strategy may answer otherwise: one that is set not to
-learn from a teacher answers `None`, and one that wraps another hands the question on. The contract itself knows none of
-the bases, so a plugin and a callback may agree on one of their own.
+costs the core, and no class flag says who has it. (`OneShot.by_training` says something else: whether a one-shot
+strategy also prunes in training.) The strategy may answer otherwise: one that is set not to learn from a teacher
+answers `None`, and one that wraps another hands the question on. The contract itself knows none of the bases, so a
+plugin and a callback may agree on one of their own.
 """
 
 from __future__ import annotations

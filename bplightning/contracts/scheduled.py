@@ -19,10 +19,12 @@ from bplightning.plugins import name_of
 class ScheduledStrategy(Advising, ABC):
     """Prunes more and more between two optimizer steps, the papers' cubic schedule (`bplightning.contracts.schedule`).
 
-    A subclass says what masks keep at a point of the schedule (`prune`), and the granularity it has by default.
+    A subclass says what masks keep at a point of the schedule (`prune`), and the granularity it has by default. Masks
+    that are to stay as they are after it (`window.freeze_masks`, `masks_stay`) are not its concern.
 
     Attributes:
-        freezes_masks: Whether its masks can stay as they are while weights go on learning.
+        freezes_masks: Whether its masks can stay as they are while weights go on learning; if not,
+            `window.freeze_masks` must be false.
 
     Args:
         granularity: Role to granularity, where it is not `default_granularity`.
@@ -48,6 +50,11 @@ class ScheduledStrategy(Advising, ABC):
         self.granularity = granularity_by_role(granularity, default=self.default_granularity)
         self.window = window
 
+    @property
+    def masks_stay(self) -> bool:
+        """Whether masks stay as they are after the target is reached."""
+        return self.window.freeze_masks
+
     @abstractmethod
     def prune(self, amount: float, *, steps_after: int) -> None:
         """Set what masks keep.
@@ -64,9 +71,9 @@ class ScheduledStrategy(Advising, ABC):
 
     def advance(self, progress: Progress) -> None:
         start, end = self.window.steps(progress)
-        if not (self.window.freeze_masks and progress.step > end):
+        if not (self.masks_stay and progress.step > end):
             amount = cubic(step=progress.step, start=start, end=end, initial=0.0, final=1.0)
             self.prune(amount, steps_after=progress.step - end)
 
     def target_reached(self, progress: Progress) -> bool:
-        return progress.step >= self.window.steps(progress)[1]
+        return self.window.ended(progress)

@@ -19,7 +19,8 @@ class PruningWindow:
         initial_warmup: Length of training before pruning begins, in multiples of the learning-rate warm-up, 0 or more.
         final_warmup: Length of training after the target is reached, in multiples of the learning-rate warm-up, 0 or
             more.
-        freeze_masks: Whether masks stay as they are after the target is reached, so that only weights still learn.
+        freeze_masks: Whether masks must stay as they are after the target is reached, so that only weights still
+            learn. False leaves it to the strategy: some keep them in any case. One that cannot keep them refuses true.
 
     Raises:
         UserError: A length is below 0.
@@ -62,6 +63,19 @@ class PruningWindow:
                 f"{section}.final_warmup smaller."
             )
         return start, end
+
+    def ended(self, progress: Progress) -> bool:
+        """Whether the target is reached: the window's last step is taken.
+
+        Args:
+            progress: Where training stands.
+
+        >>> from bplightning.contracts.strategy import Progress
+        >>> window = PruningWindow(initial_warmup=1, final_warmup=10)
+        >>> [window.ended(Progress(step, total_steps=1000, warmup_steps=50)) for step in (499, 500)]
+        [False, True]
+        """
+        return progress.step >= self.steps(progress)[1]
 
 
 PRUNING_WINDOW = PruningWindow()

@@ -61,6 +61,19 @@ def check_role_weights(role_weights: Mapping[str, float]) -> None:
             raise UserError(f"role_weights has {value:g} for {role}; it must be 0 (no penalty) or more.")
 
 
+def role_weight(role_weights: Mapping[str, float], role: str) -> float:
+    """Factor of a role's share of a penalty: a decoder's as the encoder's, 1 where none is given.
+
+    Args:
+        role_weights: Role to factor, as `check_role_weights` allows it.
+        role: The role.
+
+    >>> role_weight({"attention": 0.5}, "cross_attention"), role_weight({"attention": 0.5}, "feed_forward")
+    (0.5, 1.0)
+    """
+    return role_weights.get(role, role_weights.get(FALLBACKS.get(role, role), 1.0))
+
+
 def granularity_by_role(chosen: Mapping[str, str] | None, *, default: Mapping[str, str]) -> dict[str, str]:
     """The granularity of every role: the chosen one, else that of the matching encoder role, else the default.
 

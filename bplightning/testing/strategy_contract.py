@@ -18,6 +18,7 @@ from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.contracts.suitability import prunes_by_training
 from bplightning.contracts.targeted import Targeted
 from bplightning.contracts.window import PruningWindow
+from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import Mask, has_masks, remove_masks
 from bplightning.testing.arguments import unexplained
@@ -137,6 +138,27 @@ class StrategyContract:
         asked = None if targeted is None else targeted.asked.density
         if asked is not None and not any(mask.pattern for mask in masks):
             assert kept == pytest.approx(asked, abs=0.5 * max(sizes) * len(sizes) / total)
+
+    def test_masks_that_are_to_stay_do(self, case: StrategyCase) -> None:
+        """With `window.freeze_masks` they stay after the target is reached; a strategy that cannot do that refuses."""
+        accepted = inspect.signature(case.cls).parameters
+        if "window" not in accepted:
+            pytest.skip("it has no pruning window")
+        window = replace(case.options.get("window", accepted["window"].default), freeze_masks=True)
+        frozen = case._replace(options={**case.options, "window": window})
+        if not getattr(case.cls, "freezes_masks", True):
+            with pytest.raises(UserError, match=r"window\.freeze_masks"):
+                frozen.make()
+            return
+        model, strategy, _ = frozen.attached()
+        _, end = window.steps(Progress(0, STEPS, warmup_steps=2))
+        train(model, strategy, last=end)
+        reached = [mask.kept.clone() for mask in strategy.all_masks]
+        with torch.no_grad():  # whatever is learned from here on
+            for parameter in (*model.parameters(), *strategy.parameters()):
+                parameter.normal_()
+        _advance(model, strategy, STEPS)
+        assert all(torch.equal(mask.kept, kept) for mask, kept in zip(strategy.all_masks, reached, strict=True))
 
     def test_it_prunes_without_training(self, case: StrategyCase) -> None:
         """If it says so: calibration and one look at the end are enough, and its compaction is exact."""

@@ -80,7 +80,8 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
             runs of many steps.
         gate_learning_rate: Learning rate of scores and multipliers, above 0. Default: 1e-2 as in the paper, and more in
             runs of fewer than about 5,500 optimizer steps, in which scores could not travel far enough.
-        window: When gates may shut. At its end they come to rest, whatever `freeze_masks` is.
+        window: When gates may shut. At its end they come to rest and stay as they are in any case, with
+            `freeze_masks` false too.
     """
 
     collapse_remedies: ClassVar[tuple[str, ...]] = (
@@ -220,7 +221,7 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
             set_narrowing(model, narrows=begun)
 
     def target_reached(self, progress: Progress) -> bool:
-        return progress.step >= self.window.steps(progress)[1]
+        return self.window.ended(progress)
 
     def penalty(self) -> Tensor:
         off = self._size.expected() - self.target

@@ -51,6 +51,7 @@ class ZipLM(Targeted, Staged, Prepared):
         target: How many times faster than the dense model each model is to be, by the latency table: one
             speed-up or a list of ascending ones. Default: one model, 2 times.
         start: Part of training before the first pruning, in [0, 1); the targets share what comes after it evenly.
+            It takes the place of a window, which has one end: each of several targets is pruned to at one step.
         calibration_examples: Training examples that each pruning looks at, 1 or more.
         damping: What is added to the diagonal of each Hessian, as a part of its mean, above 0.
         search_tries: How many weightings of the layers are tried, each by the loss on the calibration

@@ -50,6 +50,12 @@ class Ungrouped(Movement):
         return []
 
 
+class Restless(Movement):
+    """Chooses what to keep to the end, whatever its window says."""
+
+    masks_stay = False
+
+
 class Unexplained(Magnitude):
     """Says nothing of an argument."""
 
@@ -81,6 +87,11 @@ class TestBlind(StrategyContract):
 
 class TestUngrouped(StrategyContract):
     strategy = Ungrouped
+    options = ({},)
+
+
+class TestRestless(StrategyContract):
+    strategy = Restless
     options = ({},)
 
 
@@ -136,6 +147,7 @@ def test_each_broken_promise_fails_its_test(tmp_path: Path) -> None:
         ("Forgets", "resumed_equals_uninterrupted"),
         ("Waits", "a_step_never_waits_for_the_host"),
         ("Ungrouped", "every_parameter_is_in_one_group"),
+        ("Restless", "masks_that_are_to_stay_do"),
         ("Unexplained", "every_argument_is_explained"),
         ("Unheard", "hooks_of_a_capability_come_with_it"),
         ("Deaf", "a_model_is_the_best_teacher_of_itself"),

@@ -37,6 +37,7 @@ def test_the_target_is_met_whatever_the_scale_of_the_loss(target: float, pull: f
     assert snap["before"] == pytest.approx(target, rel=0.02)  # by steering
     assert snap["after"] == pytest.approx(seen[-1]) == pytest.approx(target, rel=0.01)
     assert len(set(seen[END:])) == 1  # masks stand still in the last part
+    assert not strategy.window.freeze_masks  # without being told to: the window is the one that was given
     assert seen[END // 2] > target
     assert abs(float(strategy.steering.violation)) < 0.05  # type: ignore[union-attr]  # by the penalty, not by the cut
 
