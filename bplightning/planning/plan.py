@@ -86,20 +86,13 @@ def plan(
     groups = [_planned_group(layout, group, masks) for group in layout.groups]
     counts = measure.parameters(model, layout)
     found: Estimates | None = None
-    by_training = prunes_by_training(strategy)
-    if strategy.capability(Staged) is not None or not by_training:
-        verb = "fit" if by_training else "prune"
-        data = "how much of each layer is removed follows from data, which `plan` does not read"
-        told = f"{data}: `{verb}` reports it when it prunes."
+    if (told := _data_needed(strategy)) is not None:
         problems = [*problems, _problem(layout, None, told)]
     if masks and not problems:
-        last = end or Progress(NOMINAL_STEPS, NOMINAL_STEPS, warmup_steps=0)
         try:
-            density = _final_density(attached[0], last)
+            density = _known_density(attached[0], end or Progress(NOMINAL_STEPS, NOMINAL_STEPS, warmup_steps=0))
         except UserError as error:
-            assumed = f" ({NOMINAL_STEPS:,} steps are assumed here, because no data is read.)"
-            told = f"{error}{assumed}" if last.total_steps == NOMINAL_STEPS else str(error)
-            problems = [_problem(layout, None, told)]
+            problems = [_problem(layout, None, str(error))]
         else:
             shrinking = [group for group, planned in zip(layout.groups, groups, strict=True) if shrinks(planned)]
             make_inputs = make_inputs or (lambda rows, tokens: random_inputs(model, rows, tokens))
@@ -163,6 +156,26 @@ def _attach(layout: PrunableLayout, strategy: PruningStrategy) -> tuple[list[Pru
         _problem(layout, group, str(error), alike=[other for other in refused if other.role == group.role])
         for group, error in refused.items()
     ]
+
+
+def _data_needed(strategy: PruningStrategy) -> str | None:
+    """Why the strategy's densities cannot be known without data; `None` where they can."""
+    by_training = prunes_by_training(strategy)
+    if strategy.capability(Staged) is None and by_training:
+        return None
+    data = "how much of each layer is removed follows from data, which `plan` does not read"
+    return f"{data}: `{'fit' if by_training else 'prune'}` reports it when it prunes."
+
+
+def _known_density(strategy: PruningStrategy, end: Progress) -> dict[str, float]:
+    """As `_final_density`; a refusal says where it is about a length that is only assumed."""
+    try:
+        return _final_density(strategy, end)
+    except UserError as error:
+        if end.total_steps != NOMINAL_STEPS:
+            raise
+        assumed = f" ({NOMINAL_STEPS:,} steps are assumed here, because no data is read.)"
+        raise UserError(f"{error}{assumed}") from error
 
 
 @torch.no_grad()

@@ -103,21 +103,7 @@ def make_compact(
     Raises:
         UserError: A check failed, or there is no vocabulary to trim.
     """
-    exact, refilled = masked, None
-    if filling is not None:
-        settings = filling.settings
-        refilled = Refilled(
-            max_epochs=settings.max_epochs,
-            learning_rate=settings.learning_rate or filling.learning_rate,
-            hold_masks=settings.hold_masks,
-            heads=settings.heads,
-            heads_removed=0,
-            logit_difference=None,
-        )
-        if settings.heads == "any":
-            exact = copy.deepcopy(masked)
-            refilled["heads_removed"] = len(remove_partial_heads(exact))
-            refilled["logit_difference"] = logit_difference(masked, exact, _first_batch(task, masked)).absolute
+    exact, refilled = (masked, None) if filling is None else _before_refill(task, masked, filling)
     plan = CompactionPlan.of(exact)
     count = 0 if task.tokenizer is None else _tokens(masked)
     tokens = Vocabulary(kept=count, total=count)
@@ -151,6 +137,24 @@ def make_compact(
         assert saving.task_of is not None
         task = saving.task_of(out)
     return Compacted(small, task, plan, tokens, refilled)
+
+
+def _before_refill(task: Task, masked: PreTrainedModel, filling: Filling) -> tuple[PreTrainedModel, Refilled]:
+    """The model that is compacted for a refill, without the heads that go by its rule, and what a report says of it."""
+    settings, exact = filling.settings, masked
+    refilled = Refilled(
+        max_epochs=settings.max_epochs,
+        learning_rate=settings.learning_rate or filling.learning_rate,
+        hold_masks=settings.hold_masks,
+        heads=settings.heads,
+        heads_removed=0,
+        logit_difference=None,
+    )
+    if settings.heads == "any":
+        exact = copy.deepcopy(masked)
+        refilled["heads_removed"] = len(remove_partial_heads(exact))
+        refilled["logit_difference"] = logit_difference(masked, exact, _first_batch(task, masked)).absolute
+    return exact, refilled
 
 
 def _first_batch(task: Task, model: PreTrainedModel) -> dict[str, Tensor]:
