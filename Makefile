@@ -10,8 +10,9 @@ STAMP := $(VENV)/.installed
 demo: setup
 	$(BIN)/python cli.py fit --strategy hybrid
 
-# Long files and classes come first, as tests/conftest.py orders them, and none is split: its tests share fixtures.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
+# Long files and classes come first, as tests/conftest.py orders them, and none is split: its tests share fixtures. One
+# process more than there are cores: some tests wait for others that they have started.
+PYTEST = $(BIN)/python -m pytest -n $(shell expr `getconf _NPROCESSORS_ONLN` + 1) --dist loadscope --no-loadscope-reorder
 
 check: lint types
 	$(PYTEST) -m "not slow" --ignore=tests/whole_program $(PYTEST_ARGS)

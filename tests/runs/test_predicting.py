@@ -223,7 +223,7 @@ def test_a_damaged_model_is_refused(dense: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_names_its_own_task(made: tuple[Path, PreTrainedModel]) -> None:
-    with pytest.raises(UserError, match=r"task is 'qa', but the task of '.*run' stands in its run's config\.yaml"):
+    with pytest.raises(UserError, match=r"task is 'qa', but the task of '.*run' is set by its run's config\.yaml"):
         predict(made[0] / "run", [], task="qa")
 
 

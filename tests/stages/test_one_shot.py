@@ -196,7 +196,7 @@ def test_what_learns_in_training_is_refused_and_the_other_way_round(tmp_path: Pa
     task = TinyTask(tmp_path)
     with pytest.raises(UserError, match=r"strategy 'movement' learns in training.*`fit`.*magnitude"):
         one_shot.prune(trainer(tmp_path), PruningModule(task, Movement()))
-    with pytest.raises(UserError, match=r"strategy 'noting' prunes a model that is trained already.*`prune`"):
+    with pytest.raises(UserError, match=r"strategy 'noting' prunes without training: use `bplightning prune`"):
         pipeline.fit(trainer(tmp_path), PruningModule(task, Noting()))
 
 
