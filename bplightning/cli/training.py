@@ -239,7 +239,7 @@ class PruningCLI(LightningCLI):
         return StopGracefully(command if self.settings.resume else f"{command} --resume true", whole=True)
 
     def _find_same(self) -> Path | None:
-        """The folder of the run of these settings that `--resume` goes on with."""
+        """The folder of the run of these settings that `--resume` continues."""
         for option, given in {
             "--trainer.logger": not self._logs_by_default,
             "--ckpt_path": self.ckpt_path is not None,

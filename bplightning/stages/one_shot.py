@@ -87,7 +87,7 @@ def prune(
         begin()
         for logger in trainer.loggers:
             _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
-        if unpruned is not None:  # not its own folder: that may lack a head, which is drawn anew at each reading
+        if unpruned is not None:  # not its own folder: that may lack a head, which is drawn again at each reading
             save_dense(task, unpruned, run.baseline_model)
             del unpruned
         model = module.model.eval()

@@ -12,7 +12,7 @@ from bplightning.masks.masking import Cover, Mask
 
 
 def refuse_others(layout: PrunableLayout) -> None:
-    """Refuse a model of which it is not known where a sub-layer's output is added and normalized.
+    """Refuse a model if it is not known where a sub-layer's output is added and normalized.
 
     Raises:
         UserError: It is such a model, or nothing is left of it.
