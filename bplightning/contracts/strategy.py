@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bplightning.compaction.compact_config import require_compaction
+from bplightning.contracts.saving import save_as_it_is, save_as_pruned
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import Mask, install_mask, remove_masks
 
@@ -137,6 +138,7 @@ class PruningStrategy(nn.Module):
         device = mask.covers[0].member.weight(layout.model).device
         self.masks[name.replace(".", "-")] = mask.to(device)
         install_mask(layout.model, mask)
+        save_as_pruned(self, layout)
 
     @property
     def all_masks(self) -> list[Mask]:
@@ -164,6 +166,7 @@ class PruningStrategy(nn.Module):
     def harden(self, layout: PrunableLayout) -> None:
         """Write the masks into the weights as zeros, and take the masks away."""
         remove_masks(layout.model)
+        save_as_it_is(layout.model)
         for mask in self.all_masks:
             mask.clear_idle(layout.model)
         require_compaction(layout)

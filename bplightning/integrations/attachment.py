@@ -7,11 +7,11 @@ the loss of each batch, it would depend on how the loop averages batches, which 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
@@ -21,15 +21,20 @@ from bplightning.compaction.equivalence import LogitDifference
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.loading import save_compact
 from bplightning.contracts.capabilities import Prepared, Staged
+from bplightning.contracts.saving import hardened_copy
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.suitability import require_by_training
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import has_masks
+from bplightning.training.checkpoint_files import UNREADABLE
 from bplightning.training.guards import require_precise_scores
 
 OWNED_AS = "pruning_strategy"
 """Name of the strategy among the modules of its owner, and in its `state_dict`."""
+
+STATE_FILE = "pruning_state.pt"
+"""Name of the file, in a checkpoint folder of the transformers Trainer, from which pruning resumes."""
 
 PEAKS = ("max_lr", "initial_lr", "lr")
 """Names of a group's highest learning rate; the first that it has is used."""
@@ -112,12 +117,7 @@ class Attachment:
 
     def hardened_copy(self) -> PreTrainedModel:
         """A copy of the model as `harden` would leave it, in evaluation mode; the model keeps its masks."""
-        # Together: they hold one another.
-        model, strategy, layout = copy.deepcopy((self.model, self.strategy, self.layout))
-        if hasattr(model, OWNED_AS):
-            delattr(model, OWNED_AS)
-        strategy.harden(layout)
-        return model.eval()
+        return hardened_copy(self.strategy, self.layout)
 
     def add_penalty(self, scale: Callable[[Tensor], Tensor] = lambda penalty: penalty) -> None:
         """Add the gradient of the strategy's penalty to that of the last batch; call it once per optimizer step.
@@ -128,6 +128,47 @@ class Attachment:
         penalty = self.strategy.penalty()
         if penalty is not None:
             scale(penalty).backward()
+
+    def save_state(self, folder: Path) -> None:
+        """Write what training needs to resume, and the pruned model in the same folder does not hold.
+
+        Args:
+            folder: Folder of a checkpoint, of a model that still has masks.
+        """
+        pruned = self.hardened_copy().state_dict()
+        state = self.model.state_dict()
+        more = {name: value for name, value in state.items() if not _same(value, pruned.get(name))}
+        torch.save(more, folder / STATE_FILE)
+
+    def load_state(self, folder: Path) -> None:
+        """Read what `save_state` wrote, after the pruned model's weights were loaded from the same folder.
+
+        Args:
+            folder: Folder of a checkpoint.
+
+        Raises:
+            UserError: It holds no such state, or that of another model or strategy.
+        """
+        file = folder / STATE_FILE
+        if not file.is_file():
+            raise UserError(
+                f"{str(folder)!r} has no {STATE_FILE}, the scores and masks from which pruning resumes: give a "
+                "checkpoint folder that a PruningTrainer wrote, or begin a new run without resume_from_checkpoint."
+            )
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            own = self.model.state_dict()
+            differ = {
+                name for name in own if name.startswith(f"{OWNED_AS}.")
+            } - state.keys() | state.keys() - own.keys()
+            if differ:
+                raise KeyError(min(differ))
+            self.model.load_state_dict(state, strict=False)
+        except UNREADABLE as error:
+            raise UserError(
+                f"{str(file)!r} is damaged, or of another model or strategy ({' '.join(str(error).split())[:200]}): "
+                "give a checkpoint of the same, or begin a new run."
+            ) from error
 
     def compact(self) -> PreTrainedModel:
         """The compact model; the strategy is hardened, and the pruned model becomes an ordinary one with zeros."""
@@ -185,6 +226,11 @@ class Attached:
     ) -> LogitDifference:
         """Compact, and save as a transformers folder, as `Attachment.save` has it; in one process only."""
         return self.attachment.save(folder, tokenizer, inputs)
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two values of a `state_dict` are equal; extra states are no tensors, and are taken as different."""
+    return isinstance(value, Tensor) and isinstance(other, Tensor) and torch.equal(value, other)
 
 
 def _any_in(parameters: Iterable[Tensor], wanted: set[int]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -13,6 +14,7 @@ from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.errors import UserError
 from bplightning.integrations.attachment import Attached, Attachment
 from bplightning.training.module import check_warmup, progress_of
+from bplightning.training.other_callbacks import ended_early, require_no_averaging, warn_of_unpruned_choices
 from bplightning.training.ranks import require_agreement, require_supported
 
 
@@ -50,6 +52,7 @@ class PruningCallback(Attached, Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let masks be installed as soon as the module has its model, before a checkpoint is read."""
         require_supported(trainer)
+        require_no_averaging(trainer, self.strategy)
         if self._attachment is not None:
             if self._attachment.owner is not pl_module:
                 raise UserError("this PruningCallback has pruned another module: make one for each module.")
@@ -82,6 +85,12 @@ class PruningCallback(Attached, Callback):
         """Advance to the step where training begins or resumes."""
         self._step = trainer.global_step
         self.strategy.advance(self._progress(trainer, self._step))
+        warn_of_unpruned_choices(trainer)
+
+    def target_reached(self) -> bool:
+        """Whether the model is pruned as far as it is meant to be; `PrunedCheckpoint` and others ask for it."""
+        trainer = self.attachment.owner.trainer
+        return self.strategy.target_reached(self._progress(trainer, trainer.global_step))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Add the penalty's gradient, and log; gradients are averaged over ranks by now, and no longer scaled."""
@@ -106,6 +115,12 @@ class PruningCallback(Attached, Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same before the model is compacted."""
         require_agreement(trainer, self)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of a run that has ended before the strategy reached its target."""
+        progress = self._progress(trainer, trainer.global_step)
+        if not self.strategy.target_reached(progress):
+            rank_zero_warn(ended_early(self.strategy, step=progress.step, total=progress.total_steps))
 
     def _progress(self, trainer: Trainer, step: int) -> Progress:
         return progress_of(trainer, step=step, warmup=self.warmup)

@@ -3,29 +3,35 @@
     trainer = PruningTrainer(model=model, args=..., train_dataset=..., callbacks=[PruningTrainerCallback(strategy)])
     trainer.train()
 
-A callback of transformers can change neither the gradients before they are clipped nor the optimizer before its
-checkpoint is read; a Trainer can, in the two methods that `PruningTrainerMixin` overrides. For other Trainers: ``class
-MyTrainer(PruningTrainerMixin, Seq2SeqTrainer): ...``.
+A callback of transformers can change neither the gradients before they are clipped, nor the optimizer before its
+checkpoint is read, nor what is in a checkpoint and which one is the best; a Trainer can, in the methods that
+`PruningTrainerMixin` overrides. For other Trainers: ``class MyTrainer(PruningTrainerMixin, Seq2SeqTrainer): ...``.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.errors import UserError
-from bplightning.integrations.attachment import Attached, Attachment
+from bplightning.integrations.attachment import OWNED_AS, Attached, Attachment
+from bplightning.training.other_callbacks import ended_early
+
+logger = logging.get_logger("transformers.trainer")
 
 
 class PruningTrainerCallback(Attached, TrainerCallback):
     """Prunes the Trainer's model; the Trainer must be a `PruningTrainer`, or another with `PruningTrainerMixin`.
 
-    The strategy becomes a module of the model, ``pruning_strategy``: so its scores and masks are in the Trainer's
-    checkpoints, from which ``train(resume_from_checkpoint=True)`` resumes. The schedule uses the Trainer's own
-    learning-rate warm-up (`warmup_steps`).
+    The strategy becomes a module of the model, ``pruning_strategy``. The Trainer's checkpoints are ordinary folders of
+    the pruned model, with zeros inside; scores, masks and the weights under them are in each one's
+    ``pruning_state.pt``, from which ``train(resume_from_checkpoint=True)`` resumes. The schedule uses the Trainer's
+    own learning-rate warm-up (`warmup_steps`).
 
     Args:
         strategy: The pruning strategy.
@@ -75,9 +81,28 @@ class PruningTrainerCallback(Attached, TrainerCallback):
         self.strategy.after_optimizer_step()
         self._advance(args, state, step=state.global_step + 1)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warn of a run that has ended before the strategy reached its target."""
+        if not self.target_reached(args, state):
+            logger.warning(ended_early(self.strategy, step=state.global_step, total=state.max_steps))
+
+    def target_reached(self, args: TrainingArguments, state: TrainerState) -> bool:
+        """Whether the model is pruned as far as it is meant to be.
+
+        Args:
+            args: The Trainer's.
+            state: The Trainer's.
+        """
+        return self.strategy.target_reached(self._progress(args, state, step=state.global_step))
+
     def _advance(self, args: TrainingArguments, state: TrainerState, *, step: int) -> None:
+        self.strategy.advance(self._progress(args, state, step=step))
+
+    def _progress(self, args: TrainingArguments, state: TrainerState, *, step: int) -> Progress:
         total = state.max_steps
-        self.strategy.advance(Progress(step, total, warmup_steps=args.get_warmup_steps(total)))
+        return Progress(step, total, warmup_steps=args.get_warmup_steps(total))
 
 
 if TYPE_CHECKING:
@@ -118,6 +143,37 @@ class PruningTrainerMixin(_Base):
             scaler = self.accelerator.scaler
             self.pruning.attachment.add_penalty(*([] if scaler is None else [scaler.scale]))
         return loss
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As usual, the pruned model; in a checkpoint also what training needs to resume."""
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None and self.args.should_save:
+            self.pruning.attachment.save_state(Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.pruning.attachment.load_state(Path(resume_from_checkpoint))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As usual, but for the strategy's own state, which is read afterwards."""
+        missing = [name for name in load_result.missing_keys if not name.startswith(f"{OWNED_AS}.")]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+    # -- the best model ------------------------------------------------------------------------------------------------
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As usual, but none is the best before the target is reached; EarlyStoppingCallback waits for that, too."""
+        if not self.pruning.target_reached(self.args, self.state):
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self.pruning.attachment.load_state(Path(str(self.state.best_model_checkpoint)))
+
+    # -- logs ----------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the density by role along with the loss."""

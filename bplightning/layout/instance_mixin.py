@@ -18,9 +18,12 @@ class Mixin:
 
     Attributes:
         innermost: Whether it comes right before the original class and replaces its `forward`; other mixins wrap that.
+        renames: Whether the mixed class shows its name before the original's. A model keeps its name, which is saved in
+            its configuration, and by which a Trainer finds its labels.
     """
 
     innermost = False
+    renames = True
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle the mixins, the original class and the state."""
@@ -48,8 +51,9 @@ def take_out(module: nn.Module, mixin: type[Mixin]) -> None:
 @functools.cache
 def _mixed(mixins: tuple[type, ...], original: type) -> Any:
     # A subclass of the original: transformers finds the modules whose attention weights it records by class.
-    names = "".join(mixin.__name__ for mixin in mixins)
-    return type(f"{names}{original.__name__}", (*mixins, original), {"mixed_of": (mixins, original)})
+    names = "".join(mixin.__name__ for mixin in mixins if mixin.renames)  # type: ignore[attr-defined]
+    body = {"mixed_of": (mixins, original), "__module__": original.__module__}  # transformers reads a model's source
+    return type(f"{names}{original.__name__}", (*mixins, original), body)
 
 
 def _parts(cls: type) -> tuple[tuple[type, ...], type]:

@@ -5,8 +5,8 @@ Real-valued gates use the same masks; a strategy also defines the gate as a func
 Legend: `O` out features, `I` in features, `R`, `C` grid rows and columns, ``r = O / R`` and ``c = I / C`` the tile.
 
 One class covers element, block, row, column, unit and head: the shape of the grid decides which. A mask leaves the
-module tree, the parameter names and the `state_dict` of the model as they are: `Masked` is mixed into the class of the
-module that owns the weight, so that reading the weight gives the masked weight.
+module tree and the parameter names of the model as they are: `Masked` is mixed into the class of the module that owns
+the weight, so that reading the weight gives the masked weight.
 """
 
 from __future__ import annotations
@@ -225,8 +225,16 @@ class _MaskedWeight(torch.autograd.Function):
 # -- carrying masks on a model -----------------------------------------------------------------------------------------
 
 
+UNDER_MASK = "_under_mask"
+"""End of the name under which a `state_dict` holds a weight without its mask, from which training resumes."""
+
+
 class Masked(Mixin):
-    """Mixed into the class of a module whose weights are read through masks; writing and saving are as before."""
+    """Mixed into the class of a module whose weights are read through masks; writing is as before.
+
+    A `state_dict` holds the masked weight under the weight's own name, so whoever reads it, with or without the masks,
+    has the pruned model. The weight itself has a second name, by which a module with masks takes it back.
+    """
 
     def __getattr__(self, name: str) -> Any:
         """A parameter is only found here, since `nn.Module` keeps it in a dictionary, so it can be masked here."""
@@ -237,6 +245,41 @@ class Masked(Mixin):
         if frozen is not None and not torch.is_grad_enabled():
             return frozen[name]
         return _read_through(self.__dict__["_parameters"][name], covers)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
+        for name, covers in self.__dict__["_carried_masks"].items():
+            weight = destination[prefix + name]
+            destination[prefix + name] = _as_evaluated(weight.detach(), covers)
+            destination[prefix + name + UNDER_MASK] = weight
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: Any,
+        unexpected: Any,
+        errors: Any,
+    ) -> None:
+        for name in self.__dict__["_carried_masks"]:
+            if (weight := state_dict.pop(prefix + name + UNDER_MASK, None)) is not None:
+                state_dict[prefix + name] = weight
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)  # type: ignore[misc]
+
+
+@torch.no_grad()
+def _as_evaluated(weight: Tensor, covers: Sequence[tuple[Cover, Mask]]) -> Tensor:
+    """A whole parameter with its masks applied, with the gates of evaluation."""
+    drawn = [(mask, mask.noise) for _, mask in covers]
+    for mask, _ in drawn:
+        mask.settle()
+    try:
+        return _read_through(weight, covers)
+    finally:
+        for mask, noise in drawn:
+            mask.noise = noise
 
 
 def _read_through(weight: Tensor, covers: Sequence[tuple[Cover, Mask]]) -> Tensor:

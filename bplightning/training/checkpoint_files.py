@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from bplightning.errors import UserError
+from bplightning.masks.masking import UNDER_MASK
 
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)
 """Exceptions of torch for a file that is not its own, or damaged."""
@@ -165,7 +166,7 @@ def require_same_weights(checkpoint: Mapping[str, Any], module: nn.Module, *, pa
     Raises:
         UserError: It does not fit.
     """
-    ours, theirs = module.state_dict(), checkpoint["state_dict"]
+    ours, theirs = _weights(module.state_dict()), _weights(checkpoint["state_dict"])
     shapes = [
         f"{name} is {_shape(theirs[name])} in the file and {_shape(value)} here"
         for name, value in ours.items()
@@ -174,7 +175,7 @@ def require_same_weights(checkpoint: Mapping[str, Any], module: nn.Module, *, pa
     lacks = [f"the file lacks {name}" for name in ours if name not in theirs]
     extra = [f"the file also has {name}" for name in theirs if name not in ours]
     if differences := shapes + lacks + extra:  # masks follow from the model: what is wrong with that comes first
-        good = _offer(Path(str(path)), lambda saved: _shapes(saved["state_dict"]) == _shapes(ours))
+        good = _offer(Path(str(path)), lambda saved: _shapes(_weights(saved["state_dict"])) == _shapes(ours))
         _refuse(path, sorted(differences, key=lambda line: " strategy." in f" {line}"), good)
     if training and "optimizer_states" not in checkpoint:
         raise UserError(
@@ -205,6 +206,11 @@ def _refuse(path: Any, differences: list[str], good: str = "") -> None:
         f"checkpoint {str(path)!r} is of another model or strategy ({'; '.join(differences[:SHOWN])}{more}): give the "
         f"options of the run it is of, which are in its config.yaml, or another --ckpt_path{good and f'; {good}'}."
     )
+
+
+def _weights(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is under masks: checkpoints of earlier versions had it in the weights' own place."""
+    return {name: value for name, value in values.items() if not name.endswith(UNDER_MASK)}
 
 
 def _shapes(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

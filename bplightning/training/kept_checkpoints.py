@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from bplightning.errors import UserError
 from bplightning.io.run_folder import RunFolder
-from bplightning.training.checkpoint_files import folder_of
+from bplightning.training.checkpoint_files import WholeFiles, folder_of
 
 LAST = "last.ckpt"
 
@@ -69,8 +69,7 @@ class PrunedCheckpoint(ModelCheckpoint):
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether a model is among the best; never before the strategy has reached its target."""
-        module: Any = trainer.lightning_module
-        return module.target_reached() and super().check_monitor_top_k(trainer, current)
+        return is_pruned(trainer) and super().check_monitor_top_k(trainer, current)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over the best checkpoints so far, and link them into this run's folder."""
@@ -96,6 +95,12 @@ class PrunedCheckpoint(ModelCheckpoint):
             "kth_best_model_path": here.get(state["kth_best_model_path"], ""),
             "last_model_path": "",
         }
+
+
+def is_pruned(trainer: Trainer) -> bool:
+    """Whether the strategy of a `PruningModule` or a `PruningCallback` has reached its target; true without one."""
+    owners: list[Any] = [trainer.lightning_module, *trainer.callbacks]  # type: ignore[attr-defined]
+    return all(owner.target_reached() for owner in owners if hasattr(owner, "target_reached"))
 
 
 class LastCheckpoint(Checkpoint):
@@ -133,7 +138,24 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._link_or_save(trainer)
+
+    def _link_or_save(self, trainer: Trainer) -> None:
+        """Give the best checkpoint a second name if it was written just now: it holds the same, and is large."""
+        best = [each for each in trainer.checkpoint_callbacks if isinstance(each, PrunedCheckpoint)]
+        written = [each._last_checkpoint_saved for each in best if each._last_global_step_saved == trainer.global_step]
+        # Other ways to write may write into a file that is there, which would change both.
+        if not written or not isinstance(trainer.strategy.checkpoint_io, WholeFiles):
             self.save(trainer)
+            return
+        if trainer.is_global_zero:
+            path = _folder(trainer) / LAST
+            part = path.with_name(f".{LAST}.part")
+            part.unlink(missing_ok=True)
+            _link(Path(written[-1]), part)
+            part.replace(path)
+        trainer.strategy.barrier()
+        self._saved_at, self._saved_when = trainer.global_step, time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._saved_at != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -154,22 +176,6 @@ def last_saved(trainer: Trainer) -> Path | None:
         return None
     found = [*_folder(trainer).glob("*.ckpt"), *([Path(trainer.ckpt_path)] if trainer.ckpt_path else [])]
     return max(filter(Path.is_file, found), key=lambda path: path.stat().st_mtime_ns, default=None)
-
-
-def warn_of_unpruned_choices(trainer: Trainer) -> None:
-    """Warn about the user's callbacks that ignore whether the strategy has reached its target."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        name = type(callback).__name__
-        if isinstance(callback, EarlyStopping):
-            rank_zero_warn(
-                f"{name} may stop this run before it is fully pruned: leave it out, or set "
-                "trainer.min_steps to the step from which val_target_reached is 1."
-            )
-        elif isinstance(callback, ModelCheckpoint) and not isinstance(callback, PrunedCheckpoint) and callback.monitor:
-            rank_zero_warn(
-                f"{name}(monitor={callback.monitor!r}) may choose a best model that is not fully pruned: use "
-                "bplightning.training.kept_checkpoints.PrunedCheckpoint instead."
-            )
 
 
 def _link(file: Path, place: Path) -> None:

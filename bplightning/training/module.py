@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ from bplightning.training.checkpoint_files import folder_of, require_same_weight
 from bplightning.training.collapse import CollapseWarning
 from bplightning.training.denormals import FlushDenormals
 from bplightning.training.guards import FiniteGuard, require_finite_parameters, require_precise_scores
-from bplightning.training.kept_checkpoints import warn_of_unpruned_choices
 from bplightning.training.mask_monitor import MaskMonitor, TeacherWarning
+from bplightning.training.other_callbacks import ended_early, require_no_averaging, warn_of_unpruned_choices
 from bplightning.training.ranks import MasksAgree, require_supported
 from bplightning.training.resuming import Resuming
 from bplightning.training.simplification import Simplification, Simplifier
@@ -102,6 +102,7 @@ class PruningModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         require_supported(self.trainer)
+        require_no_averaging(self.trainer, self.strategy)
 
     def configure_model(self) -> None:
         """Build the model and install the masks, once: before optimizers exist and before a checkpoint is read."""
@@ -174,11 +175,20 @@ class PruningModule(LightningModule):
 
     def on_fit_end(self) -> None:
         self._teacher.clear()
+        if not self.target_reached():
+            progress = self.progress()
+            rank_zero_warn(ended_early(self.strategy, step=progress.step, total=progress.total_steps))
 
     def on_train_start(self) -> None:
+        if self._tries:
+            return
         self._advance(self.progress())
-        if not self.target_reached():
-            warn_of_unpruned_choices(self.trainer)
+        warn_of_unpruned_choices(self.trainer)
+
+    @property
+    def _tries(self) -> bool:
+        """Whether one of Lightning's finders tries settings: it takes the callbacks away, and restores the weights."""
+        return not any(isinstance(each, Resuming) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         options = {name: value for teacher in self._teacher for name, value in teacher.student_options.items()}
@@ -208,6 +218,8 @@ class PruningModule(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Advance right after the step, so that validation and checkpoints before the next one have the right masks."""
         super().optimizer_step(*args, **kwargs)
+        if self._tries:  # the schedule is of other lengths, and must not begin
+            return
         self.strategy.after_optimizer_step()
         self._advance(self.progress(self.trainer.global_step + 1))
 
@@ -328,12 +340,17 @@ def progress_of(trainer: Trainer, *, step: int, warmup: float) -> Progress:
         warmup: Learning-rate warm-up: a fraction of all optimizer steps if below 1, else a number of optimizer steps.
 
     Raises:
-        UserError: The trainer trains without an end.
+        UserError: The trainer trains without an end, or not at all.
     """
     total = trainer.estimated_stepping_batches
     if not math.isfinite(total):
         raise UserError(
             "the run has no last step, which the pruning schedule needs: give trainer.max_steps or trainer.max_epochs."
+        )
+    if total < 1 or 0 in (trainer.max_epochs, trainer.max_steps):
+        raise UserError(
+            "the run has no optimizer step, so nothing would be trained or pruned: give trainer.max_epochs, "
+            "trainer.max_steps and trainer.limit_train_batches of 1 or more."
         )
     warmup_steps = round(warmup * total) if warmup < 1 else int(warmup)
     return Progress(step=step, total_steps=int(total), warmup_steps=warmup_steps)

@@ -225,7 +225,8 @@ def settle(fit_loop: dict[str, Any], *, optimizer_steps: int, accumulated: int, 
     back = 0 if finished else batches["current"]["processed"] % accumulated
     for part in ("total", "current"):
         epoch = epochs[part]["started"]
-        epochs[part] |= {"ready": epoch, "started": epoch, "processed": epoch - 1, "completed": epoch - 1}
+        ended = max(0, epoch - 1)  # none has begun where a finder of Lightning saves its checkpoint
+        epochs[part] |= {"ready": epoch, "started": epoch, "processed": ended, "completed": ended}
         done = batches[part]["processed"] - back
         batches[part] |= {"ready": done, "started": done, "processed": done, "completed": done}
     # A validation batch that was started and not finished makes Lightning validate; none means that it has.

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.plugins import MixedPrecision
 from own_module import InOrder, NotesItsLife, OwnModule, compare, strategy, trainer, with_callback, with_module
 from programs import Program
 from tiny_families import padded_inputs
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from transformers import AutoModelForQuestionAnswering
 
 from bplightning import PruningCallback
 from bplightning.errors import UserError
 from bplightning.integrations.lightning_callback import find_model
 from bplightning.masks.masking import has_masks
+from bplightning.training import PrunedCheckpoint, PrunedEarlyStopping
 
 
 @pytest.mark.parametrize(
@@ -80,6 +90,86 @@ def test_what_is_saved_is_the_pruned_model(tmp_path: Path) -> None:
     assert not has_masks(module)
     assert not any("pruning_strategy" in name for name in module.state_dict())
     assert callback.compact().num_parameters() == loaded.num_parameters()
+
+
+def test_a_checkpoint_read_without_the_callback_holds_the_pruned_weights(tmp_path: Path) -> None:
+    callback, module = PruningCallback(strategy(), warmup=0.125), OwnModule(tmp_path)
+    training = trainer(tmp_path, callback, precision=None)
+    training.fit(module, datamodule=InOrder(tmp_path))
+    training.save_checkpoint(tmp_path / "whole.ckpt")
+    training.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "own.ckpt")
+    inputs, module = padded_inputs("right"), module.eval()
+    for name in ("whole", "weights"):
+        file = tmp_path / f"{name}.ckpt"
+        with pytest.warns(UserWarning, match=r"not in the model state dict .*'pruning_strategy\.score_threshold'"):
+            read = OwnModule.load_from_checkpoint(file, folder=tmp_path, strict=False, weights_only=True).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(read.net(**inputs).start_logits, module.net(**inputs).start_logits)
+    bare = OwnModule(tmp_path).eval()
+    bare.load_state_dict(torch.load(tmp_path / "own.ckpt", weights_only=True)["state_dict"], strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(bare.net(**inputs).start_logits, module.net(**inputs).start_logits)
+    assert has_masks(module)
+
+
+class Averages(Callback):
+    """An average of one's own, by torch's class."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.average = AveragedModel(module)
+
+
+AVERAGING = {
+    "EMA": lambda module: EMAWeightAveraging(decay=0.9),
+    "plain": lambda module: WeightAveraging(),
+    "SWA": lambda module: StochasticWeightAveraging(swa_lrs=1e-3),
+    "torch": Averages,
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", AVERAGING)
+def test_callbacks_that_average_masks_are_refused_in_any_order(tmp_path: Path, kind: str, first: bool) -> None:
+    module = OwnModule(tmp_path)
+    callbacks = [PruningCallback(strategy()), AVERAGING[kind](module)]
+    with pytest.raises(UserError, match=r"averages masks and scores as if they were weights, .* leave it out"):
+        trainer(tmp_path, *(callbacks[::-1] if first else callbacks)).fit(module, datamodule=InOrder(tmp_path))
+
+
+def test_only_a_model_at_its_target_is_the_best_or_ends_the_run(tmp_path: Path) -> None:
+    class Worse(OwnModule):
+        def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+            self.log("val_loss", float(self.global_step))
+
+    keep, stop = (
+        PrunedCheckpoint("val_loss", mode="min", dirpath=str(tmp_path)),
+        PrunedEarlyStopping("val_loss", patience=1),
+    )
+    callback = PruningCallback(strategy(), warmup=0.125)
+    options = {"enable_checkpointing": True, "precision": None, "val_check_interval": 3}
+    training = trainer(tmp_path, callback, keep, stop, **options)
+    training.fit(Worse(tmp_path), datamodule=InOrder(tmp_path))
+    assert Path(keep.best_model_path).name == "best-step=18.ckpt"  # 24 steps, of which the window leaves the last 6
+    assert training.global_step == 21
+    assert callback.target_reached()
+
+
+def test_choices_and_ends_that_do_not_know_of_pruning_are_told_of(tmp_path: Path) -> None:
+    callbacks = (
+        PruningCallback(strategy(), warmup=0.125),
+        EarlyStopping("val_loss"),
+        ModelCheckpoint(monitor="val_loss"),
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer(tmp_path, *callbacks, max_time={"milliseconds": 1}, enable_checkpointing=True).fit(
+            OwnModule(tmp_path), datamodule=InOrder(tmp_path)
+        )
+    said = " ".join(str(each.message) for each in told)
+    assert "EarlyStopping may stop this run before it is fully pruned: use bplightning.training.Pruned" in said
+    assert "ModelCheckpoint(monitor='val_loss') may choose a best model that is not fully pruned" in said
+    assert "of 24, before Hybrid reached its target, and the density is 1.00: the model is not fully pruned" in said
 
 
 def test_a_model_that_is_built_late_is_pruned_too(tmp_path: Path) -> None:

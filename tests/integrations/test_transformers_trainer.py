@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,16 +10,27 @@ from typing import Any
 import pytest
 import torch
 from own_module import LEARNING_RATE, WARMUP, InOrder, NotesItsLife, compare, strategy, with_module
+from safetensors.torch import load_file
 from tiny_families import padded_inputs
 from tiny_task import rows
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import AutoModelForQuestionAnswering, PreTrainedModel, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForQuestionAnswering,
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalLoopOutput
 
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.errors import UserError
 from bplightning.integrations.transformers_trainer import PruningTrainer, PruningTrainerCallback
+from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import has_masks
+from bplightning.strategies.l0 import L0
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 
@@ -53,8 +65,8 @@ def made(
 ) -> tuple[PruningTrainer, PruningTrainerCallback]:
     callback = PruningTrainerCallback(pruned_by or strategy())
     model = InOrder(folder).build_model()
-    args = arguments(folder, **options)
-    trainer = InOrderTrainer(model=model, args=args, train_dataset=rows(96, seed=0), callbacks=[callback])  # type: ignore[arg-type]
+    data: dict[str, Any] = {"train_dataset": rows(96, seed=0), "eval_dataset": options.pop("eval_dataset", None)}
+    trainer = InOrderTrainer(model=model, args=arguments(folder, **options), callbacks=[callback], **data)
     model.double()  # in which the order of sums makes no difference that could be seen
     return trainer, callback
 
@@ -98,6 +110,75 @@ def test_a_resumed_run_is_the_run_that_was_interrupted(tmp_path: Path) -> None:
     again.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-12"))
     assert again.state.global_step == STEPS
     compare(first.strategy, second.strategy, rtol=0, atol=0)
+    for one, two in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_checkpoint_without_masks_or_of_another_strategy_is_not_resumed(tmp_path: Path) -> None:
+    trainer, _ = made(tmp_path, save_strategy="epoch")
+    trainer.train()
+    folder = tmp_path / "trainer" / "checkpoint-12"
+    other, _ = made(tmp_path, L0())
+    with pytest.raises(UserError, match=r"pruning_state.pt' is damaged, or of another model or strategy \('"):
+        other.train(resume_from_checkpoint=str(folder))
+    (folder / "pruning_state.pt").unlink()
+    again, _ = made(tmp_path)
+    with pytest.raises(UserError, match=r"checkpoint-12' has no pruning_state.pt, .* from which pruning resumes"):
+        again.train(resume_from_checkpoint=str(folder))
+
+
+def test_what_the_trainer_saves_while_there_are_masks_is_the_pruned_model(tmp_path: Path) -> None:
+    trainer, callback = made(tmp_path, save_strategy="epoch")
+    trainer.train()
+    model = trainer.model.eval()
+    trainer.save_model(str(tmp_path / "saved"))
+    model.save_pretrained(tmp_path / "given", state_dict=model.state_dict())
+    inputs, density = padded_inputs("right"), float(callback.strategy.density()["total"])
+    for folder in ("saved", "given", "trainer/checkpoint-24"):
+        again = AutoModelForQuestionAnswering.from_pretrained(tmp_path / folder)
+        with torch.no_grad():
+            torch.testing.assert_close(again(**inputs).start_logits, model(**inputs).start_logits)
+        weights = [member.weight(again) for member in PrunableLayout.of(again).members]
+        kept = sum(int((weight != 0).sum()) for weight in weights) / sum(map(torch.numel, weights))
+        assert kept == pytest.approx(density, abs=0.01)
+        assert set(load_file(tmp_path / folder / "model.safetensors")) == set(again.state_dict())
+    assert has_masks(model)
+
+
+def test_the_best_model_and_early_stopping_wait_for_the_target(tmp_path: Path) -> None:
+    worse = [0.9, 0.8, 0.5, 0.7, 0.6, 0.4]
+    trainer, callback = made(
+        tmp_path,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=4,
+        save_steps=4,
+        eval_dataset=rows(8, seed=1),
+        load_best_model_at_end=True,
+        metric_for_best_model="score",
+        greater_is_better=True,
+    )
+    trainer.evaluation_loop = lambda *_, **__: EvalLoopOutput([], [], {"eval_score": worse.pop(0)}, 1)  # type: ignore[method-assign]
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=2))
+    trainer.train()
+    assert callback.target_reached(trainer.args, trainer.state)
+    assert trainer.state.best_global_step == 20
+    reached = {name: value.clone() for name, value in callback.strategy.state_dict().items()}
+    saved = torch.load(tmp_path / "trainer" / "checkpoint-20" / "pruning_state.pt", weights_only=True)
+    for name, value in reached.items():
+        assert torch.equal(value, saved[f"pruning_strategy.{name}"]), name
+
+
+def test_a_run_that_ends_before_its_target_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 6
+
+    trainer, _ = made(tmp_path)
+    trainer.add_callback(Stop())
+    getLogger("transformers").propagate = True
+    trainer.train()
+    assert "training ended at optimizer step 6 of 24, before Hybrid reached its target" in caplog.text
 
 
 def test_what_is_saved_is_the_pruned_model(tmp_path: Path) -> None:

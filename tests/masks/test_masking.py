@@ -16,6 +16,7 @@ from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.granularity import ROLES, granularity_by_role, make_masks, masks_of
 from bplightning.masks.masking import (
+    UNDER_MASK,
     Mask,
     freeze_masks,
     has_masks,
@@ -81,18 +82,36 @@ def test_gradients_are_those_of_the_paper(model_type: str, attention: str, feed_
     assert any(mask.scores.grad[~mask.kept].any() for mask in masks.values())
 
 
-def test_a_masked_model_keeps_its_names_and_saves_as_an_ordinary_one(tmp_path) -> None:
+def test_a_masked_model_keeps_its_names() -> None:
     plain = tiny("bert")
     model = copy.deepcopy(plain)
     for group in PrunableLayout.of(model).groups:
         for _, mask in masks_of(model, group, "element"):
             install_mask(model, mask)
-    assert list(model.state_dict()) == list(plain.state_dict())
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in plain.named_parameters()]
     assert [name for name, _ in model.named_modules()] == [name for name, _ in plain.named_modules()]
-    model.save_pretrained(tmp_path)
-    again = type(plain).from_pretrained(tmp_path)
-    for name, value in again.state_dict().items():
-        assert torch.equal(value, plain.state_dict()[name])
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["masks", "gates"])
+def test_a_state_dict_holds_the_masked_weights_and_resumes_the_exact_ones(gated: bool) -> None:
+    model, _, masks = masked("bert", "4x4", "unit")
+    if gated:
+        for mask in masks.values():
+            mask.gate = lambda scores, noise: scores.sigmoid() * (scores > 0) * (1 if noise is None else noise)
+            mask.draw(torch.Generator().manual_seed(0))  # in the middle of training
+    state = model.state_dict()
+    again = masked("bert", "4x4", "unit")[0]
+    for parameter in again.parameters():
+        nn.init.normal_(parameter)
+    again.load_state_dict(state)
+    for one, two in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+    plain = tiny("bert").double()
+    plain.load_state_dict(state, strict=False)
+    for mask in masks.values():
+        mask.settle()
+    inputs = padded_inputs("right")
+    torch.testing.assert_close(plain(**inputs).start_logits, model(**inputs).start_logits)
 
 
 def test_hardened_equals_masked_and_leaves_an_ordinary_model() -> None:
@@ -158,9 +177,12 @@ def test_moving_and_loading_reach_the_unmasked_weight() -> None:
     member = layout.attention[0].query
     state = {name: value + 1 for name, value in model.state_dict().items()}
     model.load_state_dict(state)
-    assert torch.equal(member.weight(model), state[member.name])
+    under = state[member.name + UNDER_MASK]
+    assert torch.equal(member.weight(model), under)
     model.load_state_dict({name: value + 1 for name, value in state.items()}, assign=True)
-    assert torch.equal(member.weight(model), state[member.name] + 1)
+    assert torch.equal(member.weight(model), under + 1)
+    model.load_state_dict(make("bert")[0].state_dict())  # of a model without masks, or of an earlier version
+    assert torch.equal(member.weight(model), member.weight(make("bert")[0]))
     assert model.to(torch.bfloat16)(**padded_inputs("right")).start_logits.dtype == torch.bfloat16
 
 

@@ -124,6 +124,21 @@ def test_the_best_of_several_that_are_kept(tmp_path: Path) -> None:
         PrunedCheckpoint("val_accuracy", save_top_k=0)
 
 
+def test_last_is_a_second_name_of_the_best_that_was_written_just_now(tmp_path: Path) -> None:
+    same: list[bool] = []
+
+    class Look(ModelCheckpoint):  # after the others
+        def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
+            folder = Path(str(trainer.log_dir)) / "checkpoints"
+            found = [path for path in folder.glob("best*") if path.samefile(folder / "last.ckpt")]
+            saved = torch.load(folder / "last.ckpt", weights_only=True)
+            assert saved["global_step"] == trainer.global_step
+            same.append(bool(found))
+
+    run(tmp_path, PrunedCheckpoint("val_accuracy"), LastCheckpoint(), Look(save_top_k=0))
+    assert same == [False] * 3 + [True] + [False] * 4  # it is written once, and is not changed by what comes later
+
+
 def test_last_is_written_after_each_validation_and_at_the_end(tmp_path: Path) -> None:
     seen: list[int] = []
 
@@ -167,7 +182,7 @@ def test_a_fast_dev_run_writes_none(tmp_path: Path) -> None:
         ),
         (
             partial(EarlyStopping, "val_accuracy"),
-            r"EarlyStopping may stop this run before it is fully pruned: leave it out",
+            r"EarlyStopping may stop this run before it is fully pruned: use .*PrunedEarlyStopping",
         ),
     ],
 )
