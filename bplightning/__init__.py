@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bplightning.contracts.window import PruningWindow
     from bplightning.errors import UserError
     from bplightning.integrations.lightning_callback import PruningCallback
+    from bplightning.layout.plain_weights import plain_weights
     from bplightning.layout.prunable_layout import PrunableLayout
     from bplightning.masks.masking import Mask
     from bplightning.masks.selection import keep_largest
@@ -60,6 +61,7 @@ _HOMES = {
     "compact": "compaction.exact_compaction",
     "fit": "cli.api",
     "keep_largest": "masks.selection",
+    "plain_weights": "layout.plain_weights",
     "predict": "runs.predicting",
     "register": "compaction.loading",
     "save_compact": "compaction.loading",
@@ -88,6 +90,7 @@ __all__ = [
     "compact",
     "fit",
     "keep_largest",
+    "plain_weights",
     "predict",
     "register",
     "save_compact",

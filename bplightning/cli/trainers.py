@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +126,41 @@ def make_trainer(settings: Namespace, callbacks: list[Callback], **own: Any) -> 
     Raises:
         UserError: The trainer refuses a setting.
     """
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        value = settings[name]
+        if value is not None and value < 1:
+            raise UserError(f"--trainer.{name} is {value}; it must be 1 or more.")
     try:
         return Trainer(**{**settings, "callbacks": callbacks, **own})
-    except (ImportError, MisconfigurationException) as error:
+    except UserError:
+        raise
+    except (ImportError, MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(
             f"the trainer cannot be set up so ({error}): change the --trainer option it is about; "
             f"--trainer.accelerator is {settings.accelerator!r}, and 'auto' takes what this machine has."
         ) from error
+
+
+@contextmanager
+def lightning_refusals_said() -> Iterator[None]:
+    """What Lightning refuses only when it trains or evaluates is said to the user.
+
+    Raises:
+        UserError: In place of what Lightning raised; an error that others raised stays what it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        if not isinstance(error, MisconfigurationException) and not _raised_by_lightning(error):
+            raise
+        raise UserError(f"Lightning refuses this run ({error}): change the --trainer option it is about.") from error
+
+
+def _raised_by_lightning(error: BaseException) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lightning.")
 
 
 def runs_folder_of(settings: Namespace, module: PruningModule) -> Path:

@@ -24,6 +24,7 @@ from bplightning.cli.trainers import (
     add_trainer_options,
     given_callbacks,
     kept_from_others,
+    lightning_refusals_said,
     make_trainer,
     runs_folder_of,
     seeded,
@@ -314,7 +315,8 @@ class PruningCLI(LightningCLI):
             weights_only=self.settings.weights_only,
         )
         fit = lost_ranks_named(self.trainer, remedy=f"Start all ranks again to continue: {again}")(pipeline.fit)
-        return fit(self.trainer, run.module, request, stage_trainer=self.stage_trainer)
+        with lightning_refusals_said():
+            return fit(self.trainer, run.module, request, stage_trainer=self.stage_trainer)
 
     def validate(self) -> None:
         """The score on the validation set."""
@@ -332,13 +334,14 @@ class PruningCLI(LightningCLI):
             module, ckpt_path = frozen_module(task, saved, prefix=None), None
         evaluate = getattr(self.trainer, self.verb)
         settings = self.settings
-        evaluate(
-            module,
-            datamodule=task,
-            ckpt_path=ckpt_path,
-            verbose=settings.verbose,
-            weights_only=settings.weights_only,
-        )
+        with lightning_refusals_said():
+            evaluate(
+                module,
+                datamodule=task,
+                ckpt_path=ckpt_path,
+                verbose=settings.verbose,
+                weights_only=settings.weights_only,
+            )
 
     def _checkpoint(self) -> str | None:
         """What ``last`` and ``best`` mean: a file in the folders the user named, or of the newest run like this one."""

@@ -16,6 +16,7 @@ from bplightning.compaction.dead_parts import Dead, find_dead
 from bplightning.compaction.narrow_stream import ordinary_norms
 from bplightning.compaction.plan import STREAM, CompactionPlan, GroupPlan, model_type_of, require_finished, stream_plan
 from bplightning.errors import UserError
+from bplightning.layout.plain_weights import holds_zeros, with_zeros
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import make_bias, member_selections, resize, size_of, stream_width
 
@@ -27,18 +28,21 @@ def compact(model: nn.Module, plan: CompactionPlan | None = None) -> nn.Module:
     The given model stays unchanged, and only the compact one takes additional memory.
 
     Args:
-        model: A transformers model with zeros in its weights, of any origin; in any dtype, on any device.
+        model: A transformers model with zeros in its weights, of any origin; in any dtype, on any device. What
+            `torch.nn.utils.prune` has masked counts as zeros.
         plan: What to keep; by default everything that is not dead. It may have been made from a copy of the model.
 
     Returns:
         The compact model, of the same class; its plan is its attribute ``compaction_plan``.
 
     Raises:
-        UserError: The architecture is not supported; the model still has masks, is not wholly simplified or is
-            quantized; or the plan was made for other sizes, or removes parts that are not dead in this model.
+        UserError: The architecture is not supported; the model still has masks, is not wholly simplified, has adapters
+            or is quantized; or the plan was made for other sizes, or removes parts that are not dead in this model.
     """
     require_finished(model)
     _refuse_quantized(model)
+    if holds_zeros(model):
+        model = with_zeros(model)
     layout = PrunableLayout.of(model)
     dead = find_dead(layout)
     if plan is None:

@@ -13,6 +13,7 @@ from bplightning.compaction.blending import is_blended
 from bplightning.compaction.dead_parts import Dead, find_dead
 from bplightning.compaction.narrow_stream import surviving
 from bplightning.errors import UserError
+from bplightning.layout.plain_weights import holds_zeros, with_zeros
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import kind_of, size_of, stream_width
 from bplightning.masks.masking import has_masks
@@ -88,7 +89,7 @@ class CompactionPlan:
             UserError: The architecture is not supported, or the model still has masks or is not wholly simplified.
         """
         require_finished(model)
-        layout = PrunableLayout.of(model)
+        layout = PrunableLayout.of(with_zeros(model) if holds_zeros(model) else model)
         return cls.without(layout, find_dead(layout))
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,11 +14,15 @@ from bplightning.compaction.plan import require_finished
 from bplightning.layout.instance_mixin import Mixin, mix_in, take_out
 from bplightning.layout.prunable_layout import PrunableLayout
 
-if TYPE_CHECKING:
-    from bplightning.contracts.strategy import PruningStrategy
-
 PRUNED_BY = "_pruned_by"
 """Attribute of a masked model with its strategy and layout, in a tuple, which hides them from `state_dict`."""
+
+
+class Hardens(Protocol):
+    """A strategy, of which no more is needed here."""
+
+    def harden(self, layout: PrunableLayout) -> None:
+        """Write the masks into the weights, and take them away."""
 
 
 class SavesPruned(Mixin):
@@ -54,7 +58,7 @@ class SavesPruned(Mixin):
         return pruned.save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
 
-def save_as_pruned(strategy: PruningStrategy, layout: PrunableLayout) -> None:
+def save_as_pruned(strategy: Hardens, layout: PrunableLayout) -> None:
     """Let `save_pretrained` of a model with masks write the pruned model.
 
     Args:
@@ -72,7 +76,7 @@ def save_as_it_is(model: nn.Module) -> None:
     model.__dict__.pop(PRUNED_BY, None)
 
 
-def hardened_copy(strategy: PruningStrategy, layout: PrunableLayout) -> PreTrainedModel:
+def hardened_copy(strategy: Hardens, layout: PrunableLayout) -> PreTrainedModel:
     """A copy of a model as `harden` would leave it, in evaluation mode and without its strategy.
 
     Args:

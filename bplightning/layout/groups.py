@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from bplightning.errors import UserError
+
 
 @dataclass(frozen=True)
 class Member:
@@ -50,9 +52,18 @@ class Member:
         return parameter if self.rows is None else parameter[self.rows[0] : self.rows[1]]
 
     def weight(self, model: nn.Module) -> Tensor:
-        """The unmasked ``weight_OI`` of this member in `model`."""
-        parameter = model.get_submodule(self.module)._parameters[self.parameter]
-        assert parameter is not None
+        """The unmasked ``weight_OI`` of this member in `model`.
+
+        Raises:
+            UserError: Its layer holds no such parameter.
+        """
+        module = model.get_submodule(self.module)
+        parameter = module._parameters.get(self.parameter)
+        if parameter is None:
+            raise UserError(
+                f"{self.name} is no parameter of its layer, a {type(module).__name__}, which holds its weight another "
+                "way: give a model whose layers hold ordinary weights."
+            )
         return self.view(parameter)
 
     def grad(self, model: nn.Module) -> Tensor | None:

@@ -15,6 +15,7 @@ from torch import nn
 from bplightning.errors import UserError
 from bplightning.layout.families import FAMILIES, AttentionNames, Family, FeedForwardNames, Stack
 from bplightning.layout.groups import AttentionGroup, FeedForwardGroup, Member, ParameterAxis
+from bplightning.layout.plain_weights import require_plain
 
 ATTENTION_ROLES = {("encoder", "self"): "attention", ("decoder", "self"): "decoder_attention"}
 """Role of a self-attention by its stack; cross-attention has the role ``cross_attention``."""
@@ -50,8 +51,9 @@ class PrunableLayout:
             family: The row to read it with; by default the row of ``model.config.model_type``.
 
         Raises:
-            UserError: The architecture is not in the table.
+            UserError: The architecture is not in the table, or a layer holds its weight another way.
         """
+        require_plain(model)
         family = family or family_of(model)
         base = getattr(model, "base_model", model)
         prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
@@ -67,7 +69,10 @@ class PrunableLayout:
                 for sub_layer in (stack.feed_forward, *stack.also):
                     feed_forward.extend(_feed_forward_groups(model, stack, sub_layer, index, where))
         residual = tuple(_residual_axes(model, family, prefix, attention, feed_forward))
-        return cls(model, family, tuple(attention), tuple(feed_forward), residual)
+        layout = cls(model, family, tuple(attention), tuple(feed_forward), residual)
+        for member in layout.members:
+            member.weight(model)  # each is there
+        return layout
 
     @property
     def groups(self) -> tuple[AttentionGroup | FeedForwardGroup, ...]:
