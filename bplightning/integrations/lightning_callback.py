@@ -14,7 +14,7 @@ from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.errors import UserError
 from bplightning.integrations.attachment import Attached, Attachment
 from bplightning.training.module import check_warmup, progress_of
-from bplightning.training.other_callbacks import ended_early, require_no_averaging, warn_of_unpruned_choices
+from bplightning.training.other_callbacks import ended_early, require_no_rivals, warn_of_unpruned_choices
 from bplightning.training.ranks import require_agreement, require_supported
 
 
@@ -52,7 +52,7 @@ class PruningCallback(Attached, Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let masks be installed as soon as the module has its model, before a checkpoint is read."""
         require_supported(trainer)
-        require_no_averaging(trainer, self.strategy)
+        require_no_rivals(trainer, self.strategy)
         if self._attachment is not None:
             if self._attachment.owner is not pl_module:
                 raise UserError("this PruningCallback has pruned another module: make one for each module.")
@@ -89,7 +89,8 @@ class PruningCallback(Attached, Callback):
 
     def target_reached(self) -> bool:
         """Whether the model is pruned as far as it is meant to be; `PrunedCheckpoint` and others ask for it."""
-        trainer = self.attachment.owner.trainer
+        module: Any = self.attachment.owner
+        trainer: Trainer = module.trainer
         return self.strategy.target_reached(self._progress(trainer, trainer.global_step))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:

@@ -82,7 +82,7 @@ def with_zeros(model: nn.Module) -> nn.Module:
         for value in vars(module).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-    plain: nn.Module = copy.deepcopy(model, computed)  # type: ignore[arg-type]
+    plain: nn.Module = copy.deepcopy(model, computed)
     for module in list(plain.modules()):
         for name in _pruned(module):
             prune.remove(module, name)
@@ -135,7 +135,8 @@ def _is_quantized(parameter: Any) -> bool:
 
 def _merge(model: nn.Module) -> None:
     """Merge the adapters that transformers' own `add_adapter` has put into a model."""
-    for name, child in list(model.named_children()):
+    children: list[tuple[str, Any]] = list(model.named_children())
+    for name, child in children:
         if hasattr(child, "unload_and_optionally_merge_module"):
             setattr(model, name, child.unload_and_optionally_merge_module(True, False, None))
         elif hasattr(child, "merge") and hasattr(child, "base_layer"):

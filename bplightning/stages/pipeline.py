@@ -34,7 +34,7 @@ from bplightning.stages.request import PLAIN, RunRequest
 from bplightning.training.checkpoint_files import find_checkpoint, folder_of, read_checkpoint, require_same_weights
 from bplightning.training.kept_checkpoints import LAST, LastCheckpoint
 from bplightning.training.module import PruningModule
-from bplightning.training.other_callbacks import require_no_averaging, require_no_finder
+from bplightning.training.other_callbacks import require_no_finder, require_no_rivals
 from bplightning.training.ranks import require_supported
 from bplightning.training.size_variants import folders
 
@@ -74,7 +74,7 @@ def fit(
             written or holds a compact model already, or a compaction was refused.
     """
     require_supported(trainer)
-    require_no_averaging(trainer, module.strategy)
+    require_no_rivals(trainer, module.strategy)
     require_no_finder(trainer)
     _require_consistent(module, request, stage_trainer)
     run = RunFolder(folder_of(trainer))

@@ -32,7 +32,7 @@ from bplightning.training.collapse import CollapseWarning
 from bplightning.training.denormals import FlushDenormals
 from bplightning.training.guards import FiniteGuard, require_finite_parameters, require_precise_scores
 from bplightning.training.mask_monitor import MaskMonitor, TeacherWarning
-from bplightning.training.other_callbacks import ended_early, require_no_averaging, warn_of_unpruned_choices
+from bplightning.training.other_callbacks import ended_early, require_no_rivals, warn_of_unpruned_choices
 from bplightning.training.ranks import MasksAgree, require_supported
 from bplightning.training.resuming import Resuming
 from bplightning.training.simplification import Simplification, Simplifier
@@ -102,7 +102,7 @@ class PruningModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         require_supported(self.trainer)
-        require_no_averaging(self.trainer, self.strategy)
+        require_no_rivals(self.trainer, self.strategy)
 
     def configure_model(self) -> None:
         """Build the model and install the masks, once: before optimizers exist and before a checkpoint is read."""
@@ -347,7 +347,7 @@ def progress_of(trainer: Trainer, *, step: int, warmup: float) -> Progress:
         raise UserError(
             "the run has no last step, which the pruning schedule needs: give trainer.max_steps or trainer.max_epochs."
         )
-    if total < 1 or 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):  # type: ignore[attr-defined]
+    if total < 1 or 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
         raise UserError(
             "the run has no optimizer step, so nothing would be trained or pruned: give trainer.max_epochs, "
             "trainer.max_steps and trainer.limit_train_batches of 1 or more."

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -26,8 +27,8 @@ FINDERS = {
 """Lightning's finders: the method of its Tuner that does the same, and the option for what it finds."""
 
 
-def require_no_averaging(trainer: Trainer, strategy: PruningStrategy) -> None:
-    """Refuse callbacks that write averages over weights, scores and masks.
+def require_no_rivals(trainer: Trainer, strategy: PruningStrategy) -> None:
+    """Refuse callbacks that write averages over weights, scores and masks, or prune by masks of their own.
 
     Args:
         trainer: The trainer, with the callbacks.
@@ -39,6 +40,12 @@ def require_no_averaging(trainer: Trainer, strategy: PruningStrategy) -> None:
     if type(strategy).attach is PruningStrategy.attach:  # it has no masks
         return
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ModelPruning):
+            raise UserError(
+                f"{type(callback).__name__} prunes by masks of its own, in place of the weights that "
+                f"{type(strategy).__name__} masks: leave it out, or train without bplightning and call "
+                "bplightning.compact afterwards."
+            )
         averages = isinstance(callback, WeightAveraging | StochasticWeightAveraging)
         if averages or any(isinstance(value, AveragedModel) for value in vars(callback).values()):
             raise UserError(

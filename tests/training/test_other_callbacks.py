@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EMAWeightAveraging,
     LearningRateFinder,
+    ModelPruning,
     StochasticWeightAveraging,
 )
 from lightning.pytorch.tuner import Tuner
@@ -33,6 +34,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:You are trying to suggest:UserWa
         (
             LearningRateFinder(),
             r"LearningRateFinder changes a setting .* Tuner\(trainer\).lr_find.* --model.learning_rate",
+        ),
+        (
+            ModelPruning("l1_unstructured"),
+            r"ModelPruning prunes by masks of its own, .* that Hybrid masks: leave it out",
         ),
         (BatchSizeFinder(), r"BatchSizeFinder changes a setting .*scale_batch_size.* --task.batch_size"),
     ],
