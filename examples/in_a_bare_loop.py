@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from bplightning import Progress, PrunableLayout, PruningWindow, compact, save_compact
+from bplightning import Progress, PrunableLayout, PruningWindow, Target, compact, save_compact
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.tasks.classification import Classification
 
@@ -26,7 +26,7 @@ def main(out: Path, steps: int) -> None:
     model = data.build_model().train()  # as from AutoModelForSequenceClassification.from_pretrained
     warmup = round(0.05 * steps)
 
-    strategy, layout = Hybrid(regularization=20, window=PruningWindow(final_warmup=4)), PrunableLayout.of(model)
+    strategy, layout = Hybrid(Target(density=0.25), window=PruningWindow(final_warmup=4)), PrunableLayout.of(model)
     strategy.attach(layout)
     groups = [{"params": list(model.parameters())}, *strategy.parameter_groups(total_steps=steps)]
     optimizer = torch.optim.AdamW(groups, lr=5e-4)

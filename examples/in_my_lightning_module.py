@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
-from bplightning import PruningCallback, PruningWindow
+from bplightning import PruningCallback, PruningWindow, Target
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.tasks.classification import Classification
 
@@ -49,7 +49,7 @@ def main(out: Path, steps: int) -> None:
     seed_everything(0)
     data = Classification(max_length=64)
     module = Reviewer(data)
-    pruning = PruningCallback(Hybrid(regularization=20, window=PruningWindow(final_warmup=4)))
+    pruning = PruningCallback(Hybrid(Target(density=0.25), window=PruningWindow(final_warmup=4)))
     trainer = Trainer(max_steps=steps, callbacks=[pruning], logger=False, enable_checkpointing=False)
     trainer.fit(module, data.train_dataloader())
     pruning.save(out, data.tokenizer)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import DataCollatorWithPadding, TrainingArguments
 
-from bplightning import PruningWindow
+from bplightning import PruningWindow, Target
 from bplightning.integrations.transformers_trainer import PruningTrainer, PruningTrainerCallback
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.tasks.classification import Classification
@@ -23,7 +23,7 @@ from bplightning.tasks.classification import Classification
 def main(out: Path, steps: int) -> None:
     """Train, prune and save."""
     data = Classification(max_length=64)
-    pruning = PruningTrainerCallback(Hybrid(regularization=20, window=PruningWindow(final_warmup=4)))
+    pruning = PruningTrainerCallback(Hybrid(Target(density=0.25), window=PruningWindow(final_warmup=4)))
     with tempfile.TemporaryDirectory() as folder:
         trainer = PruningTrainer(
             model=data.build_model(),  # as from AutoModelForSequenceClassification.from_pretrained

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from bplightning.contracts.target import NO_TARGET, Target
 from bplightning.strategies.shared.budgeted import Budgeted
 from bplightning.strategies.shared.mask_search import even_counts
 
@@ -20,14 +22,23 @@ class OneShotTaylor(Budgeted):
     with the heads of all layers, units with the units of all layers, and of both the same part is kept: importances of
     first order do not add up, so a trade of heads for units by their sums, as `PostTraining` makes it, would lose
     nearly all heads. It is the baseline to that. It departs from arXiv 1905.10650 in comparing importances as they
-    are, where that divides those of a layer by their l2 norm first.
+    are, where that divides those of a layer by their l2 norm first; with `per_layer_norm` it does so too.
 
     Args:
         target: What to keep: FLOPs, half of them by default, or a speed-up as measured.
+        per_layer_norm: Whether importances of a layer are divided by their l2 norm before layers compete, so that no
+            layer loses all for having small gradients.
     """
 
+    def __init__(self, target: Target = NO_TARGET, per_layer_norm: bool = False) -> None:
+        super().__init__(target)
+        self.per_layer_norm = per_layer_norm
+
     def losses(self, gradients_EN: Tensor) -> Tensor:
-        return gradients_EN.double().abs().mean(0)
+        importance_N = gradients_EN.double().abs().mean(0)
+        if not self.per_layer_norm:
+            return importance_N
+        return importance_N / importance_N.norm().clamp(min=torch.finfo(importance_N.dtype).tiny)
 
     def counts(
         self, lost_heads_N: Tensor, lost_units_N: Tensor, share: Callable[[int], Callable[[int], float]]

@@ -19,8 +19,9 @@ from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.granularity import check_role_weights, role_weight
 from bplightning.strategies.shared.guide import Guide
+from bplightning.strategies.shared.short_runs import LEAST, highest_cut, penalty_that_counts
 from bplightning.strategies.shared.snap import Snap
-from bplightning.strategies.shared.steering import FARTHEST, Steering
+from bplightning.strategies.shared.steering import Steering
 from bplightning.strategies.shared.targets import size_target
 
 SCORE_LEARNING_RATE = 1e-2
@@ -31,6 +32,12 @@ SATURATED = 9.2
 
 SCORE_TRAVEL = 30.0
 """How far scores can travel in a run whose score learning rate follows from its length: times the way to the cut."""
+
+REGULARIZATION = 20.0
+"""Where the penalty's weight begins where nothing is said of it."""
+
+TOLERANCE = 0.1
+"""Relative excess over a target with which it still counts as reached."""
 
 LONG_AT_THE_END = PruningWindow(initial_warmup=1.0, final_warmup=10.0)
 """The papers' window on SQuAD: half of their run is left for the weights."""
@@ -46,11 +53,18 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
     and then over the roles (arXiv 2005.07683, section 4; arXiv 2109.04838, section 3.2). It departs from the published
     code in having no least number of weights kept per matrix: whole heads and whole layers may go.
 
+    With a target the penalty is steered there. A fixed lambda, as in the papers, belongs to runs of thousands of steps:
+    weights need steps to answer a score that falls, and in a short run scores fall faster. So in a run of T < 500
+    optimizer steps lambda counts as lambda * T / 500, and masks fall no faster than on the cubic way to a density of
+    0.05, and no further. Longer runs, and those whose score learning rate is given, are as in the papers.
+
     Args:
         target: What to keep: a density, FLOPs or a speed-up as measured. The penalty is steered there, from
-            `regularization` on. Default: none, what is kept follows from `regularization`.
-        regularization: Weight lambda of the penalty that pushes scores down: greater prunes more. The papers take 1 to
-            40 for blocks and 20 to 400 for single elements.
+            `regularization` on. Default: a density of 0.25; none where `regularization` is given, from which then
+            follows what is kept.
+        regularization: Weight lambda of the penalty that pushes scores down: greater prunes more. What a lambda leaves
+            depends on task, model and length of the run, so give a target, or a lambda to repeat an experiment. The
+            papers take 1 to 40 for blocks and 20 to 400 for single elements. Default: 20, where steering begins.
         final_score_threshold: Cut-off on sigmoid(score) at the end of the schedule, in (0, 0.5).
         initial_score_threshold: Cut-off on sigmoid(score) at its beginning, in [0, 0.5).
         granularity: What is kept or dropped as one, by role (attention, feed_forward, decoder_attention,
@@ -72,6 +86,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
     )
 
     target_kinds: ClassVar[tuple[str, ...]] = KINDS
+    default_target: ClassVar[Target] = Target(density=0.25)
 
     score_threshold: Tensor
     penalty_weight: Tensor
@@ -79,7 +94,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
     def __init__(
         self,
         target: Target = NO_TARGET,
-        regularization: float = 20.0,
+        regularization: float | None = None,
         final_score_threshold: float = 0.1,
         initial_score_threshold: float = 0.0,
         granularity: dict[str, str] | None = None,
@@ -90,7 +105,10 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
     ) -> None:
         super().__init__(granularity, window)
         self.take_target(target)
+        if target.kind is None and regularization is not None:
+            self.asked = NO_TARGET
         self.target = size_target(self.asked)
+        regularization = REGULARIZATION if regularization is None else regularization
         for name, value in (("initial", initial_score_threshold), ("final", final_score_threshold)):
             if not 0 <= value < 0.5 or (name == "final" and value == 0):
                 raise UserError(
@@ -116,6 +134,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         # On the device, so that a training step never waits for the host, and in the state_dict, so that it says all.
         self.register_buffer("score_threshold", torch.tensor(initial_score_threshold))
         self.register_buffer("penalty_weight", torch.tensor(0.0))
+        self.pull = 1.0  # part of the penalty that counts
         self.steering: Steering | None = None
         self.last_move: Snap | None = None
 
@@ -131,7 +150,8 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
             self.target.attach(layout, self.all_masks)
             self._require_reachable()
             cut, weight = logit(self.thresholds[1]), self.regularization
-            self.steering = Steering(self.target.share, self.left, final_cut=cut, weight=weight).to(device)
+            steering = Steering(self.target.share, self.left, self.span, final_cut=cut, weight=weight)
+            self.steering = steering.to(device)
             self.last_move = Snap(self.all_masks)
 
     def prepare(self, dense: Callable[[], nn.Module]) -> None:
@@ -144,15 +164,26 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         if self._steers() and progress.step <= end:
             assert self.steering is not None
             self.steering.advance(step=progress.step, start=start, end=end)
+        if self.target is None and self.score_learning_rate is None:
+            self.pull = penalty_that_counts(progress.total_steps)
         super().advance(progress)
+
+    def target_reached(self, progress: Progress) -> bool:
+        """Whether the window is over, and with a target whether what is left is at most `TOLERANCE` more than it."""
+        if not super().target_reached(progress) or not self._steers() or self.last_move is None:
+            return super().target_reached(progress)
+        assert self.target is not None
+        return not bool(self.last_move.done) or self._share_left() <= (1 + TOLERANCE) * self.target.share
 
     @torch.no_grad()
     def prune(self, amount: float, *, steps_after: int) -> None:
         initial, final = self.thresholds
         threshold = initial + (final - initial) * amount
         self.score_threshold.fill_(threshold)
-        self.penalty_weight.fill_(self.regularization * threshold / final)
+        self.penalty_weight.fill_(self.pull * self.regularization * threshold / final)
         cut: float | Tensor = logit(threshold)
+        if self.pull < 1:
+            cut = highest_cut(self.all_masks, self.scores(), self.span(), amount=amount).clamp(max=cut)
         if self._steers():
             assert self.steering is not None
             self.penalty_weight.copy_(self.steering.weight() * (amount > 0))
@@ -200,7 +231,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
     def _require_reachable(self) -> None:
         if self._steers():
             assert self.target is not None
-            smallest = float(self.left()(torch.tensor(FARTHEST, device=self.all_masks[0].kept.device)))
+            smallest = float(self.left()(self.span() + 1))
             self.target.require_reachable(smallest, guided=self.guide.folder is not None)
 
     @torch.no_grad()
@@ -210,12 +241,23 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         return self.target.left(self.all_masks, self.scores())
 
     @torch.no_grad()
+    def span(self) -> Tensor:
+        """The greatest distance of a score from 0, what a guide protects included, a 0-d tensor."""
+        return torch.stack([cast(Tensor, mask.scores).abs().amax() for mask in self.all_masks]).amax()
+
+    @torch.no_grad()
     def reached(self) -> float:
         """The target's value that the masks of this moment give; waits for the device."""
         assert self.target is not None
+        return self.target.value_of(self._share_left())
+
+    @torch.no_grad()
+    def _share_left(self) -> float:
+        """The share of the network, as the target counts it, that the masks of this moment leave."""
+        assert self.target is not None
         grids = [mask.kept.float() for mask in self.all_masks]
         half = torch.tensor(0.5, device=grids[0].device)
-        return self.target.value_of(float(self.target.left(self.all_masks, grids)(half)))
+        return float(self.target.left(self.all_masks, grids)(half))
 
     def put_masks(self, *, before_snap: bool) -> None:
         """Set the masks to those before the snap, or to those after it, as often as one likes; see `snap`.
@@ -272,6 +314,12 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
                 f"score_learning_rate is {rate:.3g}, and pruning ends at step {end}: until then scores can move by "
                 f"{reach:.3g}, and the threshold is {way:.3g} below where they start, so that nothing will be pruned. "
                 "Give a greater one, or none for one that fits, or train longer."
+            )
+        if self.pull < 1 and self.regularization:
+            found.append(
+                f"regularization is {self.regularization:g}, and a run of {progress.total_steps} optimizer steps is "
+                f"short for a fixed penalty: it counts as {self.pull * self.regularization:.3g}, and no less than "
+                f"{LEAST:g} of the weights is kept. Give a target instead, such as strategy.target.density 0.25."
             )
         for role in dict.fromkeys(mask.role for mask in self.all_masks):
             kept = [

@@ -28,7 +28,7 @@ def fit(options: Mapping[str, Any]) -> Report | None:
 
     Args:
         options: Name to value, as on the command line but for the dashes; for example ``{"strategy": "hybrid",
-            "strategy.regularization": 20, "trainer.max_epochs": 3}``.
+            "strategy.target.density": 0.25, "trainer.max_epochs": 3}``.
 
     Returns:
         The report; its run's folder holds ``report.json`` and the compact model. `None` on every rank but the first.

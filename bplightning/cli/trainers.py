@@ -23,6 +23,7 @@ from bplightning.plugins import name_of
 from bplightning.runs.build import refusals_said
 from bplightning.runs.parser import PluginParser
 from bplightning.training.checkpoint_files import folder_of
+from bplightning.training.log_interval import LogInterval
 from bplightning.training.module import PruningModule
 from bplightning.training.progress_lines import ProgressLines
 from bplightning.training.stage_bar import StageBar
@@ -185,7 +186,7 @@ def given_callbacks(settings: Namespace) -> list[Callback]:
 
 
 def usual_callbacks(settings: Namespace, stage: str) -> list[Callback]:
-    """The user's callbacks, and progress: a line on a terminal, lines in a log file.
+    """The user's callbacks, progress (a line on a terminal, lines in a log file), and how often to log if not given.
 
     Args:
         settings: As `with_objects` returns them.
@@ -195,6 +196,8 @@ def usual_callbacks(settings: Namespace, stage: str) -> list[Callback]:
     wants_bar = settings.enable_progress_bar is not False and not settings.barebones
     if wants_bar and not any(isinstance(item, ProgressBar) for item in callbacks):
         callbacks.append(StageBar(stage) if sys.stdout.isatty() else ProgressLines())
+    if settings.log_every_n_steps is None:
+        callbacks.append(LogInterval())
     return callbacks
 
 

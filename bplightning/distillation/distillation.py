@@ -40,7 +40,8 @@ class Distillation:
         alpha_hidden: Weight of the distance of hidden states, 0 or more; layers are matched evenly from the top, and
             both models must have the same width.
         alpha_experts: Weight of the distance of experts' outputs, summed over layers and experts, 0 or more; for models
-            with a mixture of experts and a teacher with the same number of them.
+            with a mixture of experts and a teacher with the same number of them. MoE-Pruner's loss has alpha_ce 1 and
+            alpha_teacher 0, and as this weight the quotient of task_loss and experts_loss at the beginning, as logged.
         cache_megabytes: Memory for the teacher's logits, in millions of bytes on each rank: cached examples are not
             computed again in later epochs. The default 0 caches none. On a GPU each step then waits for the host. A
             resumed run starts with an empty cache, and repeats the interrupted one only within float error.
@@ -106,6 +107,9 @@ class Teacher:
         student: The model that learns.
         strategy: The pruning strategy, which may also learn from the teacher's layers; `None` for no pruning.
 
+    Attributes:
+        experts_loss: The distance of experts' outputs in the last batch, unweighted, for the log; `None` without one.
+
     Raises:
         UserError: The teacher does not fit the student or the settings.
     """
@@ -134,6 +138,7 @@ class Teacher:
             self.of_layers.meet_teacher(self.model)
         self.model.requires_grad_(False).eval()
         self.experts = ExpertDistillation(student, self.model) if settings.alpha_experts else None
+        self.experts_loss: Tensor | None = None
         self.cache = LogitCache(settings.cache_megabytes, self.model.config.num_labels or 0)
 
     def to(self, device: torch.device) -> None:
@@ -171,7 +176,9 @@ class Teacher:
         if self.settings.alpha_hidden:
             loss = loss + self.settings.alpha_hidden * self._hidden_loss(outputs, given, batch)
         if self.experts is not None:
-            loss = loss + self.settings.alpha_experts * self.experts.loss()
+            distance = self.experts.loss()
+            self.experts_loss = distance.detach()
+            loss = loss + self.settings.alpha_experts * distance
         if self.of_layers is not None:
             states, wanted = _hidden_states(outputs), _hidden_states(given)
             mask = batch.get("attention_mask")

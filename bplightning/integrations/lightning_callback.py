@@ -34,7 +34,7 @@ class PruningCallback(Attached, Callback):
             optimizer steps if below 1, else a number of optimizer steps. It changes no learning rate.
 
     Example:
-        ``callback = PruningCallback(Hybrid(regularization=20))``, then ``Trainer(callbacks=[callback]).fit(module)``
+        ``callback = PruningCallback(Hybrid(Target(density=0.25)))``, then ``Trainer(callbacks=[callback]).fit(module)``
         and ``callback.save("compact", tokenizer)``.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
 from bplightning.measuring.records import Machine, ParameterCount
@@ -61,12 +61,15 @@ class Scores:
         evaluation: What the task says of how it measured them, as JSON; `None` where it measured nothing.
         monitor: The metric that says which model is better.
         data: What the task says of the data it was measured on, as JSON; `None` where it says nothing.
+        alike: How many validation examples were looked at, where the compact model gives all of them the same answer;
+            `None` where it does not.
     """
 
     metrics: Mapping[str, Mapping[str, SupportsFloat] | None]
     evaluation: Mapping[str, Any] | None
     monitor: Monitor | None = None
     data: Mapping[str, Any] | None = None
+    alike: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,7 @@ class Structure:
     Attributes:
         density_by_role: Role to fraction of its weights kept.
         heads_by_layer: For each attention sub-layer its name, the indices of kept heads, and how many there were.
+        queries_by_layer: Query heads of one head, by sub-layer, where queries share key/value heads; else 1.
         units_by_layer: For each feed-forward sub-layer its name, the indices of kept units, and how many there were.
         stream: Dimensions of the residual stream kept, and how many there were; `None` where its width stays.
         skipped: Names of the sub-layers that are skipped, and their norm with them.
@@ -85,6 +89,7 @@ class Structure:
     density_by_role: Mapping[str, SupportsFloat]
     heads_by_layer: Sequence[LayerKept]
     units_by_layer: Sequence[LayerKept]
+    queries_by_layer: Mapping[str, int] = field(default_factory=dict)
     stream: Stream | None = None
     skipped: Sequence[str] = ()
     patterns: Sequence[Pattern] = ()

@@ -70,7 +70,7 @@ def _base_model(model: str) -> str | None:
 
 TEXT = """# {model}, pruned by {strategy}
 
-{what}
+{warnings}{what}
 
 Made by bplightning ([arXiv 2109.04838](https://arxiv.org/abs/2109.04838)).
 
@@ -107,6 +107,7 @@ def _text(report: Report, reader: str) -> str:
     return TEXT.format(
         model=_plain(short_name(report["model"])),
         strategy=_plain(report["strategy"]),
+        warnings="".join(f"> **Warning.** {_plain(each['message'])}\n\n" for each in report["warnings"]),
         what=_what(report),
         reader=reader,
         table="\n".join(f"| {' | '.join(map(_plain, row))} |" for row in table),

@@ -15,8 +15,9 @@ from bplightning.reporting.page_curves import curves_of
 from bplightning.reporting.page_map import layer_map
 from bplightning.reporting.rendering import Figure, rendered
 from bplightning.reporting.report import load_report
+from bplightning.reporting.run_warnings import collapsed
 from bplightning.reporting.schema import Report
-from bplightning.reporting.table import is_faster, left_of_linear, notes, quantity, rows
+from bplightning.reporting.table import heads_kept, is_faster, left_of_linear, notes, quantity, rows
 
 PAGE_FILE = "report.html"
 
@@ -67,7 +68,8 @@ def draw(report: Report, run: Path) -> str:
     values = {
         "title": f"{short_name(report['model'])} on {report['task']}, pruned by {report['strategy']}",
         "date": report["date"][:10],
-        "tiles": list(_tiles(report)),
+        "warnings": [warning["message"] for warning in report["warnings"]],
+        "tiles": sorted(_tiles(report), key=lambda tile: collapsed(report) and tile.name != "Score"),
         "left": _left(report),
         "map": layer_map(report),
         "curves": curves_of(run, report),
@@ -111,6 +113,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
         at = list(speedup)[-1] if "8x128" not in speedup else "8x128"
         others = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in speedup.items() if shape != at)
         words = f"faster than the dense model at {at}" if is_faster(speedup[at]) else f"the dense model's speed at {at}"
+        words += ", but the model has collapsed: see the warning" if collapsed(report) else ""
         yield Tile("Speed", f"{speedup[at]:.2f}x", words, others)
     elif shapes:
         yield Tile("Speed", f"{latency['compact'][shapes[-1]]:.2f} ms", f"at {shapes[-1]}", "no dense model was timed")
@@ -137,17 +140,15 @@ def _change(report: Report, name: str) -> tuple[str, str, str]:
     """A metric, its dense value in words, and both values in words."""
     dense, compact = ((report["metrics"][model] or {}).get(name) for model in ("dense", "compact"))
     now = "none" if compact is None else f"{compact:.2f}"
-    was = "" if dense is None else f" (dense {dense:.2f})"
+    was = " (dense not known)" if dense is None else f" (dense {dense:.2f})"
     return name, was, f"{now}{was}"
 
 
 def _left(report: Report) -> str:
     """Heads, units, the width where it changed, and skipped sub-layers."""
-    heads, units = report["heads"], report["units"]
+    units = report["units"]
     by_role = report["density"]["by_role"]
-    text = (
-        f"{heads['kept']:,} of {heads['total']:,} heads and {units['kept']:,} of {units['total']:,} feed-forward units."
-    )
+    text = f"{heads_kept(report['heads'])} and {units['kept']:,} of {units['total']:,} feed-forward units."
     width = report["stream"]
     narrower = width is not None and width["kept"] != width["total"]
     if narrower:

@@ -14,8 +14,9 @@ from xml.etree.ElementTree import Element
 
 from markupsafe import Markup
 
-from bplightning.reporting.schema import HeadLayer, Pattern, Report, UnitLayer
+from bplightning.reporting.schema import HeadLayer, Heads, Pattern, Report, UnitLayer
 from bplightning.reporting.svg import el, picture, written
+from bplightning.reporting.table import heads_kept
 
 SLOT, GAP = 100.0, 8.0
 """Width of one weight in the map, and the space between two."""
@@ -119,7 +120,7 @@ def _row(place: int, heads: HeadLayer | None, units: UnitLayer | None, patterns:
         label += f", {part}"
     row = MapRow(label)
     if heads is not None:
-        words = f"{heads['kept']} of {heads['total']} heads"
+        words = heads_kept(Heads(kept=heads["kept"], total=heads["total"], by_layer=[heads]))
         row = replace(row, heads=words, strip=_strip(f"heads-{place}", heads), no_heads=not heads["kept"])
         if heads["name"] in patterns and heads["kept"]:
             row = replace(row, blocks=_blocks(f"blocks-{place}", heads, patterns[heads["name"]]))

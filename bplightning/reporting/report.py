@@ -25,6 +25,7 @@ from bplightning.reporting.findings import (
     StagesDone,
     Structure,
 )
+from bplightning.reporting.run_warnings import warnings_of
 from bplightning.reporting.schema import (
     SCHEMA_VERSION,
     Aligned,
@@ -81,12 +82,13 @@ def build_report(
         The document, ready for `save_report` and `render`.
     """
     full, masked = sizes.parameters["dense"], sizes.parameters["masked"]
-    return Report(
+    report = Report(
         schema_version=SCHEMA_VERSION,
         date=origin.date,
         task=origin.task,
         strategy=origin.strategy,
         model=origin.model,
+        warnings=[],
         metrics=Metrics(
             dense=_numbers(scores.metrics.get("dense")),
             masked=_numbers(scores.metrics.get("masked")),
@@ -107,7 +109,7 @@ def build_report(
             all_parameters=masked["all"] / full["all"],
             by_role={role: float(fraction) for role, fraction in structure.density_by_role.items()},
         ),
-        heads=_heads(structure.heads_by_layer),
+        heads=_heads(structure.heads_by_layer, structure.queries_by_layer),
         units=_units(structure.units_by_layer),
         stream=structure.stream,
         skipped=list(structure.skipped),
@@ -129,6 +131,8 @@ def build_report(
         versions=dict(origin.versions),
         machine=origin.machine,
     )
+    report["warnings"] = warnings_of(report, alike=scores.alike)
+    return report
 
 
 def save_report(report: Report, path: str | Path) -> None:
@@ -162,9 +166,15 @@ def load_report(path: str | Path) -> Report:
     return validate_report(document, name=str(path))
 
 
-def _heads(layers: Sequence[LayerKept]) -> Heads:
+def _heads(layers: Sequence[LayerKept], queries: Mapping[str, int]) -> Heads:
     by_layer = [
-        HeadLayer(name=name, kept=len(kept), total=total, indices=[int(index) for index in kept])
+        HeadLayer(
+            name=name,
+            kept=len(kept),
+            total=total,
+            queries=queries.get(name, 1),
+            indices=[int(index) for index in kept],
+        )
         for name, kept, total in layers
     ]
     return Heads(kept=sum(h["kept"] for h in by_layer), total=sum(h["total"] for h in by_layer), by_layer=by_layer)

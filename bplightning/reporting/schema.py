@@ -11,7 +11,7 @@ from bplightning.errors import UserError
 from bplightning.io.schema import PROBLEMS, schema_problems
 from bplightning.measuring.records import Machine, ParameterCount
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
 
 _STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": None}
@@ -19,13 +19,15 @@ _LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
 _NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None, "quantized": None}
 _STREAM: dict[str, Any] = {"stream": None, "skipped": []}
 _FAMILY: dict[str, Any] = {"family": [], **_STREAM}
+_WARNINGS: dict[str, Any] = {"warnings": []}
 ADDED: dict[int, dict[str, Any]] = {
-    2: {"evaluation": None, **_STAGES, **_LATER, **_NEW, **_FAMILY},
-    3: _STAGES | _LATER | _NEW | _FAMILY,
-    4: _LATER | _NEW | _FAMILY,
-    5: _FAMILY,
-    6: _STREAM,
-    7: {},
+    2: {"evaluation": None, **_STAGES, **_LATER, **_NEW, **_FAMILY, **_WARNINGS},
+    3: _STAGES | _LATER | _NEW | _FAMILY | _WARNINGS,
+    4: _LATER | _NEW | _FAMILY | _WARNINGS,
+    5: _FAMILY | _WARNINGS,
+    6: _STREAM | _WARNINGS,
+    7: _WARNINGS,
+    8: {},
 }
 """Each version that can be read, to the keys that it may lack, with their default."""
 
@@ -58,11 +60,12 @@ class Density(TypedDict):
 
 
 class HeadLayer(TypedDict):
-    """Heads of one attention sub-layer."""
+    """Heads of one attention sub-layer: key/value heads, each with so many query heads, `queries`; 1 in most models."""
 
     name: str
     kept: int
     total: int
+    queries: int
     indices: list[int]
 
 
@@ -231,6 +234,13 @@ class SizeVariant(TypedDict):
     speedup: dict[str, float]
 
 
+class Warned(TypedDict):
+    """Something that a reader of the numbers should know first; `run_warnings` has the kinds."""
+
+    kind: str
+    message: str
+
+
 class Report(TypedDict):
     """The whole document, ``report.json``."""
 
@@ -239,6 +249,7 @@ class Report(TypedDict):
     task: str
     strategy: str
     model: str
+    warnings: list[Warned]
     metrics: Metrics
     monitor: Monitor | None
     data: dict[str, Any] | None
@@ -290,6 +301,7 @@ def validate_report(document: object, *, name: str = "report") -> Report:
         document = {**ADDED[version], **document, "schema_version": SCHEMA_VERSION}
         if isinstance(document["snap"], dict):
             document["snap"] = {"shape": None, **document["snap"]}
+        document = _with_queries(document) if version < SCHEMA_VERSION else document
     elif version is not None:
         readable = ", ".join(map(str, ADDED))
         raise UserError(
@@ -305,3 +317,13 @@ def validate_report(document: object, *, name: str = "report") -> Report:
             "docs/report-schema.md lists every key."
         )
     return cast(Report, document)
+
+
+def _with_queries(document: dict[str, Any]) -> dict[str, Any]:
+    """A report of an earlier version, which did not say how many query heads a key/value head has, with 1 of each."""
+    heads = document.get("heads")
+    layers = heads.get("by_layer") if isinstance(heads, dict) else None
+    if not isinstance(layers, list):
+        return document
+    filled = [{"queries": 1, **layer} if isinstance(layer, dict) else layer for layer in layers]
+    return document | {"heads": {**cast(dict[str, Any], heads), "by_layer": filled}}

@@ -16,6 +16,8 @@ from bplightning.reporting.table_format import BYTES, COUNTS, FLOPS, unit_of
 
 NOT_MEASURED = "\N{EN DASH}"
 
+UNKNOWN = "no dense model was evaluated, so what pruning cost is not known: --baseline train, or a folder, compares"
+
 
 def render(report: Report) -> Table:
     """Draw the table dense | masked | compact; an en dash stands for a value that was not measured.
@@ -26,9 +28,10 @@ def render(report: Report) -> Table:
     Returns:
         A table for a `rich.console.Console`, at most 100 columns wide; 80 are enough.
     """
+    warned = [warning["message"] for warning in report["warnings"]]
     table = Table(
         title=Text(f"{report['task']}, {report['strategy']}, {report['model']}"),
-        caption=Text("\n".join(notes(report))),
+        caption=Text.assemble(*((f"Warning. {line}\n", "bold red") for line in warned), "\n".join(notes(report))),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -59,7 +62,9 @@ def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     width = report["stream"]
     if width is not None and width["kept"] != width["total"]:
         yield "width (dimensions)", str(width["total"]), str(width["kept"]), str(width["kept"])
-    yield from _kept_rows("heads", report["heads"])
+    yield from _kept_rows("heads", query_heads(report["heads"]))
+    if query_heads(report["heads"]) != report["heads"]:
+        yield from _kept_rows("key/value heads", report["heads"])
     yield from _kept_rows("FFN units", report["units"])
     weights = "on disk" if report["dtype"] == "float32" else f"on disk, {report['dtype']}"
     for label, sizes, units in (
@@ -76,6 +81,39 @@ def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     for shape in latency["compact"]:
         ratio = speedup.get(shape)
         yield f"speed-up {shape}", NOT_MEASURED if ratio is None else "1.00x", "", _cell(ratio, "{:.2f}x")
+
+
+def query_heads(heads: Heads) -> Heads:
+    """The counts of query heads, of which several share a key/value head where queries are grouped; else the same.
+
+    Args:
+        heads: As a report has them, counted by what can be removed: a key/value head with its query heads.
+    """
+    layers = [
+        HeadLayer(
+            name=layer["name"],
+            kept=layer["kept"] * layer["queries"],
+            total=layer["total"] * layer["queries"],
+            queries=layer["queries"],
+            indices=layer["indices"],
+        )
+        for layer in heads["by_layer"]
+    ]
+    kept, total = (sum(layer[key] for layer in layers) for key in ("kept", "total"))
+    return Heads(kept=kept, total=total, by_layer=layers)
+
+
+def heads_kept(heads: Heads) -> str:
+    """How many heads are kept, in words; with the key/value heads where queries are grouped.
+
+    Args:
+        heads: As a report has them.
+    """
+    queries = query_heads(heads)
+    text = f"{queries['kept']:,} of {queries['total']:,} heads"
+    if queries == heads:
+        return text
+    return f"{text} ({heads['kept']:,} of {heads['total']:,} key/value heads)"
 
 
 def _parameter_row(
@@ -129,6 +167,7 @@ def notes(report: Report) -> list[str]:
     measured = ", ".join(_settings(report["evaluation"] or {}))
     return [
         kept,
+        *([] if report["metrics"]["dense"] else [UNKNOWN]),
         *([f"kept by role: {roles}"] if roles else []),
         *([f"skipped with their norms: {', '.join(report['skipped'])}"] if report["skipped"] else []),
         *_stages(report),

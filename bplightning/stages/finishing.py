@@ -31,6 +31,7 @@ from bplightning.reporting.report import build_report, render, save_report
 from bplightning.reporting.schema import Numbers, Quantized, Report
 from bplightning.stages.alignment import align
 from bplightning.stages.compact_stage import Compacted, Filling, Saving, make_compact
+from bplightning.stages.constant_answer import examples_answered_alike
 from bplightning.stages.measured_variants import measured_variants
 from bplightning.stages.request import RunRequest
 from bplightning.stages.run_findings import (
@@ -136,7 +137,7 @@ def finish(trainer: Trainer, module: PruningModule, ending: Ending, request: Run
     )
     found = build_report(
         origin_of(trainer, module, hardened, request),
-        scores_of(task, evaluated.results),
+        scores_of(task, evaluated.results, alike=examples_answered_alike(made.task, made.model)),
         structure_of(module, hardened, made),
         sizes_of(module, hardened, made, dense=ending.dense, out=ending.out),
         speed_of(of_dense_shapes, made, also=shape_of(hardened.snap)),

@@ -75,18 +75,20 @@ def origin_of(trainer: Trainer, module: PruningModule, hardened: Hardened, reque
     )
 
 
-def scores_of(task: Task, results: Mapping[str, Mapping[str, Any]]) -> Scores:
+def scores_of(task: Task, results: Mapping[str, Mapping[str, Any]], *, alike: int | None) -> Scores:
     """What the models are worth.
 
     Args:
         task: The task.
         results: Name of each model to its metrics and their settings.
+        alike: As in `Scores`.
     """
     return Scores(
         metrics={name: values["metrics"] for name, values in results.items()},
         evaluation=results["compact"]["settings"],
         monitor=Monitor(metric=task.monitor, mode=task.monitor_mode),
         data=task.data_settings() or None,
+        alike=alike,
     )
 
 
@@ -104,6 +106,7 @@ def structure_of(module: PruningModule, hardened: Hardened, made: Compacted) -> 
         density_by_role=hardened.density_by_role,
         heads_by_layer=made.plan.heads,
         units_by_layer=made.plan.units,
+        queries_by_layer={group.name: group.heads // max(group.kv_heads, 1) for group in layout.attention},
         stream=None if width is None else Stream(kept=len(width.kept), total=width.total),
         skipped=[group.name for group in layout.groups if is_skipped(hardened.model, group)],
         patterns=head_patterns(layout),

@@ -68,7 +68,7 @@ class MaskMonitor(Callback):
 
 @torch.no_grad()
 def heads_left(layout: PrunableLayout, strategy: PruningStrategy) -> dict[str, int]:
-    """Name of each masked attention sub-layer to its heads left (key/value heads where queries are grouped).
+    """Name of each masked attention sub-layer to its query heads left, which go by key/value head where grouped.
 
     The host waits for the device.
 
@@ -81,7 +81,8 @@ def heads_left(layout: PrunableLayout, strategy: PruningStrategy) -> dict[str, i
     if not groups:
         return {}
     counts = torch.stack([survival.of(group, kept).count_nonzero() for group in groups]).tolist()
-    return {group.name: count for group, count in zip(groups, counts, strict=True)}
+    queries = [group.heads // max(group.kv_heads, 1) for group in groups]
+    return {group.name: count * each for group, count, each in zip(groups, counts, queries, strict=True)}
 
 
 class TeacherWarning(Callback):

@@ -198,6 +198,8 @@ class PruningModule(LightningModule):
         for teacher in self._teacher:
             loss, decided = teacher.loss(task_loss, outputs, batch)
             values["teacher_loss"] = decided.detach()
+            if teacher.experts_loss is not None:
+                values["experts_loss"] = teacher.experts_loss
         penalty = self.strategy.penalty()
         if penalty is not None:
             loss = loss + penalty

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bplightning.masks.masking import Mask
-from bplightning.strategies.cofi.gates import Gate, Part, Sublayers, kept_in_evaluation, left
+from bplightning.strategies.cofi.gates import Gate, Part, Sublayers, kept_in_evaluation, left, sublayers_open
 from bplightning.strategies.l0 import chance_open
 
 FARTHEST, HALVINGS = 32.0, 40
@@ -56,7 +56,7 @@ class GatedSize:
             shift: Added to the scores of heads, units and dimensions first.
             of_sublayers: Added to those of sub-layers.
         """
-        opens = {id(of): kept_in_evaluation(of.scores + of_sublayers) for of in map(_sublayers, self.masks)}
+        opens = {id(of): sublayers_open(of.scores + of_sublayers) for of in map(_sublayers, self.masks)}
         for mask in self.masks:
             mask.set_grid(kept_in_evaluation(_scores(mask) + shift) & opens[id(_sublayers(mask))][_gate(mask).index])
         if self.stream is not None:

@@ -73,6 +73,24 @@ def kept_in_evaluation(scores: Tensor) -> Tensor:
     return (rank >= shut).view(scores.shape)
 
 
+def sublayers_open(scores: Tensor) -> Tensor:
+    """Which sub-layers of a kind stay open in evaluation: as many as are expected to be, as of heads and units.
+
+    The published code decides each alone, by whether its chance is above one half. Of four whose chance is 0.6 it keeps
+    four; 2.4 are expected, and here two stay. ``benchmarks/quality/cofi_gates.py`` compares both.
+
+    Args:
+        scores: Scores of the sub-layers' gates ``(N,)``.
+
+    Returns:
+        Booleans ``(N,)``.
+
+    >>> sublayers_open(torch.full((4,), -1.1932)).sum().item()  # a chance of 0.6 each
+    2
+    """
+    return kept_in_evaluation(scores)
+
+
 def evaluation_gates(scores: Tensor) -> Tensor:
     """What gates that stay open multiply by in evaluation, of the scores' shape, below 1."""
     return (SOFTNESS * scores / TEMPERATURE).sigmoid()

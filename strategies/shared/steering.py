@@ -10,6 +10,10 @@ et al. 2022, arXiv 2204.00408, who constrain the expected size instead).
 A penalty cannot pull scores up again, so what it pushed too far stays there. What is then left between the two is
 closed from the other side: in the last part of the schedule the cut that is made goes over, little by little, from the
 threshold to the cut that meets the target, as where the top scores are kept (movement pruning, arXiv 2005.07683).
+
+Nor may it push too much below the threshold at once, which in a short run is a matter of a few steps: at no moment is
+less left than on the cubic way from everything to the target, the density of movement pruning at that moment. So the
+target is the least that is ever left.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from bplightning.contracts.schedule import cubic
 
 ARRIVAL = 0.8
 """Part of the schedule after which the cut is to be at the threshold; what error is left then dies away."""
@@ -38,11 +44,11 @@ CLOSING = 0.8, 0.95
 LOOKS = 200
 """How often the cut is looked for in a schedule that has at least so many steps: far more often than it turns."""
 
-FARTHEST = 16.0
-"""Scores beyond this are cut or kept in any case."""
+HALVINGS, ALL_HALVINGS = 24, 64
+"""Of the interval in which the cut is looked for: on the way, to a millionth of it; at the end, to the last bit."""
 
-HALVINGS, ALL_HALVINGS = 20, 60
-"""Of the interval in which the cut is looked for: on the way, to 3e-5; at the end, to the last bit."""
+TOO_FEW = 0.5
+"""Part of what is to be left: where a cut leaves less, because many scores are alike, the one before it is taken."""
 
 
 class Steering(nn.Module):
@@ -52,6 +58,7 @@ class Steering(nn.Module):
         target: What `look` is to show at the end, in (0, 1).
         look: Gives, from the scores of this moment, a function from a cut on scores, a 0-d tensor, to what would be
             left with it, a 0-d tensor too; that falls with the cut.
+        span: Gives the greatest distance of a score from 0 at this moment, a 0-d tensor.
         final_cut: Where the cut must be at the end of the schedule, below 0.
         weight: The weight at the beginning.
     """
@@ -60,14 +67,22 @@ class Steering(nn.Module):
     violation: Tensor
     lasting: Tensor
     cut: Tensor
+    highest: Tensor
     first_cut: Tensor
 
     def __init__(
-        self, target: float, look: Callable[[], Callable[[Tensor], Tensor]], *, final_cut: float, weight: float
+        self,
+        target: float,
+        look: Callable[[], Callable[[Tensor], Tensor]],
+        span: Callable[[], Tensor],
+        *,
+        final_cut: float,
+        weight: float,
     ) -> None:
         super().__init__()
         self.target = target
         self.look = look
+        self.span = span
         self.final_cut = final_cut
         self.first_weight = weight
         self.part = 0.0  # of the schedule; each call of `advance` says it anew
@@ -75,6 +90,7 @@ class Steering(nn.Module):
         self.register_buffer("violation", torch.tensor(0.0))
         self.register_buffer("lasting", torch.tensor(0.0))
         self.register_buffer("cut", torch.tensor(0.0))
+        self.register_buffer("highest", torch.tensor(math.inf))
         self.register_buffer("first_cut", torch.tensor(0.0))
 
     @torch.no_grad()
@@ -90,7 +106,10 @@ class Steering(nn.Module):
         stride = max(1, (end - start) // LOOKS)
         if step < start or ((step - start) % stride and step != end):
             return
-        self.cut.copy_(self.meeting_cut(ALL_HALVINGS if step == end else HALVINGS))
+        left, span, halvings = self.look(), self.span(), ALL_HALVINGS if step == end else HALVINGS
+        self.cut.copy_(meeting_cut(left=left, share=self.target, span=span, halvings=halvings))
+        least = cubic(step=step, start=start, end=end, initial=1.0, final=self.target)
+        self.highest.copy_(meeting_cut(left=left, share=least, span=span, halvings=halvings))
         if step == start:  # scores move before there is a penalty; the way begins where they are then
             self.first_cut.copy_(self.cut)
         way = min(self.part / ARRIVAL, 1.0)
@@ -116,14 +135,28 @@ class Steering(nn.Module):
         begin, end = CLOSING
         over = min(max((self.part - begin) / (end - begin), 0.0), 1.0)
         cut = torch.full_like(self.cut, scheduled)
-        return cut if over == 0 else torch.lerp(cut, self.cut, over)
+        return (cut if over == 0 else torch.lerp(cut, self.cut, over)).minimum(self.highest)
 
-    def meeting_cut(self, halvings: int = ALL_HALVINGS) -> Tensor:
-        """The cut that would meet the target now, found by halving an interval, on the device."""
-        left = self.look()
-        low, high = (torch.full_like(self.cut, side * FARTHEST) for side in (-1, 1))
-        for _ in range(halvings):
-            middle = (low + high) / 2
-            too_much = left(middle) > self.target
-            low, high = torch.where(too_much, middle, low), torch.where(too_much, high, middle)
-        return high
+
+def meeting_cut(
+    *, left: Callable[[Tensor], Tensor], share: float, span: Tensor, halvings: int = ALL_HALVINGS
+) -> Tensor:
+    """The cut that leaves a share, found by halving an interval, on the device.
+
+    Args:
+        left: From a cut to what is left with it, both 0-d tensors; it falls with the cut.
+        share: What is to be left; it may be a part less where scores are alike, but not less than half of it.
+        span: The greatest distance of a score from 0, a 0-d tensor.
+        halvings: How often the interval is halved.
+
+    >>> scores = torch.tensor([-30.0, -1.0, 0.0, 2.0])
+    >>> cut = meeting_cut(left=lambda cut: (scores > cut).float().mean(), share=0.5, span=scores.abs().amax())
+    >>> (scores > cut).tolist()
+    [False, False, True, True]
+    """
+    low, high = -span - 1, span + 1
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        too_much = left(middle) > share
+        low, high = torch.where(too_much, middle, low), torch.where(too_much, high, middle)
+    return torch.where(left(high) < TOO_FEW * share, low, high)

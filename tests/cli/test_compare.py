@@ -15,7 +15,8 @@ from bplightning.cli import compare as compare_cli
 from bplightning.cli import main
 from bplightning.errors import UserError
 from bplightning.reporting.report import save_report
-from bplightning.strategies.movement import Movement
+from bplightning.strategies.cofi.cofi import CoFi
+from bplightning.strategies.hybrid import Hybrid
 
 
 def test_the_verb_writes_table_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,13 +140,14 @@ def test_defaults_that_differ_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compare_cli, "_run", lambda root, options: tmp_path)
-    for strategies in ("dense,hybrid,movement", "dense,hybrid"):
+    for strategies in ("dense,hybrid,cofi", "dense,hybrid,movement"):
         with pytest.raises(UserError, match="does not exist"):
             compare_cli.run_compare(["--strategies", strategies])
         said = capsys.readouterr().err
-        if "movement" in strategies:
-            default = Movement.default_target.density
-            assert f"different targets (hybrid: none, movement: target.density {default:g}): give one to all" in said
+        if "cofi" in strategies:
+            first, second = (f"{kind.default_target.density:g}" for kind in (Hybrid, CoFi))
+            told = f"(hybrid: target.density {first}, cofi: target.density {second})"
+            assert f"different targets {told}: give one to all" in said
         else:
             assert "targets" not in said
 

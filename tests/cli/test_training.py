@@ -181,21 +181,21 @@ def test_two_runs_in_one_folder_are_refused(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_another_run_of_the_same_strategy_is_not_gone_on_with(capsys: pytest.CaptureFixture[str]) -> None:
-    fit("--strategy.regularization", "5")
-    fit("--strategy.regularization", "10", "--seed_everything", "3")
-    again = fit("--strategy.regularization", "5", "--ckpt_path", "last", "--trainer.max_steps", "8")
+    fit("--strategy.final_score_threshold", "0.05")
+    fit("--strategy.final_score_threshold", "0.1", "--seed_everything", "3")
+    again = fit("--strategy.final_score_threshold", "0.05", "--ckpt_path", "last", "--trainer.max_steps", "8")
     assert str(again.ckpt_path) == "runs/tiny-hybrid/version_0/checkpoints/last.ckpt"
-    other = [*OPTIONS, "--strategy.regularization", "7", "--ckpt_path", "last"]
+    other = [*OPTIONS, "--strategy.final_score_threshold", "0.07", "--ckpt_path", "last"]
     message = refused(capsys, "test", *other)  # which asks for the same strategy, but not for the same seed
     assert (
         "no earlier run has these settings; of the newest, 'runs/tiny-hybrid/version_2', differ: strategy." in message
     )
     file = "runs/tiny-hybrid/version_2/checkpoints/last.ckpt"
-    assert f"is 5.0 there and 7.0 here. Give its options, or its checkpoint by path, for example '{file}'" in message
+    assert f"is 0.05 there and 0.07 here. Give its options, or its checkpoint by path, for example '{file}'" in message
     message = refused(capsys, "fit", *other, "--seed_everything", "4", "--trainer.gradient_clip_val", "2.5")
     for name, there, here in (
         ("seed_everything", "0", "4"),
-        ("strategy.regularization", "5.0", "7.0"),
+        ("strategy.final_score_threshold", "0.05", "0.07"),
         ("trainer.gradient_clip_val", "1.0", "2.5"),
     ):
         assert f"{name} is {there} there and {here} here" in message

@@ -63,13 +63,16 @@ def test_a_teacher_adds_it_by_its_weight(tmp_path: Path) -> None:
     task = ExpertTask(tmp_path)
     tiny("mixtral", seed=1, auto=AutoModelForQuestionAnswering).save_pretrained(tmp_path / "teacher")
     batch = next(iter(DataLoader(rows(4, seed=3), batch_size=4)))
-    losses = []
+    losses, distances = [], []
     for weight in (0.0, 1.0, 3.0):
         student = task.build_model().train()
         teacher = Teacher(Distillation(str(tmp_path / "teacher"), alpha_experts=weight), task, student)
         outputs = student(**batch)
         losses.append(float(teacher.loss(outputs.loss, outputs, batch)[0].detach()))
+        distances.append(teacher.experts_loss)
     assert losses[1] > losses[0]
+    assert distances[0] is None
+    assert float(distances[1]) == float(distances[2]) == pytest.approx(losses[1] - losses[0], rel=1e-4)  # for the log
     assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
 
 

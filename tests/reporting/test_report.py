@@ -75,7 +75,8 @@ def leaves(value: object, path: str = "") -> Iterator[str]:
 def test_report_derives_totals_and_densities() -> None:
     report = built()
     assert (report["heads"]["kept"], report["heads"]["total"]) == (6, 12)
-    assert report["heads"]["by_layer"][1] == {"name": "encoder.1.self", "kept": 2, "total": 4, "indices": [1, 3]}
+    layer = report["heads"]["by_layer"][1]
+    assert layer == {"name": "encoder.1.self", "kept": 2, "total": 4, "queries": 1, "indices": [1, 3]}
     assert (report["units"]["kept"], report["units"]["total"]) == (300, 1024)
     assert report["density"]["encoder_linear"] == 0.25
     assert report["density"]["all_parameters"] == 0.4
@@ -167,7 +168,7 @@ def test_a_document_full_of_problems_is_one_short_line() -> None:
 def test_another_schema_version_is_refused_before_its_keys() -> None:
     document: Any = {"schema_version": 99}
     with pytest.raises(
-        UserError, match="has schema_version 99, but this version of bplightning reads 2, 3, 4, 5, 6, 7:"
+        UserError, match="has schema_version 99, but this version of bplightning reads 2, 3, 4, 5, 6, 7, 8:"
     ) as error:
         validate_report(document)
     assert "missing" not in str(error.value)
@@ -177,7 +178,8 @@ def test_another_schema_version_is_refused_before_its_keys() -> None:
         validate_report([])
 
 
-STREAM: dict[str, Any] = {"stream": None, "skipped": []}
+WARNINGS: dict[str, Any] = {"warnings": []}
+STREAM: dict[str, Any] = {"stream": None, "skipped": []} | WARNINGS
 FAMILY: dict[str, Any] = {"family": []} | STREAM
 NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None} | FAMILY
 LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []} | NEW
@@ -185,12 +187,17 @@ STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": 
 
 
 @pytest.mark.parametrize(
-    ("version", "lacks"), [(6, STREAM), (5, FAMILY), (4, LATER), (3, STAGES), (2, STAGES | {"evaluation": None})]
+    ("version", "lacks"),
+    [(7, WARNINGS), (6, STREAM), (5, FAMILY), (4, LATER), (3, STAGES), (2, STAGES | {"evaluation": None})],
 )
 def test_a_report_of_a_version_before_is_read_too(tmp_path: Path, version: int, lacks: dict[str, Any]) -> None:
     older: Any = {key: value for key, value in built().items() if key not in lacks} | {"schema_version": version}
+    older = copy.deepcopy(older)
+    for layer in older["heads"]["by_layer"]:
+        del layer["queries"]
     (tmp_path / "report.json").write_text(json.dumps(older))
-    assert load_report(tmp_path / "report.json") == built(date=older["date"], **lacks)
+    known = {key: value for key, value in lacks.items() if key != "warnings"}  # which follow from the others
+    assert load_report(tmp_path / "report.json") == built(date=older["date"], **known)
     del older["seed"]
     with pytest.raises(UserError, match="missing key seed"):
         validate_report(older)
@@ -205,7 +212,7 @@ def test_loading_says_which_file_is_wrong(tmp_path: Path) -> None:
 
 
 def test_the_document_explains_every_key_and_no_other() -> None:
-    written = {path for report in (built(), without_baseline()) for path in leaves(report)}
+    written = {path for report in (built(alike=96), without_baseline()) for path in leaves(report)}
     written -= {
         "metrics.dense",
         "evaluation",
@@ -219,6 +226,7 @@ def test_the_document_explains_every_key_and_no_other() -> None:
         "quantized",
         "family",
         "stream",
+        "warnings",
     }  # null: explained beside what they hold otherwise
     explained = re.findall(r"^\| `([^`]+)` \| \w", DOCUMENT.read_text(), flags=re.MULTILINE)
     assert set(explained) == written

@@ -263,7 +263,8 @@ def end(folder: Path, settings: Alignment, *, resume: bool = False, refill: Refi
     folder.mkdir(exist_ok=True)
     torch.manual_seed(3)
     task = TinyTask(folder, max_position_embeddings=128, intermediate_size=72)
-    strategy = Hybrid(window=PruningWindow(final_warmup=2), granularity=UNITS, regularization=60)
+    window = PruningWindow(final_warmup=2)
+    strategy = Hybrid(window=window, granularity=UNITS, regularization=60, score_learning_rate=2.75)
     module = PruningModule(task, strategy, learning_rate=1e-3)
     run = trainer(folder, logger=False, default_root_dir=folder)
     request = RunRequest(alignment=settings, refill=refill, resume=resume)
@@ -394,7 +395,7 @@ def test_the_command_line(
     Path("wide_task.py").write_text(USER_TASK)
     words = ["--task", "wide_task.WideTask", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
     words += [f"--strategy.granularity={UNITS}", "--strategy.window.final_warmup=2", "--model.learning_rate=1e-3"]
-    words += ["--strategy.regularization=60", "--refill.max_epochs=1"]
+    words += ["--refill.max_epochs=1"]
 
     def refused(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:

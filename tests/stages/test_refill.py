@@ -44,7 +44,9 @@ def stage(folder: Path, epochs: int | None) -> Trainer:
 def fitted(folder: Path, settings: Refill | None) -> tuple[TinyTask, PruningModule, Any, Path]:
     torch.manual_seed(3)
     task = TinyTask(folder, max_position_embeddings=128)
-    strategy = Hybrid(window=PruningWindow(final_warmup=2), granularity={"attention": "16x16"}, regularization=60)
+    tiles = {"attention": "16x16"}
+    window = PruningWindow(final_warmup=2)
+    strategy = Hybrid(window=window, granularity=tiles, regularization=60, score_learning_rate=2.75)
     module = PruningModule(task, strategy, learning_rate=1e-3)
     run = trainer(folder)
     report = pipeline.fit(run, module, RunRequest(refill=settings), stage_trainer=stage)
@@ -172,7 +174,7 @@ def test_compact_takes_the_refilled_weights_and_a_checkpoint_those_before(
         "--strategy.window.final_warmup=2",
         "--model.learning_rate=1e-3",
     ]
-    main(["fit", *words, "--strategy.regularization=60", "--refill.max_epochs=1"])
+    main(["fit", *words, "--refill.max_epochs=1"])
     run = next(Path("runs").glob("*/version_0"))
     main(["compact", str(run), "again"])
     assert Path("again/model.safetensors").read_bytes() == (run / "compact" / "model.safetensors").read_bytes()

@@ -61,14 +61,15 @@ class OwnModule(LightningModule):
 
 def strategy() -> Hybrid:
     """One with scores, masks and a penalty that matters."""
-    return Hybrid(window=PruningWindow(final_warmup=2), regularization=50, granularity={"attention": "16x16"})
+    window = PruningWindow(final_warmup=2)
+    return Hybrid(window=window, regularization=50, granularity={"attention": "16x16"}, score_learning_rate=2.75)
 
 
 class NotesItsLife(Hybrid):
     """Notes in which order its hooks are called, and what it may measure."""
 
     def __init__(self) -> None:
-        super().__init__(window=PruningWindow(final_warmup=2), regularization=50, granularity={"attention": "16x16"})
+        super().__init__(window=PruningWindow(final_warmup=2), granularity={"attention": "16x16"})
         self.life: list[str] = []
         self.dense: list[nn.Module] = []
 

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from tiny_families import tiny
 from tiny_task import TinyTask, trainer
 
 from bplightning.contracts.strategy import Progress
 from bplightning.contracts.target import Target
 from bplightning.contracts.window import PruningWindow
 from bplightning.distillation.distillation import Distillation
+from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.hybrid import Hybrid
 from bplightning.strategies.movement import Movement
 from bplightning.training.mask_monitor import heads_left
@@ -64,14 +66,16 @@ def test_flips_are_counted_since_the_last_validation_and_heads_by_layer(
 
 
 def test_scores_that_cannot_reach_the_threshold_are_told_of_before_training(tmp_path: Path) -> None:
-    module = PruningModule(TinyTask(tmp_path), Hybrid(window=PruningWindow(final_warmup=2), score_learning_rate=1e-4))
+    window = PruningWindow(final_warmup=2)
+    slow = Hybrid(window=window, regularization=20.0, score_learning_rate=1e-4)
+    module = PruningModule(TinyTask(tmp_path), slow)
     run = trainer(tmp_path, max_steps=40, enable_checkpointing=False, limit_val_batches=0)
     expected = (
         r"score_learning_rate is 0\.0001, and pruning ends at step \d+: until then scores can move by 0\.00\d+, and"
     )
     with pytest.warns(UserWarning, match=expected):
         run.fit(module, datamodule=module.task)
-    fitting = Hybrid(window=PruningWindow(final_warmup=2))
+    fitting = Hybrid(window=window, regularization=20.0, score_learning_rate=1.65)
     assert fitting.target is None
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "score_learning_rate")
@@ -80,7 +84,8 @@ def test_scores_that_cannot_reach_the_threshold_are_told_of_before_training(tmp_
 
 
 def test_saturated_scores_are_told_of_while_pruning_goes_on(tmp_path: Path) -> None:
-    module = PruningModule(TinyTask(tmp_path), Hybrid(window=PruningWindow(final_warmup=2)))
+    fixed = Hybrid(window=PruningWindow(final_warmup=2), regularization=20.0, score_learning_rate=3.3)
+    module = PruningModule(TinyTask(tmp_path), fixed)
     run = trainer(tmp_path, max_steps=20, enable_checkpointing=False)
     run.fit(module, datamodule=module.task)
     middle = Progress(step=10, total_steps=100, warmup_steps=5)
@@ -95,6 +100,19 @@ def test_saturated_scores_are_told_of_while_pruning_goes_on(tmp_path: Path) -> N
     (line,) = module.strategy.advice(middle)
     assert line.startswith("more than half of the scores of attention that are kept lie above 9.2, where the penalty")
     assert module.strategy.advice(Progress(step=100, total_steps=100, warmup_steps=5)) == []
+
+
+def test_a_fixed_penalty_in_a_short_run_is_told_of_before_training() -> None:
+    strategy = Hybrid(regularization=20.0)
+    strategy.attach(PrunableLayout.of(tiny("bert", hidden_size=64, num_attention_heads=2)))
+    for steps, told in ((126, True), (500, False)):
+        strategy.advance(Progress(0, steps, warmup_steps=6))
+        lines = [line for line in strategy.advice(Progress(0, steps, warmup_steps=6)) if line.startswith("regulariz")]
+        assert bool(lines) is told
+        assert not told or "it counts as 5.04, and no less than 0.05 of the weights is kept. Give a target" in lines[0]
+    steered = Hybrid()
+    steered.attach(PrunableLayout.of(tiny("bert", hidden_size=64, num_attention_heads=2)))
+    assert steered.advice(Progress(0, 126, warmup_steps=6)) == []
 
 
 @pytest.mark.parametrize("bad", [True, False])

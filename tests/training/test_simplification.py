@@ -386,7 +386,8 @@ def trainer(folder: Path, **options: Any) -> pl.Trainer:
 
 
 def module_for(folder: Path, settings: Simplification | None = BOTH) -> PruningModule:
-    strategy = Hybrid(window=PruningWindow(final_warmup=1), regularization=30, granularity={"attention": "16x16"})
+    window, tiles = PruningWindow(final_warmup=1), {"attention": "16x16"}
+    strategy = Hybrid(window=window, granularity=tiles, regularization=30, score_learning_rate=0.46)
     return PruningModule(TinyTask(folder), strategy, learning_rate=2e-3, warmup=2, simplification=settings)
 
 

@@ -216,6 +216,13 @@ def test_taylors_importance_is_the_mean_of_absolute_gradients() -> None:
     assert PostTraining().losses(torch.tensor([[1.0, -2.0], [-3.0, 2.0]])).tolist() == [10.0, 8.0]
 
 
+def test_taylor_divides_a_layer_s_importances_by_their_norm_if_asked_to() -> None:
+    normed = OneShotTaylor(per_layer_norm=True)
+    assert normed.losses(torch.tensor([[3.0, -4.0], [-3.0, 4.0]])).tolist() == pytest.approx([0.6, 0.8])
+    assert normed.losses(torch.tensor([[0.03, -0.04]])).tolist() == pytest.approx([0.6, 0.8])
+    assert normed.losses(torch.zeros(3, 2)).tolist() == [0.0, 0.0]
+
+
 def test_taylor_keeps_the_same_part_of_heads_and_units() -> None:
     strategy = OneShotTaylor(target=Target(flops=0.55))
     model, _ = attached(strategy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.soft_movement import SoftMovement
 
 STEPS = 60
+AS_GIVEN: dict[str, Any] = {"score_learning_rate": 1.0}  # a penalty counts whole in a short run of this
 KEPT = {"encoder.0.self": (1,), "encoder.1.self": (0, 3), "encoder.2.self": ()}
 KEPT_KV = {"decoder.0.self": (1,), "decoder.1.self": (), "decoder.2.self": (0, 1)}
 
@@ -64,7 +66,7 @@ def test_heads_of_the_guide_survive_and_others_go(
     for guide, expected in ((folder, kept), (None, dict.fromkeys(kept, ()))):
         layout = PrunableLayout.of(tiny(model_type))
         strategy = SoftMovement(
-            regularization=1000.0, granularity={"attention": tiles, "feed_forward": "unit"}, guide=guide
+            granularity={"attention": tiles, "feed_forward": "unit"}, guide=guide, regularization=1000.0, **AS_GIVEN
         )
         strategy.attach(layout)
         press(strategy)
@@ -82,7 +84,8 @@ def test_heads_of_the_guide_survive_and_others_go(
 def test_all_four_projections_of_a_protected_head_stay_whole_and_no_more(
     tmp_path: Path, model_type: str, kept: dict[str, tuple[int, ...]], name: str, queries: str, keys: str
 ) -> None:
-    strategy = SoftMovement(guide=former(tmp_path / "former", model_type, kept), granularity={"attention": "4x4"})
+    guide = former(tmp_path / "former", model_type, kept)
+    strategy = SoftMovement(guide=guide, granularity={"attention": "4x4"}, regularization=20.0, **AS_GIVEN)
     strategy.attach(PrunableLayout.of(tiny(model_type)))
     with torch.no_grad():
         for mask in strategy.all_masks:
@@ -96,7 +99,8 @@ def test_all_four_projections_of_a_protected_head_stay_whole_and_no_more(
 
 def test_what_is_protected_is_not_in_the_penalty(tmp_path: Path) -> None:
     guide = former(tmp_path / "former", "bert", KEPT)
-    strategy = SoftMovement(regularization=10.0, guide=guide, granularity={"attention": "head", "feed_forward": "unit"})
+    tiles = {"attention": "head", "feed_forward": "unit"}
+    strategy = SoftMovement(regularization=10.0, guide=guide, granularity=tiles, **AS_GIVEN)
     strategy.attach(PrunableLayout.of(tiny("bert")))
     strategy.advance(Progress(STEPS, STEPS, warmup_steps=2))
     penalty = strategy.penalty()

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from steered_training import END, SHAPE, STEPS, WARMUP, landing, train
 from tiny_families import tiny
+from tiny_task import TinyTask, trainer
 from torch import Tensor
 
+from bplightning.contracts.schedule import cubic
 from bplightning.contracts.strategy import Progress
 from bplightning.contracts.target import Target
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.strategies.hybrid import Hybrid
-from bplightning.strategies.shared.steering import Steering
-from bplightning.strategies.soft_movement import SoftMovement, logit
+from bplightning.strategies.shared.steering import meeting_cut
+from bplightning.strategies.soft_movement import SoftMovement
 from bplightning.testing.syncs import NoHostSync
+from bplightning.training.module import PruningModule
 
 
 def steered(*, units: int = 256, **options: Any) -> SoftMovement:
@@ -37,6 +42,7 @@ def test_the_target_is_met_whatever_the_scale_of_the_loss(target: float, pull: f
     assert snap["before"] == pytest.approx(target, rel=0.02)  # by steering
     assert snap["after"] == pytest.approx(seen[-1]) == pytest.approx(target, rel=0.01)
     assert len(set(seen[END:])) == 1  # masks stand still in the last part
+    assert [strategy.target_reached(Progress(step, STEPS, WARMUP)) for step in (END - 1, END)] == [False, True]
     assert not strategy.window.freeze_masks  # without being told to: the window is the one that was given
     assert seen[END // 2] > target
     assert abs(float(strategy.steering.violation)) < 0.05  # type: ignore[union-attr]  # by the penalty, not by the cut
@@ -96,14 +102,59 @@ def test_without_a_target_the_weight_follows_the_schedule() -> None:
     assert "target_cut" not in strategy.metrics()
 
 
-def test_the_meeting_cut_leaves_the_target() -> None:
-    scores = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("spread", [1.0, 1000.0])
+def test_the_meeting_cut_leaves_the_share(spread: float) -> None:
+    scores = spread * torch.randn(10_000, generator=torch.Generator().manual_seed(0))
 
     def fraction(cut: Tensor) -> Tensor:
         return (scores > cut).float().mean()
 
-    steering = Steering(0.3, lambda: fraction, final_cut=logit(0.1), weight=1.0)
-    assert float(fraction(steering.meeting_cut())) == pytest.approx(0.3, abs=1e-4)
+    cut = meeting_cut(left=fraction, share=0.3, span=scores.abs().amax())
+    assert float(fraction(cut)) == pytest.approx(0.3, abs=1e-4)
+
+
+@pytest.mark.parametrize("steps", [12, 18, 120])
+@pytest.mark.parametrize("model_type", ["bert", "bart"])
+def test_what_is_left_falls_no_faster_than_the_cubic_way_to_the_target(model_type: str, steps: int) -> None:
+    """Scores that fall by the whole way in a step, as in a run of few steps: without a bound nothing would be left."""
+    strategy = SoftMovement(Target(density=0.4), granularity={"attention": "4x4", "feed_forward": "unit"})
+    strategy.attach(PrunableLayout.of(tiny(model_type)))
+    start, end = strategy.window.steps(Progress(0, steps, 1))
+    generator = torch.Generator().manual_seed(0)
+    for step in range(end + 1):
+        strategy.advance(Progress(step, steps, 1))
+        least = cubic(step=step, start=start, end=end, initial=1.0, final=0.4)
+        assert float(strategy.density()["total"]) >= least - 0.01
+        with torch.no_grad():
+            for mask in strategy.all_masks:
+                mask.scores.add_(torch.randn(mask.scores.shape, generator=generator) - 3)
+    snap = landing(strategy)
+    assert snap["after"] == pytest.approx(0.4, abs=0.01)
+
+
+def test_scores_that_are_all_alike_are_not_all_cut() -> None:
+    strategy = steered(target=Target(density=0.3))
+    with torch.no_grad():
+        for mask in strategy.all_masks:
+            mask.scores.fill_(-5.0)
+    for step in (WARMUP, (WARMUP + END) // 2, END):
+        strategy.advance(Progress(step, STEPS, WARMUP))
+        assert float(strategy.density()["total"]) == 1
+    assert not strategy.target_reached(Progress(END, STEPS, WARMUP))  # which no best checkpoint may be taken for
+
+
+def test_a_network_of_few_examples_is_not_wiped_on_its_way(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            seen.append(float(pl_module.strategy.density()["total"]))
+
+    task = TinyTask(tmp_path, hidden_size=32)
+    module = PruningModule(task, Hybrid(Target(density=0.4), granularity={"attention": "8x8"}), learning_rate=3e-5)
+    trainer(tmp_path, callbacks=[Watch()], max_epochs=1, logger=False, limit_val_batches=0).fit(module, datamodule=task)
+    assert len(seen) == 12
+    assert min(seen) == seen[-1] == pytest.approx(0.4, abs=0.02)
 
 
 def test_a_step_that_is_seen_twice_counts_once() -> None:
