@@ -26,6 +26,7 @@ from bplightning.tasks.shared.class_labels import (
     labels_of,
     labels_of_model,
 )
+from bplightning.tasks.shared.class_scores import classes_of
 from bplightning.tasks.shared.label_scores import scores_of
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 from bplightning.tasks.shared.table import read_hub
@@ -217,6 +218,13 @@ class Classification(TextTask):
         if len(others):
             found |= {f"{name}_mismatched": value for name, value in scores_of(self.labels, others[:, 1:]).items()}
         return found
+
+    def evaluation_details(self, metric: Any) -> dict[str, Any]:
+        """The intervals, and scores by class; of mnli those of the matched set."""
+        rows = metric.counted
+        matched = None if rows is None else rows[rows[:, 0] == 0][:, 1:]
+        classes = classes_of(self.labels, matched) if matched is not None and len(matched) else None
+        return super().evaluation_details(metric) | {"classes": classes}
 
     def predict_batch(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
         """The examples' numbers and logits, and what the model's outputs stand for."""

@@ -24,6 +24,7 @@ from bplightning.compaction.loading import load_saved
 from bplightning.errors import UserError
 from bplightning.tasks.embedded.images import generate
 from bplightning.tasks.shared.class_labels import SINGLE, Labels, best_labels, labels_of, labels_of_model
+from bplightning.tasks.shared.class_scores import classes_of
 from bplightning.tasks.shared.data_task import Data, DataTask, Split, ids_of
 from bplightning.tasks.shared.example_metric import ExampleMetric
 from bplightning.tasks.shared.label_scores import scores_of
@@ -133,6 +134,15 @@ class ImageClassification(DataTask):
             lambda outputs, batch: torch.cat([outputs.logits.float(), batch["labels"][:, None].float()], dim=1),
             lambda rows: scores_of(self.labels, rows),
         )
+
+    def evaluation_details(self, metric: Any) -> dict[str, Any]:
+        """Intervals, and scores by class."""
+        classes = None if metric.counted is None else classes_of(self.labels, metric.counted)
+        return {"intervals": metric.intervals(), "classes": classes}
+
+    def sample_records(self, count: int) -> list[dict[str, Any]]:
+        """None: a report holds no images."""
+        return []
 
     # -- data ----------------------------------------------------------------------------------------------------------
 

@@ -71,6 +71,17 @@ class MaskedLanguageModeling(LanguageModeling):
 
     # -- prediction ----------------------------------------------------------------------------------------------------
 
+    def sample_records(self, count: int) -> list[dict[str, Any]]:
+        """Beginnings of texts with a word in their middle masked, and which word that was."""
+        records = []
+        for record in super().sample_records(count):
+            words = str(record["text"]).split()[: self.length // 8]  # a word may have several tokens
+            if words:
+                middle = len(words) // 2
+                text = " ".join([*words[:middle], str(self.tokenizer.mask_token), *words[middle + 1 :]])
+                records.append({"text": text, "masked": words[middle]})
+        return records
+
     def check_input(self, name: str, value: Any, *, place: str) -> None:
         """A text with a mask."""
         TextTask.check_input(self, name, value, place=place)

@@ -117,6 +117,10 @@ class QuestionAnswering(TokenizedTask):
             null_score_diff_threshold=self._threshold,
         )
 
+    def evaluation_details(self, metric: Any) -> dict[str, Any]:
+        """The intervals of the metrics."""
+        return {"intervals": metric.intervals()}
+
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def generate(self, split: Split) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bplightning.benchmarking.rows import STEADY_ROUNDS
+from bplightning.measuring.timing import STEADY_ROUNDS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "bert_base"
 GPU = RESULTS.parent / "bert_base_gpu"

@@ -172,7 +172,7 @@ def demo() -> list[str]:
     return [
         "| | dense | hybrid, compact |",
         "|---|---|---|",
-        f"| F1 / exact match | {score(dense)} | **{score(compact)}** |",
+        f"| F1 / exact match | {score(dense)} | {score(compact)} |",
         f"| encoder linear weights | {weights['dense']['encoder_linear']:,} "
         f"| {weights['compact']['encoder_linear']:,} |",
         f"| of these non-zero | 100 % | {percent(report['density']['encoder_linear'])} of the dense model's |",

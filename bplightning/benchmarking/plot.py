@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bplightning.benchmarking.schema import Benchmark, Row
 from bplightning.benchmarking.table import label, variant
 from bplightning.errors import UserError
+from bplightning.reporting.table_format import UNSETTLED, times_faster
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # optional, and slow to import
@@ -73,10 +74,11 @@ def draw(benchmark: Benchmark) -> Figure:
     for panel in list(axes)[len(panels) :]:
         panel.set_axis_off()
     settings, machine = benchmark["settings"], benchmark["machine"]
+    mark = "" if benchmark["settled"] else f"; {UNSETTLED} not settled"
     where = machine["cpu"] if settings["device"] == "cpu" else machine["device"]
     figure.suptitle(
         f"Median latency, {settings['dtype']}, {where}, CPU threads: {machine['threads']}\n"
-        "times: speed-up over dense in the same backend\n"
+        f"times: speed-up over dense in the same backend{mark}\n"
         "dashed: ideal by FLOPs; thin line: up to the 90th percentile",
         fontsize=9,
     )
@@ -92,7 +94,7 @@ def _panel(axes: Any, rows: list[Row], names: list[str]) -> None:
         axes.vlines(place, median, p90, color="black", linewidth=0.8)
         words = f"{median:.3g} ms"
         if row["speedup"] is not None:
-            words = f"{row['speedup']['ratio']:.2f}x\n{words}"
+            words = f"{times_faster(row['speedup']['ratio'], row['speedup'])}\n{words}"
         axes.annotate(
             words, (place, max(median, p90)), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8
         )

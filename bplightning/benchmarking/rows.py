@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from bplightning.benchmarking.schema import LatencyQuantiles, Row, Speedup, Work
+from bplightning.benchmarking.schema import LatencyQuantiles, Row, Work
 from bplightning.measuring.measure import shape_name
-from bplightning.measuring.timing import Middle, Times, middle, paired_ratio
-
-STEADY_ROUNDS = 20
-"""Fewest rounds after which a narrow interval is trusted: with few, it may be narrow by chance."""
+from bplightning.measuring.records import Speedup
+from bplightning.measuring.timing import STEADY_ROUNDS, Times, middle, speedup_of
 
 NO_TIME = 1e-6
 """Smallest difference of two measured times, milliseconds."""
@@ -50,9 +48,12 @@ def settled(works: TimesByWork, *, reference: str, tolerance: float) -> bool:
         tolerance: Largest half of a confidence interval, as a fraction of the value.
     """
     for times in works.values():
-        middles = [each for variant in times for each in _ratios(times, variant, reference) if each is not None]
+        found = [_ratios(times, variant, reference, tolerance) for variant in times]
+        ratios = [ratio for pair in found for ratio in pair if ratio is not None]
         alone = next(iter(times.values())).rounds_ms
-        if len(alone) < STEADY_ROUNDS or not all(each.within(tolerance) for each in middles or [middle(alone)]):
+        if not (all(ratio["settled"] for ratio in ratios) if ratios else middle(alone).within(tolerance)):
+            return False
+        if len(alone) < STEADY_ROUNDS:
             return False
     return True
 
@@ -80,7 +81,7 @@ def rows(
     for work, times in works.items():
         tokens = {"generation": new_tokens, "decoding": 1}.get(work, length)
         for (model, backend), each in times.items():
-            same, eager = _ratios(times, (model, backend), reference)
+            same, eager = _ratios(times, (model, backend), reference, tolerance)
             ideal = flops[reference][work] / flops[model][work] if same and flops[model][work] else None
             yield Row(
                 work=work,
@@ -96,19 +97,22 @@ def rows(
                 tokens_per_second=1000 * batch_size * tokens / each.median_ms,
                 flops=flops[model][work],
                 ideal_speedup=ideal,
-                efficiency=same.value / ideal if same and ideal else None,
-                speedup=_speedup(same, len(each.rounds_ms), tolerance),
-                speedup_over_eager=_speedup(eager, len(each.rounds_ms), tolerance),
+                efficiency=same["ratio"] / ideal if same and ideal else None,
+                speedup=same,
+                speedup_over_eager=eager,
             )
 
 
-def _ratios(times: Mapping[Variant, Times], variant: Variant, reference: str) -> tuple[Middle | None, Middle | None]:
+def _ratios(
+    times: Mapping[Variant, Times], variant: Variant, reference: str, tolerance: float
+) -> tuple[Speedup | None, Speedup | None]:
     """The ratio to the reference in the same backend and in eager; `None` to itself."""
     model, _ = variant
     same, eager = (reference, variant[1]), (reference, "eager")
+    compared = model != reference and same in times
     return (
-        None if model == reference or same not in times else paired_ratio(times[same], times[variant]),
-        None if variant == eager else paired_ratio(times[eager], times[variant]),
+        speedup_of(times[same], times[variant], tolerance=tolerance) if compared else None,
+        None if variant == eager else speedup_of(times[eager], times[variant], tolerance=tolerance),
     )
 
 
@@ -117,10 +121,3 @@ def _rest(whole: Times, first: Times, parts: int) -> Times:
     pairs = zip(whole.rounds_ms, first.rounds_ms, strict=True)
     left = tuple(max(each - before, NO_TIME) / parts for each, before in pairs)
     return Times(left, left)
-
-
-def _speedup(ratio: Middle | None, rounds: int, tolerance: float) -> Speedup | None:
-    if ratio is None:
-        return None
-    steady = rounds >= STEADY_ROUNDS and ratio.within(tolerance)
-    return Speedup(ratio=ratio.value, low=ratio.low, high=ratio.high, settled=steady)

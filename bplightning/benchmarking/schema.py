@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from bplightning.measuring.records import Machine, ParameterCount
+from bplightning.measuring.records import Machine, ParameterCount, Speedup
 
 SCHEMA_VERSION = 1
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
@@ -31,15 +31,6 @@ class LatencyQuantiles(TypedDict):
 
     median: float
     p90: float
-
-
-class Speedup(TypedDict):
-    """Median of paired time ratios and its 95 % confidence interval; `settled` says whether that is narrow enough."""
-
-    ratio: float
-    low: float | None
-    high: float | None
-    settled: bool
 
 
 class Row(TypedDict):

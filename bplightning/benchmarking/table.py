@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bplightning.benchmarking.schema import Benchmark, BenchmarkedModel, Row, Speedup
-from bplightning.reporting.table_format import titled_table
+from bplightning.benchmarking.schema import Benchmark, BenchmarkedModel, Row
+from bplightning.measuring.records import Speedup
+from bplightning.reporting.table_format import UNSETTLED, times_faster, titled_table
 
 NOT_MEASURED = "\N{EN DASH}"
-
-UNSETTLED = "?"
-"""Follows a ratio whose confidence interval is wider than asked for."""
 
 
 def render(benchmark: Benchmark) -> Group:
@@ -146,7 +144,7 @@ def _size(model: BenchmarkedModel) -> str:
 def _times_faster(speedup: Speedup | None) -> str:
     if speedup is None:
         return NOT_MEASURED
-    return f"{speedup['ratio']:.2f}x" + ("" if speedup["settled"] else UNSETTLED)
+    return times_faster(speedup["ratio"], speedup)
 
 
 def _interval(speedup: Speedup | None) -> str:

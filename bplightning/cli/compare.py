@@ -6,12 +6,14 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from bplightning.errors import UserError
 from bplightning.io.files import writable, write_whole
@@ -45,6 +47,7 @@ def run_compare(args: Sequence[str]) -> None:
     from bplightning.reporting.comparison import compare
     from bplightning.reporting.comparison_page import draw, render
     from bplightning.reporting.report import load_report
+    from bplightning.reporting.run_options import read_options
 
     places = (given.output, given.page)  # checked before any run is made
     files = [None if name is None else writable(Path(name), given.overwrite == "true") for name in places]
@@ -56,11 +59,12 @@ def run_compare(args: Sequence[str]) -> None:
     if not runs:
         raise UserError("there is nothing to compare: name folders of runs, or give --strategies to make some.")
     reports = {name: load_report(run / REPORT_FILE) for name, run in runs.items()}
-    found = compare(reports, metric=given.metric, shape=given.shape)
+    options = {name: read_options(run) for name, run in runs.items()}
+    found = compare(reports, options, metric=given.metric, shape=given.shape, each=given.each == "true")
     if files[0] is not None:
         write_whole(files[0], json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if files[1] is not None:
-        write_whole(files[1], draw(found))
+        write_whole(files[1], draw(found, _pages(runs, files[1].parent)))
     console = Console()
     console.print(render(found))
     for what, file in zip(("JSON", "page"), files, strict=True):
@@ -91,12 +95,29 @@ def compare_parser() -> argparse.ArgumentParser:
         "--models", help="Models for each strategy, names or folders, separated by commas. Default: the task's."
     )
     parser.add_argument("--folder", default="runs/compared", help="Folder for these runs. Default: %(default)s.")
+    parser.add_argument(
+        "--each",
+        choices=("true", "false"),
+        default="false",
+        help="Whether runs that differ only in their seed are rows of their own. Default: false, one row with the mean "
+        "and the spread.",
+    )
     parser.add_argument("--output", help="JSON file to write.")
     parser.add_argument("--page", help="HTML file to write, with charts; it needs no other file.")
     parser.add_argument(
         "--overwrite", choices=("true", "false"), default="false", help="Whether to replace files that exist."
     )
     return parser
+
+
+def _pages(runs: dict[str, Path], folder: Path) -> dict[str, str]:
+    """The addresses of the runs' own pages as seen from a folder."""
+    pages = {name: run / "report.html" for name, run in runs.items()}
+    return {
+        name: quote(Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
+        for name, page in pages.items()
+        if page.is_file()
+    }
 
 
 def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:

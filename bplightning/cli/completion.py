@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from argparse import SUPPRESS, Action
 from argparse import ArgumentParser as Parser
+from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -49,7 +51,67 @@ def completion_script(shell: str) -> str:
             _mirror(action, mirror, parser)
         for option, line in _options_of_plugins(parser).items():
             mirror.add_argument(option, help=line)
-    return str(shtab.complete(whole, shell))
+    script = str(shtab.complete(whole, shell))
+    return f"{script}\n{_of_the_chosen(parsers)}" if shell == "bash" else script
+
+
+OF_THE_CHOSEN = """
+# Of the options of plugins, those of the one that is chosen on the line, or that its verb takes by default.
+_bplightning_options_of() {{
+  case "$1" in
+{options}
+  esac
+}}
+_bplightning_default_of() {{
+  case "$1" in
+{defaults}
+  esac
+}}
+_bplightning() {{
+  _shtab_bplightning "$@"
+  local key chosen own word previous kept=()
+  for key in {keys}; do
+    chosen=$(_bplightning_default_of "${{COMP_WORDS[1]}} $key") previous=
+    for word in "${{COMP_WORDS[@]:2:COMP_CWORD-2}}"; do
+      case "$word" in
+        =) continue ;;
+        -c|--config|--config=*) [[ -z $previous ]] && chosen= ;;
+        --$key=*) chosen=${{word#*=}} previous=$key ;;
+        *) [[ $previous == "--$key" ]] && chosen=$word previous=$key ;;
+      esac
+      [[ $word == "--$key" ]] && previous=$word
+    done
+    own=$(_bplightning_options_of "$key $chosen")
+    if [[ -n $own ]]; then
+      kept=()
+      for word in "${{COMPREPLY[@]}}"; do
+        [[ $word != --$key.* || " $own --$key.help " == *" $word "* ]] && kept+=("$word")
+      done
+      COMPREPLY=("${{kept[@]}}")
+    fi
+  done
+}}
+complete -o bashdefault -F _bplightning bplightning
+"""
+
+
+def _of_the_chosen(parsers: Mapping[str, Parser]) -> str:
+    """What makes bash offer the options of the chosen strategy and task, and no other's."""
+    options: dict[str, str] = {}
+    defaults: dict[str, str] = {}
+    keys: dict[str, None] = {}
+    for verb, parser in parsers.items():
+        for key, plugin in parser.plugins.items() if isinstance(parser, PluginParser) else ():
+            keys[key] = None
+            defaults[f"{verb} {key}"] = plugin.default
+            for name in available(plugin.group):
+                if f"{key} {name}" not in options:
+                    options[f"{key} {name}"] = " ".join(_options_of(plugin.group, name, key))
+
+    def cases(values: Mapping[str, str]) -> str:
+        return "\n".join(f"    {shlex.quote(name)}) echo {shlex.quote(value)} ;;" for name, value in values.items())
+
+    return OF_THE_CHOSEN.format(options=cases(options), defaults=cases(defaults), keys=" ".join(keys))
 
 
 def _mirror(action: Action, mirror: Parser, parser: Parser) -> None:
@@ -91,10 +153,18 @@ def _options_of_plugins(parser: Parser) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, plugin in parser.plugins.items() if isinstance(parser, PluginParser) else ():
         for name in available(plugin.group):
-            for action in class_parser(load(plugin.group, name), key)._actions:
-                if action.option_strings and action.dest.startswith(f"{key}."):
-                    found.setdefault(f"--{action.dest}", _first(action.help or ""))
+            for option, line in _options_of(plugin.group, name, key).items():
+                found.setdefault(option, line)
     return found
+
+
+def _options_of(group: str, name: str, key: str) -> dict[str, str]:
+    """``--strategy.OPTION`` of one strategy, each with its line of help."""
+    return {
+        f"--{action.dest}": _first(action.help or "")
+        for action in class_parser(load(group, name), key)._actions
+        if action.option_strings and action.dest.startswith(f"{key}.")
+    }
 
 
 # -- editors -----------------------------------------------------------------------------------------------------------

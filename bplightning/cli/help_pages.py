@@ -23,6 +23,8 @@ TASK: Options = {
     "--task.model": ("MODEL", "Folder of a model, or its name on the hub."),
     "--task.train_file": ("FILE", "Training data: CSV, JSON lines or Parquet."),
     "--task.validation_file": ("FILE", "Validation data."),
+    "--task.dataset": ("NAME", "Or a data set of the hub: nyu-mll/glue."),
+    "--task.columns": ("{OURS: YOURS}", "Names of columns: {text: review}."),
 }
 STRATEGY: Options = {
     "--strategy": ("NAME", "How to prune, see below. Default: hybrid."),
@@ -30,6 +32,7 @@ STRATEGY: Options = {
     "--strategy.target.flops": ("F", "Or the share of FLOPs to keep: 0.5."),
     "--strategy.target.latency_speedup": ("S", "Or how many times faster, as measured: 2."),
 }
+EVALUATED: Options = {name: told for name, told in TASK.items() if name != "--task.train_file"}
 AROUND: Options = {
     "--baseline": ("FOLDER|train|none", "Dense model to compare with. Default: none."),
     "--start": ("pretrained|baseline", "Model to prune. Default: pretrained."),
@@ -48,7 +51,10 @@ RUN: Options = {
 }
 FOLDER: Options = {"--trainer.default_root_dir": ("FOLDER", "Where runs/ is made, if not here.")}
 RESUME: Options = {"--resume": ("true", "Continue the newest run of these settings.")}
-CHECKPOINT: Options = {"--ckpt_path": ("FILE|last|best", "Or the folder of a model or of a run.")}
+CHECKPOINT: Options = {
+    "--ckpt_path": ("FILE|last|best", "A checkpoint, or the folder of a model or run."),
+    "--strategy": ("NAME", "What pruned a checkpoint. Default: hybrid."),
+}
 PRUNE: Options = {
     "--calibration_examples": ("N", "Training examples to look at."),
     "--baseline": ("FOLDER|model|none", "Dense model to compare with. Default: model."),
@@ -66,8 +72,8 @@ PAGES: dict[str, dict[str, Options]] = {
         "before and after it": AROUND,
         "the run": TRAINING | RUN | FOLDER | RESUME,
     },
-    "validate": {"the task": TASK, "the pruning": STRATEGY, "the evaluation": CHECKPOINT | RUN},
-    "test": {"the task": TASK, "the pruning": STRATEGY, "the evaluation": CHECKPOINT | RUN},
+    "validate": {"the task": EVALUATED, "the evaluation": CHECKPOINT | RUN},
+    "test": {"the task": EVALUATED, "the evaluation": CHECKPOINT | RUN},
     "plan": {"the task": TASK, "the pruning": STRATEGY, "the plan": PLAN | RUN},
     "prune": {"the task": TASK, "the pruning": POST_TRAINING | PRUNE, "the run": RUN | FOLDER},
 }

@@ -65,10 +65,6 @@ def run_prune(args: Sequence[str]) -> Report | None:
         runs = runs_folder_of(chosen, module)
         own["logger"] = AppendingCSVLogger(runs.parent, name=runs.name)
     saves = [] if chosen.fast_dev_run else [SavesConfig(parser, settings)]
-    trainer = make_trainer(chosen, [*usual_callbacks(chosen, "pruning"), *saves], **own)
-    folder = folder_of(trainer)
-    if RunFolder(folder).config.exists():
-        raise UserError(f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir.")
     request = RunRequest(
         command=shlex.join([*program(), "prune", *args]),
         seed=seed,
@@ -76,6 +72,11 @@ def run_prune(args: Sequence[str]) -> Report | None:
         alignment=objects.alignment,
         quantize=settings.quantize,
     )
+    progress = usual_callbacks(chosen, request.stage("prune"), request.stage("evaluate"))
+    trainer = make_trainer(chosen, [*progress, *saves], **own)
+    folder = folder_of(trainer)
+    if RunFolder(folder).config.exists():
+        raise UserError(f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir.")
     with quiet_lightning(), kept_from_others(chosen, trainer, folder):
         return prune(
             trainer,

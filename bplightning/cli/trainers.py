@@ -185,17 +185,18 @@ def given_callbacks(settings: Namespace) -> list[Callback]:
     return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
 
 
-def usual_callbacks(settings: Namespace, stage: str) -> list[Callback]:
+def usual_callbacks(settings: Namespace, stage: str, evaluation: str | None = None) -> list[Callback]:
     """The user's callbacks, progress (a line on a terminal, lines in a log file), and how often to log if not given.
 
     Args:
         settings: As `with_objects` returns them.
-        stage: What is trained, for the line.
+        stage: The stage that is trained, for the line.
+        evaluation: The stage in which the same trainer evaluates afterwards; by default the same.
     """
     callbacks = given_callbacks(settings)
     wants_bar = settings.enable_progress_bar is not False and not settings.barebones
     if wants_bar and not any(isinstance(item, ProgressBar) for item in callbacks):
-        callbacks.append(StageBar(stage) if sys.stdout.isatty() else ProgressLines())
+        callbacks.append(StageBar(stage, evaluation) if sys.stdout.isatty() else ProgressLines(stage=stage))
     if settings.log_every_n_steps is None:
         callbacks.append(LogInterval())
     return callbacks

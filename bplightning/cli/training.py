@@ -200,7 +200,8 @@ class PruningCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The run's trainer; `fit` logs to ``runs/<task>-<strategy>/version_N`` unless the user chose a logger."""
         own: dict[str, Any] = dict(kwargs)
-        callbacks = [*usual_callbacks(self._given, "pruning"), self._stop_gracefully()]
+        stages = map(self.built.request.stage, ("prune", "evaluate")) if self.verb == "fit" else (self.verb,)
+        callbacks = [*usual_callbacks(self._given, *stages), self._stop_gracefully()]
         if self._logs_by_default:
             own["logger"] = self._logger() if self.verb == "fit" else False
         if self._keeps_checkpoints:
@@ -224,7 +225,8 @@ class PruningCLI(LightningCLI):
             max_epochs: How long it trains, where that is not as long as the pruning.
         """
         settings = with_objects(self.settings.trainer)
-        callbacks = [item for item in usual_callbacks(settings, folder.name) if not isinstance(item, Checkpoint)]
+        usual = usual_callbacks(settings, self.built.request.stage(folder.name))
+        callbacks = [item for item in usual if not isinstance(item, Checkpoint)]
         keeps = settings.enable_checkpointing is not False and not settings.barebones
         callbacks += [SavesConfigOf(self.trainer), self._stop_gracefully(), *([LastCheckpoint()] if keeps else [])]
         own: dict[str, Any] = {"logger": AppendingCSVLogger(folder, name="", version=""), "enable_checkpointing": keeps}

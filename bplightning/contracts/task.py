@@ -124,6 +124,26 @@ class Task(LightningDataModule, ABC):
         """
         return {}
 
+    def evaluation_details(self, metric: Metric) -> dict[str, Any]:
+        """More about the metrics, for the report, as JSON; by default nothing.
+
+        Args:
+            metric: The one that `build_metric` gave, after a pass over the validation set.
+
+        Returns:
+            ``intervals``, metric name to the two ends of its 95 % confidence interval; ``classes``, scores by class as
+            the report has them. What is not known is left out.
+        """
+        return {}
+
+    def sample_records(self, count: int) -> list[dict[str, Any]]:
+        """Examples of the validation set that a report may show, as `read_inputs` takes them; by default none.
+
+        Args:
+            count: How many, if there are as many.
+        """
+        return []
+
     def data_settings(self) -> dict[str, Any]:
         """What the metrics are measured on, for report and model card, as JSON; by default nothing is said.
 

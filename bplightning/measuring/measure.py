@@ -22,14 +22,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from bplightning.compaction.example_inputs import image_sides, positions_of, takes_images
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
-from bplightning.measuring.records import Machine, ParameterCount
-from bplightning.measuring.timing import Times, paired_ratio, side_by_side
+from bplightning.measuring.records import Interval, Machine, ParameterCount
+from bplightning.measuring.timing import Times, paired_ratio, side_by_side, speedup_of
 
 DEFAULT_SHAPES = ((1, 128), (8, 128))
 """`B` and `L` of the shapes a report measures: one request, and a small batch."""
 
 FLOPS_SHAPE = (8, 128)
 """Rows and tokens at which the report counts floating-point operations, if the model has room for so many."""
+
+TOLERANCE = 0.05
+"""Largest half of the confidence interval of a settled speed-up in a report, as a fraction of it: a report takes a few
+seconds for what `benchmark` repeats until it knows 2 %."""
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 """Patterns of the files that hold weights; the first pattern with a match is used."""
@@ -131,6 +135,17 @@ def speedup(dense: Mapping[str, Times], compact: Mapping[str, Times]) -> dict[st
     {'8x128': 2.0}
     """
     return {shape: paired_ratio(dense[shape], compact[shape]).value for shape in compact}
+
+
+def speedup_interval(dense: Mapping[str, Times], compact: Mapping[str, Times]) -> dict[str, Interval]:
+    """The interval of each ratio that `speedup` gives, and whether it is settled.
+
+    Args:
+        dense: As `speedup` takes it.
+        compact: As `speedup` takes it.
+    """
+    found = {shape: speedup_of(dense[shape], compact[shape], tolerance=TOLERANCE) for shape in compact}
+    return {shape: Interval(low=of["low"], high=of["high"], settled=of["settled"]) for shape, of in found.items()}
 
 
 def flops(model: nn.Module, inputs: Mapping[str, Tensor], *, call: Call = forward) -> int:

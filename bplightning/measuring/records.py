@@ -19,3 +19,17 @@ class Machine(TypedDict):
     threads: int
     device: str
     platform: str
+
+
+class Interval(TypedDict):
+    """95 % confidence interval of a ratio of times, and whether it is settled, see `timing.speedup_of`."""
+
+    low: float | None
+    high: float | None
+    settled: bool
+
+
+class Speedup(Interval):
+    """Median of paired ratios of times, with its interval."""
+
+    ratio: float

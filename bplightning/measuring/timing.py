@@ -14,6 +14,8 @@ from typing import TypeVar
 
 from torch.utils.benchmark import timer
 
+from bplightning.measuring.records import Speedup
+
 Name = TypeVar("Name", bound=Hashable)
 
 OUTSIDE = 40
@@ -21,6 +23,12 @@ OUTSIDE = 40
 
 INTERVAL_ROUNDS = 6
 """Fewest rounds of which the median has a 95 % confidence interval."""
+
+STEADY_ROUNDS = 20
+"""Fewest rounds after which a narrow interval is trusted: with few, it may be narrow by chance."""
+
+CONTRADICTION = 0.1
+"""Part of a ratio by which the ratio of the two medians may lie outside its interval."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,29 @@ def paired_ratio(reference: Times, other: Times) -> Middle:
         The median over the rounds of reference time / other time.
     """
     return middle([a / b for a, b in zip(reference.rounds_ms, other.rounds_ms, strict=True)])
+
+
+def speedup_of(reference: Times, other: Times, *, tolerance: float) -> Speedup:
+    """How many times faster a call is than another one that it was timed together with, and whether that is settled.
+
+    It is settled after `STEADY_ROUNDS` rounds, where its interval is narrow, and where the medians of both times, which
+    are printed next to it, do not contradict it. They do on a machine that was busy in some rounds only.
+
+    Args:
+        reference: Times of the reference.
+        other: Times of the call, from the same call of `side_by_side`.
+        tolerance: Largest half of the confidence interval, as a fraction of the ratio.
+    """
+    ratio = paired_ratio(reference, other)
+    medians = reference.median_ms / other.median_ms
+    settled = (
+        len(other.rounds_ms) >= STEADY_ROUNDS
+        and ratio.within(tolerance)
+        and ratio.low is not None
+        and ratio.high is not None
+        and ratio.low - CONTRADICTION * ratio.value <= medians <= ratio.high + CONTRADICTION * ratio.value
+    )
+    return Speedup(ratio=ratio.value, low=ratio.low, high=ratio.high, settled=settled)
 
 
 def middle(values: Sequence[float]) -> Middle:

@@ -12,11 +12,15 @@ from xml.etree.ElementTree import Element
 
 from markupsafe import Markup
 
+from bplightning.reporting.label_places import Box, label_boxes
 from bplightning.reporting.svg import el, picture, written
 
 WIDTH = 420.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 20.0, 10.0, 34.0
 """Margins of charts with axes."""
+
+FAR = 18.0
+"""Distance from which a label is connected with its point."""
 
 MARKED = 15
 """Most points of a line that still gets a mark at each point."""
@@ -252,5 +256,13 @@ def dots(name: str, title: str, words: str, marks: Sequence[Dot], *, axis: str, 
     for mark in marks:
         at = {"cx": x(mark.x), "cy": y(mark.y), "r": 6 if mark.best else 4}
         parts.append(el("circle", {"class": mark.kind, **({} if mark.best else {"fill-opacity": 0.45}), **at}))
-        parts.append(el("text", {"x": x(mark.x) + 9, "y": y(mark.y) + 4}, mark.label))
+    within = Box(LEFT, 0.0, WIDTH, height - BOTTOM)
+    places_of = label_boxes([(x(mark.x), y(mark.y), mark.label) for mark in marks], within)
+    for mark, box in zip(marks, places_of, strict=True):
+        middle = (box.top + box.bottom) / 2
+        if abs(middle - y(mark.y)) > FAR or not box.left - FAR < x(mark.x) < box.right + FAR:
+            nearest = min(max(x(mark.x), box.left), box.right)
+            line = {"x1": x(mark.x), "y1": y(mark.y), "x2": nearest, "y2": middle}
+            parts.append(el("line", {"class": "rule", **line}))
+        parts.append(el("text", {"x": box.left, "y": middle + 4}, mark.label))
     return picture(name, (WIDTH, height), title, words, parts)

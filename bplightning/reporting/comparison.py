@@ -6,41 +6,32 @@ These are pure functions of reports; nothing is run here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from bplightning.errors import UserError
-from bplightning.reporting.page import short_name
+from bplightning.reporting.comparison_points import (
+    Measured,
+    Point,
+    compact_point,
+    dense_ms,
+    dense_point,
+    score_of_dense,
+)
+from bplightning.reporting.run_options import of_configuration
 from bplightning.reporting.schema import Report
-from bplightning.reporting.table import fills_zeros
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised by one whenever a key of a comparison is renamed, removed, added or changes its meaning or unit."""
 
-COSTS: tuple[Literal["latency_ms"], Literal["bytes"]] = ("latency_ms", "bytes")
+Cost = Literal["latency_ms", "bytes"]
+COSTS: tuple[Cost, Cost] = ("latency_ms", "bytes")
 """The costs that a score is compared with."""
 
+OF_DENSE = ("task", "model", "trainer", "baseline")
+"""Sections of the options that a dense baseline depends on."""
 
-class Point(TypedDict):
-    """One model: the compact one of a run, or a dense one.
-
-    ``beaten`` says for each of `COSTS` whether another model costs no more, scores no worse, and is better in one of
-    both, so that this model is not Pareto-optimal. It is `None` where the cost was not measured, or not on one machine.
-    For runs with the same dense model, ``latency_ms`` is that model's median over the runs divided by the run's
-    speed-up.
-    """
-
-    run: str
-    kind: str
-    model: str
-    strategy: str
-    seed: int | None
-    score: float
-    density: float
-    latency_ms: float | None
-    bytes: int | None
-    speedup: float | None
-    beaten: dict[str, bool | None]
+NOT_GIVEN = "\N{EN DASH}"
 
 
 class Comparison(TypedDict):
@@ -54,15 +45,26 @@ class Comparison(TypedDict):
     shape: str
     machines: int
     points: list[Point]
+    options: dict[str, list[str]]
 
 
-def compare(reports: Mapping[str, Report], *, metric: str | None = None, shape: str | None = None) -> Comparison:
+def compare(
+    reports: Mapping[str, Report],
+    options: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    *,
+    metric: str | None = None,
+    shape: str | None = None,
+    each: bool = False,
+) -> Comparison:
     """Compare runs.
 
     Args:
         reports: A run's name to its report.
+        options: A run's name to its options, as `bplightning.reporting.run_options.read_options` gives them: runs that
+            differ only in their seed are one point.
         metric: The score; by default the metric by which the task chooses the best model.
         shape: Rows and tokens, ``"BxL"``, of the latency; by default 8x128, or the last that all have.
+        each: Whether each run is a point of its own.
 
     Raises:
         UserError: Scores are of different tasks or validation sets, or there is no such metric or shape.
@@ -78,15 +80,10 @@ def compare(reports: Mapping[str, Report], *, metric: str | None = None, shape: 
             raise UserError(f"{run!r} has no metric {name!r}: give --metric, one of {_metrics(report)}.")
     shape = _shape(reports, shape)
     machines = len({tuple(report["machine"].items()) for report in reports.values()})
-    common = _dense_ms(list(reports.values()), shape)
-    points = [_compact(run, report, name, shape, common) for run, report in reports.items()]
-    for point in (_dense(run, report, name, shape, common) for run, report in reports.items()):
-        same = ("model", "score", "bytes")  # a dense model that several runs share is listed once
-        if point is not None and not any(
-            other["kind"] == "dense" and all(other[key] == point[key] for key in same)  # type: ignore[literal-required]
-            for other in points
-        ):
-            points.append(point)
+    how = Measured(name, shape, dense_ms(list(reports.values()), shape))
+    configurations = _configurations(reports, options, each=each)
+    points = [compact_point(runs, how) for runs in configurations]
+    points += [dense_point(runs, how) for runs in _dense_models(reports, options, name, each=each)]
     mode = monitor["mode"] if monitor is not None and name == monitor["metric"] else "max"
     for cost in COSTS:
         known = cost != "latency_ms" or machines == 1
@@ -101,20 +98,32 @@ def compare(reports: Mapping[str, Report], *, metric: str | None = None, shape: 
         shape=shape,
         machines=machines,
         points=points,
+        options=differences(configurations, options),
     )
 
 
-def dominated(
-    points: Sequence[Point], cost: Literal["latency_ms", "bytes"], *, least_is_best: bool = False
-) -> list[bool | None]:
+def cost_of(point: Point, cost: Cost) -> float | None:
+    """What points are compared by: of latencies those that are comparable.
+
+    Args:
+        point: A point.
+        cost: The cost.
+    """
+    return point["scaled_ms"] if cost == "latency_ms" else point["bytes"]
+
+
+def dominated(points: Sequence[Point], cost: Cost, *, least_is_best: bool = False) -> list[bool | None]:
     """For each point, whether another costs no more and scores no worse, and is better in one of both.
 
     Args:
-        points: The points; one whose cost is `None` is ignored, and gets `None`.
+        points: The points; one whose cost is `None`, or that has collapsed, is ignored, and gets `None`.
         cost: The cost that scores are compared with.
         least_is_best: Whether a lower score is better.
     """
-    places = [(point[cost], -point["score"] if least_is_best else point["score"]) for point in points]
+    places = [
+        (None if point["collapsed"] else cost_of(point, cost), -point["score"] if least_is_best else point["score"])
+        for point in points
+    ]
     found: list[bool | None] = []
     for costs, score in places:
         beaters = [
@@ -127,70 +136,52 @@ def dominated(
     return found
 
 
-DenseMs = Mapping[tuple[str, int], float]
-"""Name and size of a dense model to its milliseconds."""
+def _configurations(
+    reports: Mapping[str, Report], options: Mapping[str, Mapping[str, str]], *, each: bool
+) -> list[dict[str, Report]]:
+    """The runs, those of one configuration together; a run whose options are not known stays alone."""
+    found: dict[Any, dict[str, Report]] = {}
+    for run, report in reports.items():
+        own = of_configuration(options.get(run, {}))
+        alone = each or not own
+        key = run if alone else (report["model"], report["strategy"], *sorted(own.items()))
+        found.setdefault(key, {})[run] = report
+    return list(found.values())
 
 
-def _dense_ms(reports: Sequence[Report], shape: str) -> DenseMs:
-    """The median time of each dense model over the runs that were compared with it.
+def _dense_models(
+    reports: Mapping[str, Report], options: Mapping[str, Mapping[str, str]], metric: str, *, each: bool
+) -> list[dict[str, Report]]:
+    """The runs by the dense model that they were compared with; one that several runs share comes once.
 
-    Each run timed it along with its own compact model, on a machine that is busier at some times than at others. Only
-    the ratio is reliable, so runs are compared by their ratios to one common time.
+    Dense models of several seeds are one where all options are the same but the seed and those of the pruning.
     """
-    times: dict[tuple[str, int], list[float]] = {}
-    for report in reports:
-        if (report["latency_ms"]["dense"] or {}).get(shape) is not None:
-            times.setdefault(_key(report), []).append((report["latency_ms"]["dense"] or {})[shape])
-    return {key: median(values) for key, values in times.items()}
+    found: dict[Any, dict[str, Report]] = {}
+    for run, report in reports.items():
+        if (score := score_of_dense(report, metric)) is None:
+            continue
+        own = of_configuration(options.get(run, {}))
+        training = sorted((name, value) for name, value in own.items() if name.partition(".")[0] in OF_DENSE)
+        alone = each or not own
+        size = report["parameters"]["dense"]["all"]
+        key = (report["model"], size, *((score, report["bytes_on_disk"]["dense"]) if alone else training))
+        found.setdefault(key, {})[run] = report
+    return list(found.values())
 
 
-def _key(report: Report) -> tuple[str, int]:
-    return short_name(report["model"]), report["parameters"]["dense"]["all"]
+def differences(
+    configurations: Sequence[Mapping[str, Report]], options: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[str]]:
+    """The options in which configurations differ: option to its value in each.
 
-
-def _compact(run: str, report: Report, metric: str, shape: str, common: DenseMs) -> Point:
-    speedup = (report["speedup"] or {}).get(shape)
-    own = report["latency_ms"]["compact"].get(shape)
-    return Point(
-        run=run,
-        kind="compact",
-        model=short_name(report["model"]),
-        strategy=report["strategy"],
-        seed=report["seed"],
-        score=float((report["metrics"]["compact"] or {})[metric] or 0.0),
-        density=_left(report),
-        latency_ms=common[_key(report)] / speedup if speedup is not None and _key(report) in common else own,
-        bytes=report["bytes_on_disk"]["compact"],
-        speedup=speedup,
-        beaten={},
-    )
-
-
-def _left(report: Report) -> float:
-    """Fraction of the linear weights that are not zero; after a refill that fills zeros, all that are stored."""
-    if not fills_zeros(report):
-        return report["density"]["encoder_linear"]
-    return report["parameters"]["compact"]["encoder_linear"] / report["parameters"]["dense"]["encoder_linear"]
-
-
-def _dense(run: str, report: Report, metric: str, shape: str, common: DenseMs) -> Point | None:
-    """The dense model that a run was compared with, if any."""
-    score = (report["metrics"]["dense"] or {}).get(metric)
-    if score is None:
-        return None
-    return Point(
-        run=run,
-        kind="dense",
-        model=short_name(report["model"]),
-        strategy="dense",
-        seed=report["seed"],
-        score=score,
-        density=1.0,
-        latency_ms=common.get(_key(report)),
-        bytes=report["bytes_on_disk"]["dense"],
-        speedup=None,
-        beaten={},
-    )
+    Args:
+        configurations: The runs of each.
+        options: A run's name to its options.
+    """
+    own = [of_configuration(options.get(next(iter(runs)), {})) for runs in configurations]
+    names = dict.fromkeys(name for of in own for name in of)
+    values = {name: [of.get(name, NOT_GIVEN) for of in own] for name in names}
+    return {name: of for name, of in values.items() if len(set(of)) > 1}
 
 
 def _require_comparable(reports: Mapping[str, Report]) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
-from bplightning.measuring.records import Machine, ParameterCount
+from bplightning.measuring.records import Interval, Machine, ParameterCount
 from bplightning.reporting.schema import (
     Aligned,
+    Classes,
     Monitor,
     Pattern,
     Quantized,
     Refilled,
+    Sample,
     SizeVariant,
     Snap,
     Stream,
@@ -61,6 +63,9 @@ class Scores:
         evaluation: What the task says of how it measured them, as JSON; `None` where it measured nothing.
         monitor: The metric that says which model is better.
         data: What the task says of the data it was measured on, as JSON; `None` where it says nothing.
+        intervals: ``dense``, ``compact`` to metric name to the ends of its 95 % confidence interval.
+        classes: Scores of the compact model by class; `None` where the task has no classes.
+        samples: A few examples of the validation set with the models' answers.
         alike: How many validation examples were looked at, where the compact model gives all of them the same answer;
             `None` where it does not.
     """
@@ -69,6 +74,9 @@ class Scores:
     evaluation: Mapping[str, Any] | None
     monitor: Monitor | None = None
     data: Mapping[str, Any] | None = None
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    classes: Classes | None = None
+    samples: Sequence[Sample] = ()
     alike: int | None = None
 
 
@@ -123,12 +131,14 @@ class Speed:
         latency_ms: ``dense``, ``compact`` to ``"BxL"``, or ``"BxL+N"`` where `N` tokens were generated, to median
             milliseconds.
         speedup: The same to the median of paired dense/compact time ratios; `None` without a dense measurement.
+        speedup_interval: The same to the interval of each ratio, and whether it is settled.
     """
 
     flops: Mapping[str, int | None]
     flops_shape: str
     latency_ms: Mapping[str, Mapping[str, float] | None]
     speedup: Mapping[str, float] | None
+    speedup_interval: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

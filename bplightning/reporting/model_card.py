@@ -5,18 +5,16 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.modelcard import TASK_MAPPING
 
-from bplightning.reporting.page import short_name
+from bplightning.reporting.base_card import CARD_FILE as CARD_FILE
+from bplightning.reporting.base_card import Base, base_of
 from bplightning.reporting.schema import Report
-from bplightning.reporting.table import fills_zeros, is_faster, left_of_linear, notes, rows
-
-CARD_FILE = "README.md"
-"""The card's file name, required by the Hub."""
+from bplightning.reporting.table import fills_zeros, is_faster, left_of_linear, notes, rows, unsettled
+from bplightning.reporting.table_format import UNSETTLED, times_faster
 
 
 def model_card(report: Report, *, architecture: str, reader: str) -> str:
@@ -27,17 +25,20 @@ def model_card(report: Report, *, architecture: str, reader: str) -> str:
         architecture: Class of the model, from which its pipeline on the Hub follows.
         reader: Class whose `from_pretrained` reads it, such as ``AutoModelForQuestionAnswering``.
     """
+    base = base_of(report["model"])
+    name = _name(base, architecture)
     data = ModelCardData(
-        base_model=_base_model(report["model"]),
+        base_model=base.name,
+        license=base.license,
         datasets=(report["data"] or {}).get("dataset"),
         library_name="transformers",
         metrics=list(report["metrics"]["compact"] or {}) or None,
-        model_name=f"{short_name(report['model'])}-{report['strategy']}",
+        model_name=f"{name}-{report['strategy']}",
         pipeline_tag=_pipeline(architecture),
         tags=["bplightning", "block-pruning", report["strategy"]],
         eval_results=list(_results(report, _pipeline(architecture))) or None,
     )
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(report, reader)}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(report, name, reader)}"))
 
 
 def _results(report: Report, pipeline: str | None) -> Iterator[EvalResult]:
@@ -62,13 +63,16 @@ def _pipeline(architecture: str) -> str | None:
     return next((tag for tag, names in mapping.items() if architecture in names.values()), None)
 
 
-def _base_model(model: str) -> str | None:
-    """A name on the Hub; the name of a local folder is left out."""
-    named = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model, re.ASCII) is not None
-    return model if named and not Path(model).exists() else None
+def _name(base: Base, architecture: str) -> str:
+    """What the model is called: by its base on the Hub, else by its architecture; a folder's name says nothing.
+
+    >>> _name(Base("google/bert_uncased"), "BertForQuestionAnswering"), _name(Base(), "BertForQuestionAnswering")
+    ('bert_uncased', 'Bert')
+    """
+    return architecture.partition("For")[0] if base.name is None else base.name.rpartition("/")[2]
 
 
-TEXT = """# {model}, pruned by {strategy}
+TEXT = """# {model} for {task}, pruned by {strategy}
 
 {warnings}{what}
 
@@ -102,13 +106,14 @@ If `config.json` has a field `compaction`, the import is required.
 """
 
 
-def _text(report: Report, reader: str) -> str:
+def _text(report: Report, name: str, reader: str) -> str:
     table = [(label, dense, compact) for label, dense, _, compact in rows(report) if label.strip() == label]
     return TEXT.format(
-        model=_plain(short_name(report["model"])),
+        model=_plain(name),
+        task=_plain(report["task"].replace("-", " ") if report["task"] != "qa" else "question answering"),
         strategy=_plain(report["strategy"]),
         warnings="".join(f"> **Warning.** {_plain(each['message'])}\n\n" for each in report["warnings"]),
-        what=_what(report),
+        what=_what(report, name),
         reader=reader,
         table="\n".join(f"| {' | '.join(map(_plain, row))} |" for row in table),
         notes="\n".join(f"- {_plain(line)}" for line in notes(report)),
@@ -119,9 +124,9 @@ def _text(report: Report, reader: str) -> str:
     )
 
 
-def _what(report: Report) -> str:
+def _what(report: Report, name: str) -> str:
     """How the model differs from the dense one; it is called smaller or faster only where it is."""
-    model, task = _plain(short_name(report["model"])), _plain(report["task"])
+    model, task = _plain(name), _plain(report["task"])
     share, smaller = left_of_linear(report)
     if not smaller:
         before = ", before a refill that could fill the others" if fills_zeros(report) else ""
@@ -150,9 +155,12 @@ def _structure(report: Report) -> str:
 def _speed(report: Report) -> str:
     """The end of a sentence: that the model is faster, where it is, and its speed in numbers."""
     speedup = report["speedup"] or {}
-    told = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in speedup.items())
+    intervals = report["speedup_interval"]
+    told = ", ".join(f"{times_faster(ratio, intervals.get(shape))} at {shape}" for shape, ratio in speedup.items())
     if not told:
         return ""
+    if unsettled(intervals):
+        return f"; its speed is about {told} that of the dense model ({UNSETTLED}: not settled)"
     if all(map(is_faster, speedup.values())):
         return f", and it is faster ({told})"
     return f"; its speed is {told} that of the dense model"

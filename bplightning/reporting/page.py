@@ -10,14 +10,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from bplightning.io.files import writable, write_whole
 from bplightning.io.run_folder import REPORT_FILE
+from bplightning.measuring.records import Interval
 from bplightning.reporting.charts import Pair, paired_bars
 from bplightning.reporting.page_curves import curves_of
+from bplightning.reporting.page_details import by_class, confusion, intervals, samples
 from bplightning.reporting.page_map import layer_map
 from bplightning.reporting.rendering import Figure, rendered
 from bplightning.reporting.report import load_report
+from bplightning.reporting.run_options import read_options
 from bplightning.reporting.run_warnings import collapsed
 from bplightning.reporting.schema import Report
-from bplightning.reporting.table import heads_kept, is_faster, left_of_linear, notes, quantity, rows
+from bplightning.reporting.table import heads_kept, is_faster, left_of_linear, notes, quantity, rows, unsettled
+from bplightning.reporting.table_format import UNSETTLED, times_faster
 
 PAGE_FILE = "report.html"
 
@@ -76,10 +80,14 @@ def draw(report: Report, run: Path) -> str:
         "latency": _latency(report),
         "sizes": _sizes(report),
         # Indented rows are those by layer, which the map shows.
+        "classes": by_class(report),
+        "confusion": confusion(report),
+        "samples": samples(report),
+        "configuration": read_options(run),
         "numbers": [[cell.replace("( ", "(") for cell in row] for row in rows(report) if row[0].strip() == row[0]],
         "command": report["command"],
         "made": _made(report),
-        "notes": notes(report),
+        "notes": [*notes(report), *intervals(report)],
         "versions": report["versions"],
     }
     return rendered("report.html.j2", values)
@@ -108,13 +116,17 @@ def short_name(model: str) -> str:
 def _tiles(report: Report) -> Iterator[Tile]:
     """Speed, size and score, each with the dense model's."""
     latency, speedup, parameters = report["latency_ms"], report["speedup"], report["parameters"]
+    intervals = report["speedup_interval"]
     shapes = list(latency["compact"])
     if speedup:
         at = list(speedup)[-1] if "8x128" not in speedup else "8x128"
-        others = ", ".join(f"{ratio:.2f}x at {shape}" for shape, ratio in speedup.items() if shape != at)
+        faster = {shape: times_faster(ratio, intervals.get(shape)) for shape, ratio in speedup.items()}
+        others = ", ".join(f"{ratio} at {shape}" for shape, ratio in faster.items() if shape != at)
         words = f"faster than the dense model at {at}" if is_faster(speedup[at]) else f"the dense model's speed at {at}"
         words += ", but the model has collapsed: see the warning" if collapsed(report) else ""
-        yield Tile("Speed", f"{speedup[at]:.2f}x", words, others)
+        between = _between(intervals.get(at))
+        note = UNSETTLED_WORDS if unsettled(intervals) else ""
+        yield Tile("Speed", faster[at], f"{words}{between}", ". ".join(filter(None, (others, note))))
     elif shapes:
         yield Tile("Speed", f"{latency['compact'][shapes[-1]]:.2f} ms", f"at {shapes[-1]}", "no dense model was timed")
     dense, compact = parameters["dense"]["encoder_linear"], parameters["compact"]["encoder_linear"]
@@ -125,15 +137,28 @@ def _tiles(report: Report) -> Iterator[Tile]:
     words = f"of the linear weights, {quantity(compact, bytes=False)} of {quantity(dense, bytes=False)}"
     if not smaller:
         words = f"of the linear weights not zero after pruning; all {quantity(compact, bytes=False)} are stored"
-    yield Tile("Size", f"{share:.1f} %", words, disk + was)
+    kept = f"{100 * report['density']['encoder_linear']:.1f} % kept, {100 * compact / dense:.1f} % stored"
+    yield Tile("Size", f"{share:.1f} %", words, ". ".join(filter(None, (kept, disk + was))))
     metrics, monitor = report["metrics"], report["monitor"]
     names = list(metrics["compact"] or {})
     if names:
         first = monitor["metric"] if monitor is not None and monitor["metric"] in names else names[0]
         told = [_change(report, name) for name in sorted(names, key=lambda name: name != first)]
         value = (metrics["compact"] or {})[first]
+        ends = report["score_interval"].get("compact", {}).get(first)
+        between = "" if ends is None else f", 95 %: {ends[0]:.2f} to {ends[1]:.2f}"
         others = "; ".join(f"{name} {words}" for name, _, words in told[1:3])
-        yield Tile("Score", "none" if value is None else f"{value:.2f}", f"{first}{told[0][1]}", others)
+        yield Tile("Score", "none" if value is None else f"{value:.2f}", f"{first}{told[0][1]}{between}", others)
+
+
+UNSETTLED_WORDS = f"{UNSETTLED} not settled: measure longer with bplightning benchmark"
+
+
+def _between(interval: Interval | None) -> str:
+    """The confidence interval of a speed-up in words, where it has one."""
+    if interval is None or interval["low"] is None or interval["high"] is None:
+        return ""
+    return f" (95 %: {interval['low']:.2f} to {interval['high']:.2f})"
 
 
 def _change(report: Report, name: str) -> tuple[str, str, str]:
@@ -172,7 +197,7 @@ def _latency(report: Report) -> Figure:
     pairs = [
         Pair(
             shape,
-            f"{speedup[shape]:.2f}x" if shape in speedup else "",
+            times_faster(speedup[shape], report["speedup_interval"].get(shape)) if shape in speedup else "",
             dense.get(shape),
             time,
             (f"{dense[shape]:.2f} ms" if shape in dense else "", f"{time:.2f} ms"),

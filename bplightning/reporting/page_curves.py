@@ -53,7 +53,7 @@ def curves_of(run: Path, report: Report) -> list[Figure]:
         report: The run's report.
     """
     curves = read_curves(run / METRICS_FILE)
-    figures = [*_density(curves), *_score(curves, report)]
+    figures = [*_density(curves), *_score(curves, report), *_losses(curves), *_learning_rate(curves)]
     scores = thinned(read_scores(run / SCORES_FILE))
     for role in ROLES:
         if any(role in line["roles"] for line in scores):
@@ -141,6 +141,62 @@ def _score(curves: Curves, report: Report) -> Iterator[Figure]:
         legend=keys,
         heads=["step", metric],
         rows=rows,
+    )
+
+
+LOSSES = {"task_loss": "attention", "teacher_loss": "feed_forward"}
+"""Column of a loss to the class of its line. A strategy's penalty has another scale: it would flatten both."""
+
+IN_WORDS = {"task_loss": "task", "teacher_loss": "teacher"}
+
+
+def _losses(curves: Curves) -> Iterator[Figure]:
+    """The task's loss, and where there is one the teacher's."""
+    found = {name: curves[name] for name in LOSSES if curves.get(name)}
+    if "task_loss" not in found:
+        return
+    values = [value for points in found.values() for _, value in points]
+    words = [f"{IN_WORDS[name]} from {_from_to(points, '.3g', '')}" for name, points in found.items()]
+    steps = sorted({step for points in found.values() for step, _ in points})
+    at = {name: dict(points) for name, points in found.items()}
+    yield Figure(
+        "Training loss",
+        lines(
+            "loss",
+            "Training loss over training",
+            f"{'; '.join(words)}.",
+            [(LOSSES[name], thinned(points, DRAWN)) for name, points in found.items()],
+            bounds=(min(0.0, *values), 1.05 * max(values) or 1.0),
+        ),
+        note="Of single batches, so the lines jump.",
+        legend=[(LOSSES[name], f"{IN_WORDS[name]} {points[-1][1]:.3g}") for name, points in found.items()],
+        heads=["step", *(IN_WORDS[name] for name in found)],
+        rows=[
+            (f"{step:,g}", *(f"{at[name][step]:.3g}" if step in at[name] else "–" for name in found))
+            for step in thinned(steps)
+        ],
+    )
+
+
+def _learning_rate(curves: Curves) -> Iterator[Figure]:
+    points = curves.get("learning_rate", [])
+    if not points:
+        return
+    drawn = [(step, 1e6 * value) for step, value in points]
+    highest = max(value for _, value in drawn)
+    yield Figure(
+        "Learning rate",
+        lines(
+            "learning-rate",
+            "Learning rate of the weights over training",
+            f"In millionths, {_from_to(drawn, '.3g', '')}; the highest is {highest:.3g}.",
+            [("score", thinned(drawn, DRAWN))],
+            bounds=(0.0, 1.05 * highest or 1.0),
+        ),
+        note="Of the weights, in millionths. Scores have a rate of their own.",
+        legend=[("score", f"highest {highest / 1e6:.3g}")],
+        heads=["step", "learning rate"],
+        rows=[(f"{step:,g}", f"{value:.3g}") for step, value in thinned(points)],
     )
 
 

@@ -94,6 +94,9 @@ def build_report(
             masked=_numbers(scores.metrics.get("masked")),
             compact=_numbers(scores.metrics.get("compact")),
         ),
+        score_interval=_intervals(scores.intervals),
+        classes=scores.classes,
+        samples=list(scores.samples),
         monitor=scores.monitor,
         data=_plain(scores.data),
         evaluation=_plain(scores.evaluation),
@@ -123,6 +126,7 @@ def build_report(
             dense=_plain(speed.latency_ms.get("dense")), compact=_plain(speed.latency_ms.get("compact")) or {}
         ),
         speedup=_plain(speed.speedup),
+        speedup_interval=dict(speed.speedup_interval),
         equivalence=_equivalence(differences),
         world_size=origin.world_size,
         mask_hashes=list(origin.mask_hashes),
@@ -209,6 +213,14 @@ def _number(value: SupportsFloat | None) -> float | None:
 
 def _numbers(values: Mapping[str, SupportsFloat | None] | None) -> Numbers | None:
     return None if values is None else {name: _number(value) for name, value in values.items()}
+
+
+def _intervals(found: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, list[float]]]:
+    """The intervals whose ends are finite."""
+    return {
+        model: {name: list(map(float, ends)) for name, ends in of.items() if all(map(math.isfinite, ends))}
+        for model, of in found.items()
+    }
 
 
 def _finite(aligned: Aligned) -> Aligned:

@@ -9,7 +9,7 @@ from typing import Any, TypedDict, cast
 
 from bplightning.errors import UserError
 from bplightning.io.schema import PROBLEMS, schema_problems
-from bplightning.measuring.records import Machine, ParameterCount
+from bplightning.measuring.records import Interval, Machine, ParameterCount
 
 SCHEMA_VERSION = 8
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit."""
@@ -18,15 +18,21 @@ _STAGES = {"distillation": None, "simplification": None, "refill": None, "snap":
 _LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
 _NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None, "quantized": None}
 _STREAM: dict[str, Any] = {"stream": None, "skipped": []}
-_FAMILY: dict[str, Any] = {"family": [], **_STREAM}
-_WARNINGS: dict[str, Any] = {"warnings": []}
+_SEEN: dict[str, Any] = {
+    "warnings": [],
+    "speedup_interval": {},
+    "score_interval": {},
+    "classes": None,
+    "samples": [],
+}
+_FAMILY: dict[str, Any] = {"family": [], **_STREAM, **_SEEN}
 ADDED: dict[int, dict[str, Any]] = {
-    2: {"evaluation": None, **_STAGES, **_LATER, **_NEW, **_FAMILY, **_WARNINGS},
-    3: _STAGES | _LATER | _NEW | _FAMILY | _WARNINGS,
-    4: _LATER | _NEW | _FAMILY | _WARNINGS,
-    5: _FAMILY | _WARNINGS,
-    6: _STREAM | _WARNINGS,
-    7: _WARNINGS,
+    2: {"evaluation": None, **_STAGES, **_LATER, **_NEW, **_FAMILY},
+    3: _STAGES | _LATER | _NEW | _FAMILY,
+    4: _LATER | _NEW | _FAMILY,
+    5: _FAMILY,
+    6: _STREAM | _SEEN,
+    7: _SEEN,
     8: {},
 }
 """Each version that can be read, to the keys that it may lack, with their default."""
@@ -206,6 +212,7 @@ class Quantized(TypedDict):
     metrics: Numbers
     bytes_on_disk: int
     speedup: dict[str, float] | None
+    speedup_interval: dict[str, Interval]
 
 
 class Snap(TypedDict):
@@ -232,6 +239,32 @@ class SizeVariant(TypedDict):
     parameters: ParameterCount
     bytes_on_disk: int
     speedup: dict[str, float]
+    speedup_interval: dict[str, Interval]
+
+
+class ClassScore(TypedDict):
+    """Scores of the compact model on one class, in per cent; `None` where there is nothing to divide by."""
+
+    name: str
+    examples: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+class Classes(TypedDict):
+    """Scores by class, and how often examples of a class (rows) were taken for each class (columns)."""
+
+    scores: list[ClassScore]
+    confusion: list[list[int]] | None
+
+
+class Sample(TypedDict):
+    """One example of the validation set, and what the models answer; `None` without a dense model."""
+
+    example: dict[str, Any]
+    dense: dict[str, Any] | None
+    compact: dict[str, Any]
 
 
 class Warned(TypedDict):
@@ -251,6 +284,9 @@ class Report(TypedDict):
     model: str
     warnings: list[Warned]
     metrics: Metrics
+    score_interval: dict[str, dict[str, list[float]]]
+    classes: Classes | None
+    samples: list[Sample]
     monitor: Monitor | None
     data: dict[str, Any] | None
     evaluation: dict[str, Any] | None
@@ -274,6 +310,7 @@ class Report(TypedDict):
     flops: Flops
     latency_ms: LatencyMs
     speedup: dict[str, float] | None
+    speedup_interval: dict[str, Interval]
     equivalence: Equivalence
     world_size: int
     mask_hashes: list[str]
@@ -301,7 +338,7 @@ def validate_report(document: object, *, name: str = "report") -> Report:
         document = {**ADDED[version], **document, "schema_version": SCHEMA_VERSION}
         if isinstance(document["snap"], dict):
             document["snap"] = {"shape": None, **document["snap"]}
-        document = _with_queries(document) if version < SCHEMA_VERSION else document
+        document = _with_intervals(_with_queries(document)) if version < SCHEMA_VERSION else document
     elif version is not None:
         readable = ", ".join(map(str, ADDED))
         raise UserError(
@@ -327,3 +364,14 @@ def _with_queries(document: dict[str, Any]) -> dict[str, Any]:
         return document
     filled = [{"queries": 1, **layer} if isinstance(layer, dict) else layer for layer in layers]
     return document | {"heads": {**cast(dict[str, Any], heads), "by_layer": filled}}
+
+
+def _with_intervals(document: dict[str, Any]) -> dict[str, Any]:
+    """A report of an earlier version, whose models in 8 bits and of other sizes have no intervals of speed-ups."""
+    none = {"speedup_interval": {}}
+    quantized, family = document["quantized"], document["family"]
+    if isinstance(quantized, dict):
+        document = document | {"quantized": {**none, **quantized}}
+    if isinstance(family, list):
+        document = document | {"family": [{**none, **of} if isinstance(of, dict) else of for of in family]}
+    return document

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bplightning.measuring.records import ParameterCount
+from bplightning.measuring.records import Interval, ParameterCount
 from bplightning.reporting.schema import HeadLayer, Heads, Parameters, Report, UnitLayer, Units
-from bplightning.reporting.table_format import BYTES, COUNTS, FLOPS, unit_of
+from bplightning.reporting.table_format import BYTES, COUNTS, FLOPS, UNSETTLED, times_faster, unit_of
 
 NOT_MEASURED = "\N{EN DASH}"
+
+CELL = 16
+"""Most characters in a cell of the table: four columns with the labels fit 80."""
 
 UNKNOWN = "no dense model was evaluated, so what pruning cost is not known: --baseline train, or a folder, compares"
 
@@ -26,7 +29,7 @@ def render(report: Report) -> Table:
         report: A report, as `load_report` reads it.
 
     Returns:
-        A table for a `rich.console.Console`, at most 100 columns wide; 80 are enough.
+        A table for a `rich.console.Console`; 80 columns are enough, however many layers there are.
     """
     warned = [warning["message"] for warning in report["warnings"]]
     table = Table(
@@ -35,9 +38,9 @@ def render(report: Report) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold", max_width=24)
     for model in ("dense", "masked", "compact"):
-        table.add_column(model, justify="right", no_wrap=model != "compact", max_width=30 if model == "compact" else 16)
+        table.add_column(model, justify="right", overflow="fold", max_width=16)
     for row in rows(report):
         table.add_row(*(Text(cell) for cell in row))
     return table
@@ -80,7 +83,7 @@ def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
         yield f"latency {shape} (ms)", _cell(dense_ms, "{:.2f}"), "", _cell(compact_ms, "{:.2f}")
     for shape in latency["compact"]:
         ratio = speedup.get(shape)
-        yield f"speed-up {shape}", NOT_MEASURED if ratio is None else "1.00x", "", _cell(ratio, "{:.2f}x")
+        yield f"speed-up {shape}", NOT_MEASURED if ratio is None else "1.00x", "", _faster(report, shape)
 
 
 def query_heads(heads: Heads) -> Heads:
@@ -132,16 +135,29 @@ def _parameter_row(
 
 
 def _kept_rows(label: str, kept: Heads | Units) -> Iterator[tuple[str, str, str, str]]:
-    """The total, then one row per kind of sub-layer (self or cross, encoder or decoder) with a number per layer."""
+    """The total, then one row per kind of sub-layer (self or cross, encoder or decoder) with what its layers keep."""
     yield label, str(kept["total"]), str(kept["kept"]), str(kept["kept"])
     kinds: dict[str, list[HeadLayer | UnitLayer]] = {}
     for layer in kept["by_layer"]:
         kinds.setdefault(re.sub(r"\.\d+\b", "", layer["name"]).replace(".", " "), []).append(layer)
     for kind, layers in kinds.items():
-        totals = [str(layer["total"]) for layer in layers]
-        dense = f"{totals[0]} each" if len(set(totals)) == 1 else " ".join(totals)
         name = "by layer" if len(kinds) == 1 else kind
-        yield f"  {name}", dense, "", " ".join(str(layer["kept"]) for layer in layers)
+        yield f"  {name}", _by_layer([layer["total"] for layer in layers]), "", _by_layer([of["kept"] for of in layers])
+
+
+def _by_layer(counts: Sequence[int]) -> str:
+    """A number for each layer, or their range where there are too many for a cell.
+
+    >>> _by_layer([12, 12]), _by_layer([3, 0, 12]), _by_layer([0, 12, 3, 0, 50, 60, 70, 8])
+    ('12 each', '3 0 12', '0–70, 2 at 0')
+    """
+    if len(set(counts)) == 1 < len(counts):
+        return f"{counts[0]} each"
+    each = " ".join(map(str, counts))
+    if len(each) <= CELL:
+        return each
+    none = counts.count(0)
+    return f"{min(counts)}\N{EN DASH}{max(counts)}{f', {none} at 0' if none else ''}"
 
 
 def notes(report: Report) -> list[str]:
@@ -175,7 +191,49 @@ def notes(report: Report) -> list[str]:
         f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}",
         f"latency: median; speed-up: median of paired ratios; device: {machine['device']}, "
         f"processor: {machine['cpu']}, CPU threads: {machine['threads']}",
+        *([UNSETTLED_NOTE] if any(unsettled(of) for of in _intervals(report)) else []),
     ]
+
+
+UNSETTLED_NOTE = (
+    f"{UNSETTLED} not settled: too few times, or too different ones; `bplightning benchmark` measures the run's models "
+    "longer"
+)
+
+
+def unsettled(intervals: Mapping[str, Interval]) -> list[str]:
+    """The shapes whose ratio of times is not settled.
+
+    Args:
+        intervals: ``speedup_interval`` of a report, or of a model in it.
+    """
+    return [shape for shape, interval in intervals.items() if not interval["settled"]]
+
+
+def _intervals(report: Report) -> Iterator[Mapping[str, Interval]]:
+    yield report["speedup_interval"]
+    if report["quantized"] is not None:
+        yield report["quantized"]["speedup_interval"]
+    for variant in report["family"]:
+        yield variant["speedup_interval"]
+
+
+def _faster(report: Report, shape: str) -> str:
+    ratio = (report["speedup"] or {}).get(shape)
+    return NOT_MEASURED if ratio is None else times_faster(ratio, report["speedup_interval"].get(shape))
+
+
+def ratios(speedup: Mapping[str, float] | None, intervals: Mapping[str, Interval]) -> str:
+    """All speed-ups of a model in one line.
+
+    Args:
+        speedup: Shape to ratio; `None` where none was measured.
+        intervals: Their intervals.
+
+    >>> ratios({"1x128": 2.0, "8x128": 1.5}, {"8x128": {"low": None, "high": None, "settled": False}})
+    '1x128 2.00x, 8x128 1.50x?'
+    """
+    return ", ".join(f"{shape} {times_faster(ratio, intervals.get(shape))}" for shape, ratio in (speedup or {}).items())
 
 
 def quantity(value: float, *, bytes: bool = True) -> str:
@@ -233,8 +291,8 @@ def _stages(report: Report) -> Iterator[str]:
         kind, values = snap["kind"].replace("_", " "), (snap["target"], snap["before"], snap["after"])
         target, before, after = (f"{value:.4g}" for value in values)
         yield (
-            f"target {kind} {target}: training reached {before}; the last correction changed {snap['changed']} mask "
-            f"entries and reached {after}"
+            f"target: {kind} {target}; training ended at {before}, and a last correction, which switched "
+            f"{snap['changed']:,} mask entries, at {after}"
         )
         counted = report["flops"]
         # Heads removed before a refill, and restored units, come after the correction.
@@ -257,13 +315,14 @@ def _stages(report: Report) -> Iterator[str]:
             yield f"without restored units: {', '.join(without)}; speed-up from them: {gains}"
     if (small := report["quantized"]) is not None:
         scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in small["metrics"].items())
-        times = ", ".join(f"{shape} {ratio:.2f}x" for shape, ratio in (small["speedup"] or {}).items())
+        times = ratios(small["speedup"], small["speedup_interval"])
         times = f"; speed-up over the dense model in torch, with the gain of the backend: {times}" if times else ""
         yield f"in {small['kind']} ({small['backend']}): {scores}, {quantity(small['bytes_on_disk'])}{times}"
     for variant in report["family"]:
         scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in variant["metrics"].items())
-        times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in variant["speedup"].items())
-        yield f"also saved {variant['folder']}: {scores}, {quantity(variant['bytes_on_disk'])}{times}"
+        times = ratios(variant["speedup"], variant["speedup_interval"])
+        told = ", ".join(filter(None, (scores, quantity(variant["bytes_on_disk"]), times)))
+        yield f"also saved {variant['folder']}: {told}"
     if refill is not None:
         held = ", zeros stay zero" if refill["hold_masks"] else ""
         yield f"the compact model was refilled, epochs {refill['max_epochs']}{held}"

@@ -10,8 +10,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bplightning.measuring.records import Interval
+
 COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+UNSETTLED = "?"
+"""Follows a ratio of times that is not settled, see `bplightning.measuring.timing.speedup_of`."""
+
 FLOPS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12}
 
 
@@ -34,6 +39,19 @@ def titled_table(
         table.add_row(*(Text(cell) for cell in row))
     below = [Padding(Text(caption, style="dim"), (0, 0, 0, 2))] if caption else []
     return Group(Text(f"\n{title}", style="bold"), Padding(table, (0, 0, 0, 2)), *below)
+
+
+def times_faster(ratio: float, interval: Interval | None = None) -> str:
+    """A speed-up as every table, page and plot writes it.
+
+    Args:
+        ratio: How many times faster.
+        interval: Its interval; `None` where an earlier version did not record it.
+
+    >>> times_faster(1.5), times_faster(1.5, {"low": 1.0, "high": 2.0, "settled": False})
+    ('1.50x', '1.50x?')
+    """
+    return f"{ratio:.2f}x{UNSETTLED if interval is not None and not interval['settled'] else ''}"
 
 
 def unit_of(value: float | None, units: Mapping[str, float] = COUNTS) -> tuple[str, float]:

@@ -45,6 +45,7 @@ from bplightning.stages.run_findings import (
     speed_of,
     structure_of,
 )
+from bplightning.stages.samples import samples_of
 from bplightning.stages.stage_cache import Notes
 from bplightning.training.module import PruningModule, frozen_module
 from bplightning.training.ranks import rank_hashes
@@ -135,9 +136,15 @@ def finish(trainer: Trainer, module: PruningModule, ending: Ending, request: Run
         quantized=small,
         size_variants=variants,
     )
+    shown = {} if evaluated.dense is None else {"dense": (evaluated.dense, task)}
     found = build_report(
         origin_of(trainer, module, hardened, request),
-        scores_of(task, evaluated.results, alike=examples_answered_alike(made.task, made.model)),
+        scores_of(
+            task,
+            evaluated.results,
+            samples=samples_of({**shown, "compact": (made.model, made.task)}),
+            alike=examples_answered_alike(made.task, made.model),
+        ),
         structure_of(module, hardened, made),
         sizes_of(module, hardened, made, dense=ending.dense, out=ending.out),
         speed_of(of_dense_shapes, made, also=shape_of(hardened.snap)),
@@ -180,7 +187,7 @@ def _evaluate_all(
     models: dict[str, tuple[PreTrainedModel, Task]] = {} if baseline is None else {"dense": (baseline, task)}
     models |= {"masked": (masked, task), "compact": (made.model, made.task)}
     results = {
-        name: notes.once(name, partial(evaluate, trainer, of, model, prefix=name))
+        name: notes.once(name, partial(evaluate, trainer, of, model, prefix=name, details=name != "masked"))
         for name, (model, of) in models.items()
     }
     for model, _ in models.values():
@@ -231,7 +238,13 @@ def _draw(report: Report, folder: Path, out: Path, made: Compacted) -> None:
 
 
 def evaluate(
-    trainer: Trainer, task: Task, model: nn.Module, *, prefix: str, strategy: PruningStrategy | None = None
+    trainer: Trainer,
+    task: Task,
+    model: nn.Module,
+    *,
+    prefix: str,
+    strategy: PruningStrategy | None = None,
+    details: bool = False,
 ) -> dict[str, Any]:
     """The task's metrics of a model as it is, over the whole validation set.
 
@@ -241,15 +254,21 @@ def evaluate(
         model: A dense, hardened or compact model, or a masked one with its `strategy`.
         prefix: What the metrics are logged under.
         strategy: Holds the model's masks, if it has any.
+        details: Whether to ask the task for `evaluation_details`, too.
 
     Returns:
-        ``metrics``, name to value; ``settings``, what they depend on beside the model, `None` where there was no batch.
+        ``metrics``, name to value; ``settings``, what they depend on besides the model, `None` where there was no
+        batch; ``details``, empty unless asked for.
     """
     module = frozen_module(task, model, prefix=prefix, strategy=strategy)
     results = trainer.validate(module, datamodule=task, verbose=False)
     values = {name.removeprefix(f"{prefix}_"): value for result in results for name, value in result.items()}
-    settings = task.evaluation_settings(module.metric) if hasattr(module, "metric") else None
-    return {"metrics": values, "settings": settings}
+    metric = getattr(module, "metric", None)
+    return {
+        "metrics": values,
+        "settings": None if metric is None else task.evaluation_settings(metric),
+        "details": task.evaluation_details(metric) if details and metric is not None else {},
+    }
 
 
 def snap_of(trainer: Trainer, module: PruningModule) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ def measured_variants(
                 parameters=measure.parameters(model, PrunableLayout.of(model)),
                 bytes_on_disk=measure.bytes_on_disk(folder),
                 speedup=measure.speedup(times["dense"], times[name]),
+                speedup_interval=measure.speedup_interval(times["dense"], times[name]),
             )
         )
     return sorted(variants, key=lambda variant: -variant["parameters"]["all"])

@@ -92,9 +92,17 @@ def quantized(
         nn.Module.to(model, own)
     metrics: Numbers = evaluate(small)["metrics"]
     small.cpu()
-    speedup = None
+    speedup, intervals = None, {}
     if dense is not None and dense.device.type == "cpu":  # beside a GPU it would say nothing of int8
         shapes = measure.fitting(model, measure.DEFAULT_SHAPES)
         times = measure.latency({"dense": dense, INT8: small}, task.example_inputs, shapes)
         speedup = measure.speedup(times["dense"], times[INT8])
-    return Quantized(kind=INT8, backend="onnxruntime", metrics=metrics, bytes_on_disk=size, speedup=speedup)
+        intervals = measure.speedup_interval(times["dense"], times[INT8])
+    return Quantized(
+        kind=INT8,
+        backend="onnxruntime",
+        metrics=metrics,
+        bytes_on_disk=size,
+        speedup=speedup,
+        speedup_interval=intervals,
+    )

@@ -47,6 +47,20 @@ class RunRequest:
         if self.refill is not None and not self.refill.max_epochs:
             object.__setattr__(self, "refill", None)
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The run's stages in their order, as its progress names them."""
+        before, after = self.baseline == "train", self.refill is not None
+        return (*(["baseline"] if before else []), "prune", "compact", *(["refill"] if after else []), "evaluate")
+
+    def stage(self, name: str) -> str:
+        """A stage with its place among all, such as ``stage 2/5 prune``.
+
+        Args:
+            name: One of `stages`.
+        """
+        return f"stage {self.stages.index(name) + 1}/{len(self.stages)} {name}"
+
 
 PLAIN = RunRequest()
 """A run without a baseline or further stages."""

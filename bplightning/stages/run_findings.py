@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from bplightning.measuring import measure
 from bplightning.plugins import name_of
 from bplightning.reporting.findings import Differences, Origin, Scores, Sizes, Speed, Structure
 from bplightning.reporting.patterns import head_patterns
-from bplightning.reporting.schema import Aligned, Monitor, Snap, Stream
+from bplightning.reporting.schema import Aligned, Monitor, Sample, Snap, Stream
 from bplightning.stages.compact_stage import Compacted
 from bplightning.stages.request import RunRequest
 from bplightning.stages.stage_cache import Notes
@@ -75,19 +75,27 @@ def origin_of(trainer: Trainer, module: PruningModule, hardened: Hardened, reque
     )
 
 
-def scores_of(task: Task, results: Mapping[str, Mapping[str, Any]], *, alike: int | None) -> Scores:
+def scores_of(
+    task: Task, results: Mapping[str, Mapping[str, Any]], *, samples: Sequence[Sample], alike: int | None
+) -> Scores:
     """What the models are worth.
 
     Args:
         task: The task.
-        results: Name of each model to its metrics and their settings.
+        results: Name of each model to its metrics, their settings and their details.
+        samples: Examples with the models' answers.
         alike: As in `Scores`.
     """
+    # A run that was stopped under an earlier version has noted no details.
+    details = {name: results[name].get("details", {}) for name in ("dense", "compact") if name in results}
     return Scores(
         metrics={name: values["metrics"] for name, values in results.items()},
         evaluation=results["compact"]["settings"],
         monitor=Monitor(metric=task.monitor, mode=task.monitor_mode),
         data=task.data_settings() or None,
+        intervals={name: of["intervals"] for name, of in details.items() if "intervals" in of},
+        classes=details["compact"].get("classes"),
+        samples=samples,
         alike=alike,
     )
 
@@ -164,6 +172,7 @@ def speed_of(dense: PreTrainedModel, made: Compacted, *, also: tuple[int, int] |
         flops_shape=measure.shape_name(*flops_shape),
         latency_ms={name: measure.median_ms(times) for name, times in latency.items()},
         speedup=measure.speedup(latency["dense"], latency["compact"]),
+        speedup_interval=measure.speedup_interval(latency["dense"], latency["compact"]),
     )
 
 

@@ -19,6 +19,7 @@ from bplightning.contracts.task_file import save_task
 from bplightning.errors import UserError
 from bplightning.plugins import TASKS, load, name_of
 from bplightning.runs.predicting import predict
+from bplightning.stages.samples import COUNT, samples_of
 from bplightning.testing.arguments import unexplained
 
 COUNTS = ("batch_size", "eval_batch_size")
@@ -142,6 +143,21 @@ class TaskContract:
         assert {key: value.item() for key, value in again.items()} == pytest.approx(
             {key: value.item() for key, value in found.items()}, rel=1e-5, abs=1e-4
         )
+
+    def test_what_a_report_shows_of_it(self, made: Task) -> None:
+        """Details of the metrics are JSON, and the examples that a report may show are answered, one answer each."""
+        model, metric = made.build_model().eval(), made.build_metric()
+        with torch.no_grad():
+            for batch in batches(made, 2):
+                metric.update(made.evaluate_batch(model, batch), batch)
+        metric.compute()
+        details = made.evaluation_details(metric)
+        json.dumps(details, allow_nan=False)
+        assert all(low < high for low, high in details.get("intervals", {}).values())
+        shown = samples_of({"compact": (model, made), "dense": (model, made)})
+        assert len(shown) == len(made.sample_records(COUNT)) <= COUNT
+        assert all(sample["dense"] == sample["compact"] for sample in shown)
+        json.dumps(shown, allow_nan=False)
 
     def test_training_sees_every_example(self, made: Task) -> None:
         """An epoch has all of them, and its batches have what those of validation have."""

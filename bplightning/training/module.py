@@ -212,6 +212,7 @@ class PruningModule(LightningModule):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.trainer.global_step + 1) % every == 0:
             values |= {f"density/{role}": value for role, value in self.strategy.density().items()}
+            values["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         values |= self.strategy.metrics()
         if self.simplifier is not None:
             values["simplified"] = self.simplifier.amount

@@ -177,6 +177,13 @@ class DataTask(Task):
         """
         raise NotImplementedError
 
+    def sample_records(self, count: int) -> list[dict[str, Any]]:
+        """Examples of the validation set, evenly spread, with the columns of `inputs` and `targets`."""
+        examples = self.examples("validation")
+        places = sorted({len(examples) * place // count for place in range(count)})
+        rows = examples.select(places).to_list()
+        return [{name: row[name] for name in (*self.inputs, *self.targets) if name in row} for row in rows]
+
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def data_settings(self) -> dict[str, Any]:

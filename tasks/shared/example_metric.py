@@ -10,6 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from bplightning.tasks.shared.bootstrap import bootstrap
+
 
 class ExampleMetric(Metric):
     """Metrics computed from a row of numbers of each example.
@@ -37,6 +39,8 @@ class ExampleMetric(Metric):
     rows: list[Tensor]
     examples: int | None = None
     """How many examples the last `compute` was of."""
+    counted: Tensor | None = None
+    """Their rows ``(N, V)``, float64 on the processor."""
 
     def __init__(
         self, values: Callable[[Any, dict[str, Any]], Tensor], scores: Callable[[Tensor], dict[str, Any]]
@@ -65,6 +69,11 @@ class ExampleMetric(Metric):
         first = torch.ones_like(index, dtype=torch.bool)
         first[1:] = index[1:] != index[:-1]
         self.examples = int(first.sum())
-        found = self.scores(rows[order[first]])
+        self.counted = rows[order[first]]
+        found = self.scores(self.counted)
         # float32, since not every device has more
         return {name: torch.as_tensor(value, dtype=torch.float32, device=self.device) for name, value in found.items()}
+
+    def intervals(self) -> dict[str, list[float]]:
+        """Ends of each metric's 95 % confidence interval, after `compute`."""
+        return {} if self.counted is None else bootstrap(self.counted, self.scores)

@@ -88,6 +88,10 @@ class TextTask(TokenizedTask):
         """How many examples were evaluated."""
         return {"examples": metric.examples}
 
+    def evaluation_details(self, metric: Any) -> dict[str, Any]:
+        """The intervals of the metrics."""
+        return {"intervals": metric.intervals()}
+
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def load_features(self, split: Split) -> Dataset:

@@ -15,8 +15,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from bplightning.tasks.shared.bootstrap import bootstrap
 from bplightning.tasks.squad.answers import Spans, best_answers, find_spans, no_answer_score, null_scores
 from bplightning.tasks.squad.scores import best_threshold, exact_match, f1, scores_v2
+
+NAMES = ("exact_match", "f1")
 
 
 class SquadMetric(Metric):
@@ -37,6 +40,8 @@ class SquadMetric(Metric):
     full_state_update = False
     is_differentiable = False
     higher_is_better = True
+    counted: np.ndarray | None = None
+    """Exact match and F1 of each example of the last `compute`, ``(E, 2)``."""
 
     def __init__(
         self,
@@ -87,13 +92,20 @@ class SquadMetric(Metric):
         values = self._scores_v1(texts, golds) if v1 else self._scores_v2(texts, ahead, golds)
         return {name: torch.tensor(float(value), device=self.device) for name, value in values.items()}
 
+    def intervals(self) -> dict[str, list[float]]:
+        """Ends of the 95 % confidence intervals of ``exact_match`` and ``f1``, after `compute`."""
+        if self.counted is None:
+            return {}
+        return bootstrap(
+            torch.from_numpy(self.counted), lambda rows: dict(zip(NAMES, (100 * rows.mean(0)).tolist(), strict=True))
+        )
+
     def _scores_v1(self, texts: dict[int, str], golds: list[list[str]]) -> dict[str, float]:
         pairs = list(zip(texts.values(), golds, strict=True))
-        totals = {
-            "exact_match": sum(exact_match(prediction=text, golds=gold) for text, gold in pairs),
-            "f1": sum(f1(prediction=text, golds=gold) for text, gold in pairs),
-        }
-        return {name: 100 * total / len(pairs) for name, total in totals.items()}
+        found = [(exact_match(prediction=text, golds=gold), f1(prediction=text, golds=gold)) for text, gold in pairs]
+        self.counted = np.array(found, dtype=np.float64)
+        columns = zip(NAMES, zip(*found, strict=True), strict=True)
+        return {name: 100 * sum(values) / len(pairs) for name, values in columns}
 
     def _scores_v2(self, texts: dict[int, str], ahead: dict[int, float], golds: list[list[str]]) -> dict[str, float]:
         raw_E2, final_E2 = _each(texts.values(), golds), _each(self._decided(texts, ahead), golds)
@@ -102,7 +114,8 @@ class SquadMetric(Metric):
             "has_answer_E": np.array([bool(gold) for gold in golds]),
             "no_answer_score_E": np.array(list(ahead.values())),
         }
-        values = dict(zip(("exact_match", "f1"), 100 * final_E2.mean(0), strict=True))
+        self.counted = final_E2.astype(np.float64)
+        values = dict(zip(NAMES, 100 * final_E2.mean(0), strict=True))
         for group, in_group_E in (("HasAns", arrays["has_answer_E"]), ("NoAns", ~arrays["has_answer_E"])):
             if in_group_E.any():
                 values[f"{group}_exact"], values[f"{group}_f1"] = 100 * final_E2[in_group_E].mean(0)

@@ -418,6 +418,10 @@ def test_picture_has_a_bar_for_each_model_its_speedup_and_the_ideal(tmp_path: Pa
     assert [bar.get_height() for bar in axes.patches] == [10.0, 2.0]
     assert [text.get_text() for text in axes.texts] == ["10 ms", "5.00x\n2 ms"]
     assert any(segment[0][1] == 10 / 8 for line in axes.collections for segment in line.get_segments())
+    unsure = draw(example(compact_ms=(2.0, 2.2)))
+    assert [text.get_text() for text in unsure.axes[0].texts][1].startswith("4.77x?\n")
+    assert "? not settled" in unsure.get_suptitle()
+    assert "settled" not in draw(example()).get_suptitle()
     plot(example(backends=("eager", "compile")), tmp_path / "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 1

@@ -24,15 +24,18 @@ def test_the_verb_writes_table_json_and_page(tmp_path: Path, capsys: pytest.Capt
         (tmp_path / name / "version_0").mkdir(parents=True)
         save_report(report, tmp_path / name / "version_0" / "report.json")
     runs = [str(tmp_path / name / "version_0") for name in ("one", "two")]
+    (tmp_path / "one" / "version_0" / "report.html").write_text("")
     files = ["--output", str(tmp_path / "c.json"), "--page", str(tmp_path / "c.html")]
     main(["compare", *runs, *files])
     said = capsys.readouterr().out
     assert "87.50" in said
     found = json.loads((tmp_path / "c.json").read_text())
-    assert [p["run"] for p in found["points"]] == ["one/version_0", "two/version_0", "one/version_0"]
+    dense = "dense bert-base-uncased"
+    assert [p["name"] for p in found["points"]] == ["one/version_0", "two/version_0", dense]
     page = Page((tmp_path / "c.html").read_text())
     words = [picture.findtext("desc") or "" for picture in page.pictures]
-    assert words[0] == "Pareto-optimal: 1 (one/version_0, compact, 87.50), 3 (one/version_0, dense, 88.50)."
+    assert words[0] == f"Pareto-optimal: 1 (one/version_0, 87.50), 3 ({dense}, 88.50)."
+    assert [of["href"] for tag, of in page.elements if tag == "a"] == ["one/version_0/report.html"]
     with pytest.raises(SystemExit):  # before any run is made
         main(["compare", "--strategies", "l0", "--folder", str(tmp_path / "none"), *files])
     assert not (tmp_path / "none").exists()

@@ -69,9 +69,33 @@ def test_what_is_misspelled_is_marked(schema: Any, config: dict[str, Any], wrong
     ],
 )
 def test_bash_completes(bash: Path, words: list[str], offered: set[str]) -> None:
-    line = ["bplightning", *words]
-    typed = " ".join(f"'{word}'" for word in line)
+    assert offered <= completed(bash, words)
+
+
+@pytest.mark.parametrize(
+    ("before", "there", "not_there"),
+    [
+        (["--strategy", "l0"], "--strategy.granularity", "--strategy.target.density"),
+        (["--strategy=l0"], "--strategy.granularity", "--strategy.target.density"),
+        (["--strategy", "ziplm"], "--strategy.search_tries", "--strategy.regularization"),
+        ([], "--strategy.regularization", "--strategy.search_tries"),  # hybrid is the default
+    ],
+)
+def test_bash_offers_the_options_of_the_chosen_strategy_only(
+    bash: Path, before: list[str], there: str, not_there: str
+) -> None:
+    found = completed(bash, ["fit", *before, "--"])
+    assert there in found
+    assert not_there not in found
+    assert {"--strategy.help", "--trainer.max_epochs", "--task.model"} <= found
+    with_file = completed(bash, ["fit", "--config", "my.yaml", "--"])  # which may name any strategy
+    assert {"--strategy.search_tries", "--strategy.regularization"} <= with_file
+
+
+def completed(bash: Path, words: list[str]) -> set[str]:
+    """What bash offers for the last of the words."""
+    typed = " ".join(f"'{word}'" for word in ["bplightning", *words])
     setting = f"source {bash}; COMP_WORDS=({typed}); COMP_CWORD={len(words)}"
-    asking = "_shtab_bplightning; printf '%s\\n' ${COMPREPLY[@]}"
+    asking = "$(complete -p bplightning | sed 's/.*-F //;s/ .*//'); printf '%s\\n' ${COMPREPLY[@]}"
     done = subprocess.run(["bash", "-c", f"{setting}; {asking}"], capture_output=True, text=True, check=True)
-    assert offered <= set(done.stdout.split()), done
+    return set(done.stdout.split())

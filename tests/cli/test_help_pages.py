@@ -9,8 +9,8 @@ import pytest
 from bplightning.cli import main
 from bplightning.cli.completion import training_parsers
 from bplightning.cli.help_pages import PAGES, page
-from bplightning.plugins import STRATEGIES, TASKS, available
-from bplightning.runs.parser import PluginParser
+from bplightning.plugins import STRATEGIES, TASKS, available, load
+from bplightning.runs.parser import PluginParser, class_parser
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,7 @@ def test_it_lists_every_plugin_by_its_name() -> None:
 @pytest.mark.parametrize("verb", PAGES)
 def test_every_option_is_one(verb: str, parsers: dict[str, PluginParser]) -> None:
     known = {f"--{option}" for option in parsers[verb].known_options()}
+    known |= {action.option_strings[0] for action in class_parser(load(TASKS, "classification"), "task")._actions[1:]}
     assert [option for group in PAGES[verb].values() for option in group if option not in known] == []
 
 

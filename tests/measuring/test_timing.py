@@ -8,7 +8,7 @@ from statistics import median
 
 import pytest
 
-from bplightning.measuring.timing import Middle, Times, middle, paired_ratio, side_by_side
+from bplightning.measuring.timing import Middle, Times, middle, paired_ratio, side_by_side, speedup_of
 
 
 def times(*rounds: float) -> Times:
@@ -87,3 +87,15 @@ def test_the_interval_holds_the_true_median_as_often_as_it_says() -> None:
 def test_within_is_half_the_interval_over_the_value() -> None:
     assert Middle(2.0, 1.96, 2.04).within(0.0201)
     assert not Middle(2.0, 1.96, 2.04).within(0.0199)
+
+
+def test_a_speed_up_is_settled_when_rounds_interval_and_medians_agree() -> None:
+    def times(rounds: list[float], passes: list[float] | None = None) -> Times:
+        return Times(tuple(rounds), tuple(passes or rounds))
+
+    steady = times([2.0] * 20), times([1.0] * 20)
+    assert speedup_of(*steady, tolerance=0.05) == {"ratio": 2.0, "low": 2.0, "high": 2.0, "settled": True}
+    few = times([2.0] * 19), times([1.0] * 19)
+    wide = times([1.0, 3.0] * 10), times([1.0] * 20)
+    contradicted = times([2.0] * 20, [5.26] * 20), times([1.0] * 20, [1.0] * 20)  # as if most passes were slow ones
+    assert [speedup_of(*each, tolerance=0.05)["settled"] for each in (few, wide, contradicted)] == [False] * 3

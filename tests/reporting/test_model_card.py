@@ -73,6 +73,9 @@ def test_a_model_is_called_faster_only_where_it_is() -> None:
         assert f"left; its speed is {told} that of the dense model." in text
         assert "faster" not in text
     assert "speed is" not in card_of(without_baseline()).text
+    shaky = built(speedup_interval={"8x128": {"low": None, "high": None, "settled": False}})
+    told = "left; its speed is about 2.02x at 1x128, 2.44x? at 8x128 that of the dense model (?: not settled)."
+    assert told in " ".join(card_of(shaky).text.split())
 
 
 def test_a_folder_of_one_s_own_is_named_by_nothing_but_its_last_part(
@@ -84,12 +87,27 @@ def test_a_folder_of_one_s_own_is_named_by_nothing_but_its_last_part(
     assert card.data.base_model is None
     assert card.data.pipeline_tag is None
     assert card.data.datasets is None
-    assert card.text.lstrip().startswith("# mine, pruned by hybrid")
+    assert card.text.lstrip().startswith("# ThirdPartyModel for question answering, pruned by hybrid")
     assert "secret" not in card.content
     monkeypatch.chdir(tmp_path)
     report["model"] = "mine"
     Path("mine").mkdir()
     assert card_of(report).data.base_model is None
+
+
+def test_the_license_and_the_base_are_those_that_the_base_s_own_card_says(tmp_path: Path) -> None:
+    base = "---\nlicense: apache-2.0\nbase_model: google-bert/bert-base-uncased\n---\n# Mine\n"
+    (tmp_path / "README.md").write_text(base)
+    report = built()
+    report["model"] = str(tmp_path)
+    card = card_of(report)
+    assert (card.data.license, card.data.base_model) == ("apache-2.0", "google-bert/bert-base-uncased")
+    assert card.text.lstrip().startswith("# bert-base-uncased for question answering, pruned by hybrid")
+    (tmp_path / "README.md").write_text("---\nlicense: [")  # a stranger's file
+    assert card_of(report).data.license is None
+    assert card_of(report).text.lstrip().startswith("# Bert for question answering, pruned by hybrid")
+    (tmp_path / "config.json").write_text('{"license": "mit"}')
+    assert card_of(report).data.license == "mit"
 
 
 def test_hostile_names_stay_within_their_line_and_cell() -> None:

@@ -20,12 +20,12 @@ from bplightning.errors import UserError
 from bplightning.reporting.page import draw, report_run, write_drawn
 from bplightning.reporting.report import save_report
 
-METRICS = """density/attention,density/feed_forward,density/total,epoch,step,task_loss,val_f1
-1.0,1.0,1.0,0,10,2.0,
-0.9,0.8,0.85,0,20,1.0,
-,,,0,20,,80.5
-0.5,0.125,0.25,1,30,1.0,
-,,,1,30,,87.25
+METRICS = """density/attention,density/feed_forward,density/total,epoch,learning_rate,step,task_loss,teacher_loss,val_f1
+1.0,1.0,1.0,0,1e-5,10,2.0,4.0,
+0.9,0.8,0.85,0,3e-5,20,1.0,3.0,
+,,,0,,20,,,80.5
+0.5,0.125,0.25,1,0.0,30,1.25,2.5,
+,,,1,,30,,,87.25
 """
 SCORES = [
     {"step": 20, "roles": {"attention": {"low": 0.0, "high": 0.0, "pruned": [0] * 40, "kept": [48] + [0] * 39}}},
@@ -54,6 +54,8 @@ def test_every_picture_says_in_words_what_it_shows(run: Path) -> None:
             "Density over training by role",
             "f1 on the validation set over training",
             "Scores of attention over training",
+            "Training loss over training",
+            "Learning rate of the weights over training",
         ),
         *("Latency", "Size and work"),
     ):
@@ -74,7 +76,7 @@ def test_numbers_are_those_of_the_report(run: Path) -> None:
         *("2.44x", "2.02x at 1x128", "120.00 ms", "50.00 ms", "400.12 MB", "176.00 MB", "30.0 %", "24.00 M"),
         *("87.50", "f1 (dense 88.50)", "exact_match 79.00 (dense 80.80)", "6 of 12 heads", "300 of 1,024"),
         *("python cli.py fit --strategy hybrid", "A processor", "attention 50.0 %", "kept 28", "pruned 20"),
-        "masked 87.25",
+        *("masked 87.25", "25.0 % kept, 30.0 % stored", "95 %: 85.25 to 89.75", "(95 %: 2.40 to 2.50)"),
     ):
         assert said in page.text, said
     words = {picture.findtext("title"): picture.findtext("desc") or "" for picture in page.pictures}
@@ -84,7 +86,36 @@ def test_numbers_are_those_of_the_report(run: Path) -> None:
     )
     assert words["Heads of encoder.1.self"] == "kept: 1, 3; removed: 0, 2"
     assert words["Units of encoder.0.feed_forward"] == "300 of 512 units kept, 58.6 per cent"
+    assert words["Training loss over training"].startswith("task from 2 at step 10 to 1.25 at step 30; teacher from 4")
+    assert "the highest is 30." in words["Learning rate of the weights over training"]
     assert "between -2.5 and 1; 28 are kept and 20 pruned" in words["Scores of attention over training"]
+
+
+def test_scores_by_class_and_what_was_taken_for_what(run: Path) -> None:
+    words = " ".join(Page(draw(built(), run)).text.split())
+    assert "no 200 90.0 % 80.0 % 84.8 % yes 300 – 0.0 % –" in words
+    assert "no 160 40 yes 300 0" in words
+    assert "dense f1 86.50 to 90.50, compact f1 85.25 to 89.75" in words
+    assert "Classes" not in Page(draw(without_baseline(), run)).text
+
+
+def test_some_answers_and_the_whole_configuration(run: Path) -> None:
+    (run / "config.yaml").write_text(
+        "seed_everything: 0\nstrategy:\n  class_path: a.Hybrid\n  init_args:\n    target: {density: 0.25}\n"
+    )
+    page = Page(draw(built(), run))
+    for said in ("question Who?", "dense model answer: Ada; score: 0.75", "compact model answer: Bob; score: 0.5"):
+        assert said in page.text, said
+    assert "strategy a.Hybrid strategy.target.density 0.25" in " ".join(page.text.split())
+    (run / "config.yaml").write_text("{")
+    assert "whole configuration" not in Page(draw(built(), run)).text
+
+
+def test_an_unsettled_speed_up_is_marked_on_the_page(run: Path) -> None:
+    shaky = {"8x128": {"low": 1.1, "high": 3.0, "settled": False}}
+    text = draw(built(speedup_interval=shaky), run)
+    assert re.findall(r'class="big">(.*?)<', text)[0] == "2.44x?"
+    assert "not settled: measure longer" in Page(text).text
 
 
 def test_a_model_that_got_zeros_only_is_neither_smaller_nor_faster(run: Path) -> None:
@@ -149,6 +180,12 @@ def test_hostile_names_are_text(run: Path) -> None:
     report["metrics"]["compact"] = {hostile: 1.0}
     report["heads"]["by_layer"][0]["name"] = f"encoder.0.{hostile}"
     report["data"] = {"validation": hostile}
+    report["samples"] = [{"example": {hostile: hostile}, "dense": None, "compact": {hostile: hostile}}]
+    report["classes"] = {
+        "scores": [{"name": hostile, "examples": 1, "precision": None, "recall": None, "f1": None}] * 2,
+        "confusion": [[1, 0], [0, 1]],
+    }
+    (run / "config.yaml").write_text(json.dumps({hostile: hostile}))
     page = Page(draw(report, run))
     assert "script" not in {name for name, _ in page.elements}
     assert not [attributes for _, attributes in page.elements if "onload" in attributes]

@@ -42,6 +42,14 @@ FREE_NAMES = {
     "latency_ms.dense": "BxL",
     "latency_ms.compact": "BxL",
     "speedup": "BxL",
+    "speedup_interval": "BxL",
+    "quantized.speedup_interval": "BxL",
+    "family[].speedup_interval": "BxL",
+    "score_interval.dense": "NAME",
+    "score_interval.compact": "NAME",
+    "samples[].example": "FIELD",
+    "samples[].dense": "FIELD",
+    "samples[].compact": "FIELD",
     "patterns[].projections": "PROJECTION",
     "versions": "PACKAGE",
 }
@@ -178,8 +186,8 @@ def test_another_schema_version_is_refused_before_its_keys() -> None:
         validate_report([])
 
 
-WARNINGS: dict[str, Any] = {"warnings": []}
-STREAM: dict[str, Any] = {"stream": None, "skipped": []} | WARNINGS
+SEEN: dict[str, Any] = {"warnings": [], "speedup_interval": {}, "score_interval": {}, "classes": None, "samples": []}
+STREAM: dict[str, Any] = {"stream": None, "skipped": []} | SEEN
 FAMILY: dict[str, Any] = {"family": []} | STREAM
 NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None} | FAMILY
 LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []} | NEW
@@ -188,16 +196,21 @@ STAGES = {"distillation": None, "simplification": None, "refill": None, "snap": 
 
 @pytest.mark.parametrize(
     ("version", "lacks"),
-    [(7, WARNINGS), (6, STREAM), (5, FAMILY), (4, LATER), (3, STAGES), (2, STAGES | {"evaluation": None})],
+    [(7, SEEN), (6, STREAM), (5, FAMILY), (4, LATER), (3, STAGES), (2, STAGES | {"evaluation": None})],
 )
 def test_a_report_of_a_version_before_is_read_too(tmp_path: Path, version: int, lacks: dict[str, Any]) -> None:
     older: Any = {key: value for key, value in built().items() if key not in lacks} | {"schema_version": version}
     older = copy.deepcopy(older)
     for layer in older["heads"]["by_layer"]:
         del layer["queries"]
-    (tmp_path / "report.json").write_text(json.dumps(older))
     known = {key: value for key, value in lacks.items() if key != "warnings"}  # which follow from the others
-    assert load_report(tmp_path / "report.json") == built(date=older["date"], **known)
+    expected: Any = {**built(date=older["date"]), **known}
+    for each in (older["quantized"], *older.get("family", [])):
+        del each["speedup_interval"]
+    for each in (expected["quantized"], *expected["family"]):
+        each["speedup_interval"] = {}
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    assert load_report(tmp_path / "report.json") == expected
     del older["seed"]
     with pytest.raises(UserError, match="missing key seed"):
         validate_report(older)
@@ -226,6 +239,9 @@ def test_the_document_explains_every_key_and_no_other() -> None:
         "quantized",
         "family",
         "stream",
+        "classes",
+        "speedup_interval",
+        "samples",
         "warnings",
     }  # null: explained beside what they hold otherwise
     explained = re.findall(r"^\| `([^`]+)` \| \w", DOCUMENT.read_text(), flags=re.MULTILINE)
@@ -303,15 +319,26 @@ def test_the_table_shows_a_dash_for_what_was_not_measured() -> None:
     assert rows["speed-up 8x128"] == [DASH, DASH]
 
 
-def test_the_table_of_a_large_model_fits_100_columns_and_loses_nothing() -> None:
-    layers = [(f"encoder.{layer}.feed_forward", range(1000 + layer), 4096) for layer in range(24)]
-    text = drawn(built(units_by_layer=layers, model="a-folder/" * 20), width=300)
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
-    assert re.findall(r"\b10[0-2]\d\b", text) == [str(1000 + layer) for layer in range(24)]
+@pytest.mark.parametrize("layers", [2, 12, 24])
+def test_the_table_wraps_no_row_at_80_columns(layers: int) -> None:
+    units = [(f"encoder.{layer}.feed_forward", range(1000 + layer if layer else 0), 4096) for layer in range(layers)]
+    heads = [(f"encoder.{layer}.self", range(layer % 9), 16) for layer in range(layers)]
+    text = drawn(built(units_by_layer=units, heads_by_layer=heads, model="a-folder/" * 20), width=80)
+    rows = cells(text)
+    assert {"all parameters (M)", "FLOPs 8x128 (GFLOP)", "on disk (MB)"} <= rows.keys()
+    summarized = {2: "0 1001", 12: f"0{DASH}1011, 1 at 0", 24: f"0{DASH}1023, 1 at 0"}
+    assert re.search(rf"by layer +4096 each +{summarized[layers]} *\n", text)
+    assert max(map(len, text.splitlines())) <= 80
 
 
-def test_the_table_of_a_usual_model_wraps_no_row_at_80_columns() -> None:
-    assert {"all parameters (M)", "FLOPs 8x128 (GFLOP)", "on disk (MB)"} <= cells(drawn(built(), width=80)).keys()
+def test_a_ratio_that_is_not_settled_is_marked_and_explained() -> None:
+    shaky = {"low": 0.9, "high": 2.9, "settled": False}
+    text = " ".join(drawn(built(speedup_interval={"8x128": shaky})).split())
+    assert "speed-up 1x128 1.00x 2.02x speed-up 8x128 1.00x 2.44x?" in text
+    assert "? not settled: " in text
+    assert "?" not in drawn(built())
+    of_int8 = built()["quantized"] | {"speedup_interval": {"1x128": shaky}}  # type: ignore[operator]
+    assert "1x128 4.25x?" in " ".join(drawn(built(quantized=of_int8)).split())
 
 
 def test_the_table_says_which_units_were_put_back_and_what_for() -> None:
@@ -334,7 +361,8 @@ def test_the_table_says_what_came_after_pruning_to_a_size() -> None:
         assert "before the refill" not in drawn(built(refill=refill))
     snap = built()["snap"] | {"kind": "flops_speedup", "target": 2.5, "before": 2.46, "after": 2.5}  # type: ignore[operator]
     text = " ".join(drawn(built(snap=snap)).split())
-    assert "training reached 2.46; the last correction changed 7 mask entries and reached 2.5" in text
+    assert "target: flops speedup 2.5; training ended at 2.46, and a last correction, which switched" in text
+    assert "which switched 7 mask entries, at 2.5" in text
     assert "flops speedup of the compact model: 2.468" in text
 
 

@@ -55,6 +55,24 @@ def built(**changes: Any) -> Report:
         "flops_shape": "8x128",
         "latency_ms": {"dense": {"1x128": 20.0, "8x128": 120.0}, "compact": {"1x128": 10.0, "8x128": 50.0}},
         "speedup": {"1x128": 2.02, "8x128": 2.44},
+        "speedup_interval": {
+            "1x128": {"low": 2.0, "high": 2.05, "settled": True},
+            "8x128": {"low": 2.4, "high": 2.5, "settled": True},
+        },
+        "intervals": {"dense": {"f1": [86.5, 90.5]}, "compact": {"f1": [85.25, 89.75]}},
+        "classes": {
+            "scores": [
+                {"name": "no", "examples": 200, "precision": 90.0, "recall": 80.0, "f1": 84.75},
+                {"name": "yes", "examples": 300, "precision": None, "recall": 0.0, "f1": None},
+            ],
+            "confusion": [[160, 40], [300, 0]],
+        },
+        "samples": [
+            {
+                **{"example": {"question": "Who?", "answers": ["Ada"]}},
+                **{"dense": {"answer": "Ada", "score": 0.75}, "compact": {"answer": "Bob", "score": 0.5}},
+            }
+        ],
         "equivalence": {"masked_compact": torch.tensor(1e-6), "compact_reloaded": 0.0},
         "equivalence_relative": {"masked_compact": 1e-7, "compact_reloaded": 0.0},
         "world_size": 1,
@@ -86,12 +104,14 @@ def built(**changes: Any) -> Report:
         "quantized": {
             **{"kind": "int8", "backend": "onnxruntime", "metrics": {"f1": 87.1}, "bytes_on_disk": 44_000_000},
             "speedup": {"1x128": 4.25},
+            "speedup_interval": {"1x128": {"low": 4.2, "high": 4.3, "settled": True}},
         },
         "family": [
             {
                 **{"name": "1.5x", "folder": "compact-1.5x", "metrics": {"f1": 88.25, "loss": float("nan")}},
                 **{"parameters": {"encoder_linear": 50_000_000, "all": 70_000_000}, "bytes_on_disk": 280_000_000},
                 "speedup": {"8x128": 1.52},
+                "speedup_interval": {"8x128": {"low": 1.5, "high": 1.54, "settled": True}},
             }
         ],
     }
@@ -102,7 +122,7 @@ def built(**changes: Any) -> Report:
     names = [{field.name for field in dataclasses.fields(kind)} & found.keys() for kind in kinds]
     assert set().union(*names) == found.keys()
     return build_report(
-        *(kind(**{name: found[name] for name in own}) for kind, own in zip(kinds, names, strict=True))  # type: ignore[arg-type]
+        *(kind(**{name: found[name] for name in own}) for kind, own in zip(kinds, names, strict=True)),  # type: ignore[arg-type]
     )
 
 
@@ -114,6 +134,10 @@ def without_baseline() -> Report:
         flops={"compact": 5_000_000_000},
         latency_ms={"compact": {"8x128": 50.0}},
         speedup=None,
+        speedup_interval={},
+        intervals={"compact": {"f1": [85.25, 89.75]}},
+        classes=None,
+        samples=[],
         distillation=None,
         simplification=None,
         alignment=None,
@@ -132,6 +156,7 @@ def run_of(f1: float, ms: float, size: int, **changes: Any) -> Report:
         metrics={"dense": {"exact_match": 80.0, "f1": 88.5}, "compact": {"exact_match": f1 - 9, "f1": f1}},
         latency_ms={"dense": {"8x128": 120.0}, "compact": {"8x128": ms}},
         speedup={"8x128": 120 / ms},
+        speedup_interval={"8x128": {"low": 119 / ms, "high": 121 / ms, "settled": True}},
         bytes_on_disk={"dense": 400_000_000, "compact": size},
         **changes,
     )

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 class Page(HTMLParser):
     """The page's elements, checked to be closed in order; its text; and its pictures as trees."""
 
-    VOID = ("meta",)
+    VOID = ("meta", "br")
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ RANK = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
 
 def note(event, args):
     if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and "runs" in Path(str(args[0])).parts:
-        os.write(1, f"written by rank {RANK}: {args[0]}\\n".encode())
+        os.write(1, f"\\nwritten by rank {RANK}: {args[0]}\\n".encode())
 
 
 sys.addaudithook(note)
@@ -65,7 +65,8 @@ class Deadly(TinyTask):
         return super().example_inputs(*shape)
 
     def reached(self, point):
-        os.write(1, f"{point}\\n".encode())  # at once: print may write the end of the line after another rank's line
+        # At once, and between two line ends: print may write the end of its line after another rank's line.
+        os.write(1, f"\\n{point}\\n".encode())
         if os.environ.get("DIE_AT") == point:
             os._exit(9)
 '''

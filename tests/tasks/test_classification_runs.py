@@ -68,6 +68,10 @@ def test_from_fit_to_predict(kind: str, here: Path, bert_folder: str) -> None:
         else:
             assert answer["label"] in ("long", "short")
             assert 0.5 <= answer["score"] <= 1
+    if kind != "regression":
+        assert sum(of["examples"] for of in report["classes"]["scores"]) >= 6
+    assert len(report["samples"]) == 5
+    assert report["samples"][0]["example"]["text"] == records[0]["text"]
     if kind in ("single", "pair"):  # what is answered is what was measured
         right = sum(answer["label"] == record["label"] for answer, record in zip(answers, records, strict=True))
         assert report["metrics"]["compact"]["accuracy"] == pytest.approx(100 * right / 6, abs=1e-3)

@@ -44,7 +44,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 
 def steps(said: str, stage: str) -> list[int]:
-    return [int(step) for step in re.findall(rf"\b{stage} (\d+) rank 0\b", said)]
+    return [int(step) for step in re.findall(rf"^{stage} (\d+) rank 0$", said, re.M)]
 
 
 def test_the_end_is_bit_for_bit_the_same_in_one_run_folder(whole: Path, pieces: tuple[Path, list[str]]) -> None:

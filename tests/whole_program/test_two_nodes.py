@@ -104,14 +104,14 @@ def test_one_folder_one_report_of_two_ranks(whole: Path, pieces: Pieces) -> None
 def test_only_the_first_rank_prepares_data_and_writes(pieces: Pieces) -> None:
     said = pieces[1][-1][1]
     for what in ("preparing on rank", "written by rank"):
-        assert set(re.findall(rf"{what} (\d)", said)) == {"0"}
+        assert set(re.findall(rf"^{what} (\d)", said, re.M)) == {"0"}
 
 
 def test_a_rank_that_dies_ends_the_others_and_the_command_goes_on(pieces: Pieces) -> None:
     _, done = pieces
     assert [status != 0 for status, _ in done] == [True, True, False], done[-1][1]
     begins = [
-        re.findall(rf"\b{stage} (\d+) rank 1\b", said)[:1]
+        re.findall(rf"^{stage} (\d+) rank 1$", said, re.M)[:1]
         for stage, (_, said) in zip(("baseline", "pruning", "refill"), done, strict=True)
     ]
     assert begins == [["0"], ["6"], ["6"]]  # of each epoch, 6 steps on both ranks, there is a checkpoint
@@ -162,7 +162,7 @@ def test_both_go_on_from_the_checkpoint_in_the_same_folder(nodes: Nodes) -> None
     assert status == 0, said
     assert [path.name for path in two.parent.iterdir()] == ["version_0"]
     assert not list(two.rglob(".*"))  # no half-written file
-    assert re.findall(r"\b(\w+) (\d+) rank 0\b", said)[0] == ("pruning", "6")
+    assert re.findall(r"^(\w+) (\d+) rank 0$", said, re.M)[0] == ("pruning", "6")
 
 
 def test_two_nodes_give_what_one_gives(whole: Path, nodes: Nodes) -> None:
