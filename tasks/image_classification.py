@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -27,6 +27,7 @@ from bplightning.tasks.shared.class_labels import SINGLE, Labels, best_labels, l
 from bplightning.tasks.shared.class_scores import classes_of
 from bplightning.tasks.shared.data_task import Data, DataTask, Split, ids_of
 from bplightning.tasks.shared.example_metric import ExampleMetric
+from bplightning.tasks.shared.image_sizes import fitted_processor, mode_of, sides_of
 from bplightning.tasks.shared.label_scores import scores_of
 from bplightning.tasks.shared.pretrained import build, read
 from bplightning.tasks.shared.table import require_rows
@@ -38,7 +39,8 @@ class ImageClassification(DataTask):
     Classification of images, one label each.
 
     With no argument it uses its embedded data set and model. The validation set serves as the test set too. Images are
-    resized and normalized as the model's image processor does it, with no augmentation.
+    resized, cropped and normalized as the model's image processor does it, to the size that the model takes, with no
+    augmentation.
 
     Args:
         train_folder: Training images: one subfolder a label. May be left out where nothing is trained.
@@ -78,8 +80,14 @@ class ImageClassification(DataTask):
 
     @cached_property
     def processor(self) -> BaseImageProcessor:
-        """The model's image processor."""
-        return load_saved(AutoImageProcessor.from_pretrained, self.model, what="the image processor of the model")
+        """The model's image processor, which makes images of the size that the model takes."""
+
+        def read_processor(**settings: Any) -> BaseImageProcessor:
+            kind: Any = AutoImageProcessor
+            what = "the image processor of the model"
+            return load_saved(partial(kind.from_pretrained, **settings), self.model, what=what)
+
+        return fitted_processor(read_processor, self._config, name=self.model)
 
     @cached_property
     def labels(self) -> Labels:
@@ -123,10 +131,10 @@ class ImageClassification(DataTask):
 
     def example_inputs(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """Seeded random images; they have no length."""
-        processor: Any = self.processor
-        size = processor.size
+        sides = sides_of(self.processor, self._config, name=self.model)
+        channels = getattr(self._config, "num_channels", 3)
         generator = torch.Generator().manual_seed(0)
-        return {"pixel_values": torch.randn(batch_size, 3, size["height"], size["width"], generator=generator)}
+        return {"pixel_values": torch.randn(batch_size, channels, *sides, generator=generator)}
 
     def build_metric(self) -> ExampleMetric:
         """Accuracy, F1 and Matthews' coefficient, in per cent."""
@@ -176,7 +184,7 @@ class ImageClassification(DataTask):
         return self._batch
 
     def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        images = [row["image"].convert("RGB") for row in rows]
+        images = [row["image"].convert(mode_of(self._config)) for row in rows]
         batch = dict(self.processor(images, return_tensors="pt"))
         batch["index"] = torch.tensor([row["index"] for row in rows])
         if "label" in rows[0]:
@@ -189,10 +197,11 @@ class ImageClassification(DataTask):
         """Take records with ``image``, the path of a file; other keys make no difference."""
         if not records:
             raise UserError("The inputs hold no record: give at least one, with 'image'.")
+        records, name = [self.wanted.own_record(record) for record in records], self.wanted.names["image"]
         for place, record in zip(places, records, strict=True):
             path = record.get("image")
             if not isinstance(path, str) or not Path(path).is_file():
-                raise UserError(f"{place} must have 'image', the path of a file (from {Path.cwd()}); it has {path!r}.")
+                raise UserError(f"{place} must have {name!r}, the path of a file (from {Path.cwd()}); it has {path!r}.")
         self._ids = ids_of(records)
         columns = {"image": [record["image"] for record in records], "index": list(range(len(records)))}
         self._given = Dataset.from_dict(columns).cast_column("image", Image())
@@ -219,6 +228,8 @@ def read_folder(folder: str, *, cache_dir: str | None = None) -> Dataset:
     Raises:
         UserError: There is no such folder, or no image in it.
     """
+    if Path(folder).is_file():
+        raise UserError(f"Image folder {folder!r} is a file: give a folder that holds one subfolder of images a label.")
     if not Path(folder).is_dir():
         raise UserError(f"Image folder {folder!r} does not exist (looked in {Path.cwd()}): give a folder.")
     try:

@@ -95,9 +95,9 @@ class LanguageModeling(TextTask):
         return surprise(outputs.logits[:, :-1], batch["labels"][:, 1:])
 
     def scores(self, rows: Tensor) -> dict[str, Any]:
-        """``perplexity``: the exponential of the mean over all predicted tokens of all blocks."""
+        """``perplexity``: the exponential of the mean over all predicted tokens of all blocks; infinite without one."""
         total, tokens = rows.sum(dim=0)
-        return {"perplexity": (total / tokens).exp()}
+        return {"perplexity": (total / tokens).exp() if tokens else torch.inf}
 
     # -- prediction ----------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ class Summarization(TextTask):
     embedded_model: ClassVar[Path] = Path(__file__).parent / "embedded" / "summarization_start"
     embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "embedded" / "summarization_default.yaml"
     targets: ClassVar[Mapping[str, bool]] = {"summary": False}
-    saved_settings: ClassVar[tuple[str, ...]] = ("max_length", "prefix")
+    saved_settings: ClassVar[tuple[str, ...]] = ("columns", "max_length", "prefix")
 
     def __init__(
         self,
@@ -229,7 +229,9 @@ class Summarization(TextTask):
 
     def scores(self, rows: Tensor) -> dict[str, Any]:
         """F1 of ROUGE-1, -2, -L and -Lsum in per cent."""
-        return {name: 100 * column.mean() for name, column in zip(NAMES, rows.unbind(1), strict=True)}
+        return {
+            name: 100 * column.sum() / max(len(column), 1) for name, column in zip(NAMES, rows.unbind(1), strict=True)
+        }
 
     def _texts(self, tokens: Tensor) -> list[str]:
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)

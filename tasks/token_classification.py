@@ -165,6 +165,7 @@ class TokenClassification(TextTask):
     def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
         """Take records with ``tokens``, a list of words, or ``text``, whose words are found in it as `WORD` says."""
         given = []
+        records = [self.wanted.own_record(record) for record in records]
         self._texts = [None if "tokens" in record else record.get("text") for record in records]
         for text, record in zip(self._texts, records, strict=True):
             words = [match.group() for match in WORD.finditer(text)] if isinstance(text, str) else None
@@ -178,7 +179,7 @@ class TokenClassification(TextTask):
         """Words are a list of texts, and there is one at least."""
         if not (isinstance(value, list) and value and all(isinstance(word, str) for word in value)):
             raise UserError(
-                f"{place} must have 'tokens', a list of words, or 'text' with a word; its words are {value!r}."
+                f"{place} must have {name!r}, a list of words, or 'text' with a word; its words are {value!r}."
             )
 
     def predict_batch(self, model: torch.nn.Module, batch: dict[str, Any]) -> dict[str, Any]:

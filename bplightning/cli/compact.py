@@ -26,8 +26,8 @@ def write_compact(
         out: Folder to write: an ordinary transformers folder with weights, configuration and tokenizer, and a
             report.json.
         checkpoint: Which checkpoint: best, last, or a file. Default: the newest.
-        vocabulary: A corpus (.txt, .json, .jsonl, .csv or .parquet). Only the tokens that occur in it and the special
-            tokens are kept, with a tokenizer that matches.
+        vocabulary: A corpus (.txt, .json, .jsonl, .csv, .tsv or .parquet). Only the tokens that occur in it and the
+            special tokens are kept, with a tokenizer that matches.
         dtype: Precision to save in. Default: the precision of the training.
         multiple_of: Restore the best of the removed feed-forward units until each layer's width is a multiple of this
             number: 1 or more, such as 16; or auto, the fastest on this machine. Default: as in the run. For a run that

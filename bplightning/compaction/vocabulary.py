@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bplightning.compaction import configured_ids
 from bplightning.compaction.equivalence import require_equal
 from bplightning.compaction.tokenizer_trimming import make_encoder, needed_ids, require_same_tokens, trimmed_tokenizer
 from bplightning.errors import UserError
-
-TABLES = {".csv": "csv", ".parquet": "parquet"}
-"""File extensions that `datasets` reads, and its name for each."""
+from bplightning.io.records import DELIMITERS, Table, is_table, read_lines
 
 SAMPLES = 4
 """Number of texts on which the two models are compared."""
@@ -52,8 +51,8 @@ class TrimmedVocabulary:
 class Corpus:
     """The texts of a file, read again at each iteration, and never held in memory all together.
 
-    These are lines of ``.txt``, and all strings, without keys, in each line of ``.jsonl``, in ``.json`` (which is read
-    whole), and in each row of ``.csv`` and ``.parquet``. Files are in UTF-8.
+    These are lines of ``.txt``, all cells of ``.csv`` and ``.tsv``, and all strings, without keys, in each line of
+    ``.jsonl``, in ``.json`` (which is read whole), and in each row of ``.parquet``; in the encodings of `read_lines`.
 
     Attributes:
         path: The file.
@@ -67,8 +66,8 @@ class Corpus:
     def __post_init__(self) -> None:
         if not self.path.is_file():
             raise UserError(f"corpus {str(self.path)!r} is no file (looked in {Path.cwd()}): give the path of a file.")
-        formats = [".txt", ".jsonl", ".json", *TABLES]
-        if self.path.suffix not in formats:
+        formats = [".txt", ".jsonl", ".json", *DELIMITERS, ".parquet"]
+        if self.path.suffix.lower() not in formats:
             raise UserError(f"corpus {str(self.path)!r} must be one of {', '.join(formats)}: convert or rename it.")
 
     def __iter__(self) -> Iterator[str]:
@@ -80,6 +79,8 @@ class Corpus:
                     if text.strip():
                         empty = False
                         yield text
+        except UserError:  # it says the line
+            raise
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise UserError(
@@ -90,19 +91,19 @@ class Corpus:
 
     def _values(self) -> Iterator[tuple[str, Any]]:
         """The place of each value, and the value: a string, or any JSON value."""
-        if self.path.suffix in TABLES:
-            options = {"data_files": str(self.path), "split": "train", "streaming": True}
-            rows = datasets.load_dataset(TABLES[self.path.suffix], **options)
+        ending = self.path.suffix.lower()
+        if ending == ".parquet":
+            rows = datasets.load_dataset("parquet", data_files=str(self.path), split="train", streaming=True)
             yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
-            return
-        with self.path.open(encoding="utf-8-sig") as file:
-            if self.path.suffix == ".json":
-                yield "its end", json.load(file)
-                return
-            for number, line in enumerate(file, 1):
+        elif is_table(str(self.path)):
+            yield from Table(str(self.path))
+        elif ending == ".json":
+            yield "its end", json.loads("".join(read_lines(str(self.path))))
+        else:
+            for number, line in enumerate(read_lines(str(self.path)), 1):
                 if line.strip():
-                    is_text = self.path.suffix == ".txt"
-                    yield f"line {number}", line.rstrip("\n") if is_text else json.loads(line)
+                    is_text = ending == ".txt"
+                    yield f"line {number}", line.rstrip("\r\n") if is_text else json.loads(line)
 
 
 def trim_vocabulary(
@@ -153,7 +154,8 @@ def _sliced(model: PreTrainedModel, kept: tuple[int, ...], new_ids: Mapping[int,
     smaller = copy.deepcopy(model)
     total, padding = model.config.vocab_size, model.config.pad_token_id
     for config in _configs(smaller):
-        _renumber(config, new_ids)
+        for name, value in configured_ids.renumbered(vars(config), new_ids).items():
+            setattr(config, name, value)
         if getattr(config, "vocab_size", None) == total:
             config.vocab_size = len(kept)
     rows = torch.tensor(kept, device=model.device)
@@ -201,7 +203,7 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
 def _model_ids(model: PreTrainedModel) -> set[int]:
     """Ids that the model itself needs: those in its configuration, and those that must not move."""
     total = model.config.vocab_size
-    ids = {id_ for config in _configs(model) for value in _ids(config).values() for id_ in _flat(value)}
+    ids = {id_ for config in _configs(model) for id_ in configured_ids.needed_ids(vars(config))}
     padding = model.config.pad_token_id
     # RoBERTa and its relatives count positions from the padding's id, so it must stay.
     if any("position" in name and getattr(m, "padding_idx", None) is not None for name, m in model.named_modules()):
@@ -213,28 +215,6 @@ def _configs(model: PreTrainedModel) -> list[Any]:
     """Every configuration object of a model, including that for generation, each once."""
     found = [getattr(module, name, None) for module in model.modules() for name in ("config", "generation_config")]
     return list({id(config): config for config in found if config is not None}.values())
-
-
-def _ids(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that hold ids of single tokens and are set."""
-    suffixes = ("_token_id", "_token_ids", "_token_index")
-    return {name: value for name, value in vars(config).items() if name.endswith(suffixes) and value is not None}
-
-
-def _flat(value: Any) -> list[int]:
-    return [id_ for part in value for id_ in _flat(part)] if isinstance(value, list | tuple) else [value]
-
-
-def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
-    for name, value in _ids(config).items():
-        ids = [new_ids.get(id_, id_) for id_ in _flat(value)]  # an invalid id such as -1 stays
-        setattr(config, name, ids if isinstance(value, list | tuple) else ids[0])
-    for name in ("suppress_tokens", "begin_suppress_tokens"):
-        if getattr(config, name, None):
-            setattr(config, name, [new_ids[id_] for id_ in getattr(config, name) if id_ in new_ids])
-    if getattr(config, "bad_words_ids", None):  # a word with a removed token can no longer be written
-        words = [[new_ids.get(id_) for id_ in word] for word in config.bad_words_ids]
-        config.bad_words_ids = [word for word in words if None not in word] or None
 
 
 class _Renumbered(nn.Module):

@@ -1,110 +1,18 @@
-"""Records in and JSON lines out: records with the place they came from, and a file that appears whole or not at all."""
+"""Writing JSON lines, to a file that appears whole or not at all."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from bplightning.errors import UserError
-
-STANDARD = "-"
-"""Stands for standard input or output in place of a file's name."""
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""Endings of tables to what separates their columns."""
-
-
-def read_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read JSON objects, one a line, as they come; a JSON list of them, which is read whole; or the rows of a table.
-
-    Args:
-        path: The file, or ``-`` for standard input. One that ends in ``.csv`` or ``.tsv`` is a table whose first row
-            names its columns; its values are texts.
-
-    Yields:
-        Where a record stands, for messages, and the record.
-
-    Raises:
-        UserError: The file cannot be read, is not JSON, or holds something else than objects, or nothing.
-    """
-    name = "standard input" if path == STANDARD else repr(path)
-    number = 0
-    with _open(path) as stream:
-        if (delimiter := DELIMITERS.get(Path(path).suffix.lower())) is not None:
-            yield from _rows(stream, delimiter, name)
-            return
-        for line_number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            if number == 0 and line.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
-                for number, record in enumerate(_parse(line + stream.read(), line_number, name), 1):
-                    yield _checked(f"record {number} of {name}", record)
-            else:
-                number += 1
-                yield _checked(f"line {line_number} of {name}", _parse(line.rstrip(), line_number, name))
-    if number == 0:
-        raise UserError(f"{name} holds no records: give one JSON object a line.")
-
-
-def _rows(stream: BinaryIO, delimiter: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = csv.reader((line.removeprefix(BYTE_ORDER_MARK).decode() for line in stream), delimiter=delimiter)
-    columns: list[str] | None = None
-    found = False
-    try:
-        for row in rows:
-            if columns is None:
-                columns = row
-            elif row:
-                found = True
-                yield f"line {rows.line_num} of {name}", dict(zip(columns, row, strict=False))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"line {rows.line_num + 1} of {name} cannot be read ({error}): it must be a table in UTF-8, with columns "
-            f"separated by {delimiter!r}."
-        ) from error
-    if not found:
-        raise UserError(f"{name} holds no records: give a row of column names, and below it one row a record.")
-
-
-def _open(path: str) -> AbstractContextManager[BinaryIO]:
-    if path == STANDARD:
-        return nullcontext(sys.stdin.buffer)
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise UserError(
-            f"the input {path!r} cannot be read ({error.strerror}): give a file of JSON lines, a .csv or .tsv, or "
-            "- for standard input."
-        ) from error
-
-
-def _parse(text: bytes, line_number: int, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place, reason = line_number + error.lineno - 1, f"{error.msg} at column {error.colno}"
-    except (UnicodeDecodeError, RecursionError) as error:
-        place, reason = line_number, str(error)
-    raise UserError(
-        f"line {place} of {name} is not valid JSON ({reason}): each line must hold one JSON object, or the whole one "
-        "JSON list of objects, in UTF-8."
-    )
-
-
-def _checked(place: str, record: Any) -> tuple[str, dict[str, Any]]:
-    if not isinstance(record, dict):
-        raise UserError(f"{place} is {json.dumps(record)[:40]}: it must be a JSON object, as in {{...}}.")
-    return place, record
+from bplightning.io.records import STANDARD
 
 
 class JsonLinesWriter:

@@ -36,7 +36,8 @@ def schema_problems(value: object, hint: Any, path: str = "") -> Iterator[str]:
             return
         hints = dict.fromkeys(value, arguments[1]) if origin is dict else typing.get_type_hints(hint)
         dotted = {key: f"{path}.{key}" if path else str(key) for key in [*hints, *value]}
-        yield from (f"missing key {dotted[key]}" for key in hints if key not in value)
+        optional: frozenset[str] = getattr(hint, "__optional_keys__", frozenset())
+        yield from (f"missing key {dotted[key]}" for key in hints if key not in value and key not in optional)
         yield from (f"unknown key {dotted[key]}" for key in value if key not in hints)
         for key in hints:
             if key in value:

@@ -122,7 +122,17 @@ class Parameters(TypedDict):
     compact: ParameterCount
 
 
-class Vocabulary(TypedDict):
+MUCH_LOST = 0.03
+"""Share of the validation set's tokens above which a smaller vocabulary is doubted."""
+
+
+class Trimmed(TypedDict, total=False):
+    """What is known of a vocabulary only where `compact --vocabulary` made it smaller."""
+
+    lost: float
+
+
+class Vocabulary(Trimmed):
     """Tokens that have an embedding."""
 
     kept: int

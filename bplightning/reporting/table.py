@@ -11,7 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from bplightning.measuring.records import Interval, ParameterCount
-from bplightning.reporting.schema import HeadLayer, Heads, Parameters, Report, UnitLayer, Units
+from bplightning.reporting.schema import (
+    MUCH_LOST,
+    HeadLayer,
+    Heads,
+    Parameters,
+    Report,
+    UnitLayer,
+    Units,
+    Vocabulary,
+)
 from bplightning.reporting.table_format import BYTES, COUNTS, FLOPS, UNSETTLED, times_faster, unit_of
 
 NOT_MEASURED = "\N{EN DASH}"
@@ -187,6 +196,7 @@ def notes(report: Report) -> list[str]:
         *([f"kept by role: {roles}"] if roles else []),
         *([f"skipped with their norms: {', '.join(report['skipped'])}"] if report["skipped"] else []),
         *_stages(report),
+        *_lost_tokens(report["vocabulary"]),
         *([f"evaluated with {measured}"] if measured else []),
         f"largest logit difference: masked to compact {compact}, compact to reloaded {reloaded}",
         f"latency: median; speed-up: median of paired ratios; device: {machine['device']}, "
@@ -234,6 +244,13 @@ def ratios(speedup: Mapping[str, float] | None, intervals: Mapping[str, Interval
     '1x128 2.00x, 8x128 1.50x?'
     """
     return ", ".join(f"{shape} {times_faster(ratio, intervals.get(shape))}" for shape, ratio in (speedup or {}).items())
+
+
+def _lost_tokens(vocabulary: Vocabulary) -> Iterator[str]:
+    """How well a smaller vocabulary fits the validation set."""
+    if (lost := vocabulary.get("lost")) is not None:
+        doubt = ": the corpus is not of the text that the model reads" if lost > MUCH_LOST else ""
+        yield f"smaller vocabulary: {100 * lost:.1f} % of the validation set's tokens are not in it{doubt}"
 
 
 def quantity(value: float, *, bytes: bool = True) -> str:

@@ -16,17 +16,15 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from bplightning.errors import UserError
-from bplightning.io.json_lines import STANDARD, JsonLinesWriter, read_records
+from bplightning.io.json_lines import JsonLinesWriter
 from bplightning.io.quiet import quiet_loggers, quiet_transformers
+from bplightning.io.records import STANDARD, Placed, read_records
 from bplightning.io.run_folder import find_model
 from bplightning.runs.saved_model import read_model
 from bplightning.training.module import frozen_module
 
 CHUNK = 1000
 """Records that are read, answered and written at a time, so that any number of them fits into memory."""
-
-Placed = tuple[str, dict[str, Any]]
-"""Where a record stands, for messages, and the record."""
 
 
 def predict(
@@ -54,13 +52,12 @@ def predict(
     Raises:
         UserError: There is no such model, it is damaged, or a record is not what the task reads.
     """
-    records = [records] if isinstance(records, dict) else records
     return list(predict_iter(model, records, task=task, batch_size=batch_size, accelerator=accelerator))
 
 
 def predict_iter(
     model: str | Path,
-    records: Iterable[dict[str, Any]],
+    records: dict[str, Any] | Iterable[dict[str, Any]],
     *,
     task: str | None = None,
     batch_size: int | None = None,
@@ -82,7 +79,8 @@ def predict_iter(
         UserError: As `predict` has it.
     """
     predictor = Predictor(model, task=task, batch_size=batch_size, accelerator=accelerator)
-    placed = ((f"record {index}", record) for index, record in enumerate(records))
+    given = [records] if isinstance(records, dict) else records
+    placed = ((f"record {index}", record) for index, record in enumerate(given))
     for chunk in _chunks(placed):
         yield from predictor.answer(chunk)
 
@@ -129,16 +127,17 @@ class Predictor:
             self.task.eval_batch_size = batch_size
         self._module = frozen_module(self.task, network, prefix="predict")
 
-    def __call__(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The answers to a handful of records, in their order.
+    def __call__(self, records: dict[str, Any] | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The answers to a handful of records, in their order; a list of one for a single record.
 
         Args:
-            records: What to answer, as the task reads it.
+            records: What to answer, as the task reads it, one record or several.
 
         Raises:
             UserError: A record is not what the task reads.
         """
-        return self.answer([(f"record {index}", record) for index, record in enumerate(records)])
+        given = [records] if isinstance(records, dict) else records
+        return self.answer([(f"record {index}", record) for index, record in enumerate(given)])
 
     def answer(self, placed: Sequence[Placed]) -> list[dict[str, Any]]:
         """The answers to records that come from a named place.

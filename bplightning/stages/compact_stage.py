@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -23,7 +24,7 @@ from bplightning.compaction.vocabulary import Corpus, trim_vocabulary
 from bplightning.contracts.task import Task
 from bplightning.contracts.task_file import save_task
 from bplightning.errors import UserError
-from bplightning.reporting.schema import Refilled, Vocabulary
+from bplightning.reporting.schema import MUCH_LOST, Refilled, Vocabulary
 from bplightning.stages.refill import Refill, remove_partial_heads
 from bplightning.stages.stage_cache import Notes
 
@@ -126,7 +127,13 @@ def make_compact(
             raise UserError("the task has no text, and so no vocabulary to trim: leave --vocabulary out.")
         trimmed = trim_vocabulary(small, task.tokenizer, Corpus(saving.vocabulary))
         small, processor = trimmed.model, trimmed.tokenizer
-        tokens["kept"] = len(trimmed.kept)
+        tokens |= {"kept": len(trimmed.kept), "lost": lost_tokens(task, trimmed.kept)}
+        if tokens["lost"] > MUCH_LOST:
+            rank_zero_warn(
+                f"{100 * tokens['lost']:.1f} % of the validation set's tokens do not occur in the corpus "
+                f"{str(saving.vocabulary)!r}, so that the model reads them in smaller pieces or as unknown: give a "
+                "corpus of the text that it will read, such as the training set."
+            )
     if saving.dtype is not None:
         nn.Module.to(small, saving.dtype)
     if trainer.is_global_zero:
@@ -155,6 +162,24 @@ def _before_refill(task: Task, masked: PreTrainedModel, filling: Filling) -> tup
         refilled["heads_removed"] = len(remove_partial_heads(exact))
         refilled["logit_difference"] = logit_difference(masked, exact, _first_batch(task, masked)).absolute
     return exact, refilled
+
+
+def lost_tokens(task: Task, kept: Sequence[int]) -> float:
+    """The share of the validation set's tokens, special ones apart, that a smaller vocabulary no longer has.
+
+    Args:
+        task: The task, with the full tokenizer.
+        kept: The tokens that are still there, in its numbering.
+    """
+    assert task.tokenizer is not None
+    special, still = (torch.tensor(sorted(ids)) for ids in (task.tokenizer.all_special_ids, kept))
+    lost = total = 0
+    for batch in task.val_dataloader():
+        ids = task.model_inputs(batch).get("input_ids", torch.empty(0, dtype=torch.long))
+        ids = ids[~torch.isin(ids, special)]
+        total += ids.numel()
+        lost += int((~torch.isin(ids, still)).sum())
+    return lost / max(total, 1)
 
 
 def _first_batch(task: Task, model: PreTrainedModel) -> dict[str, Tensor]:

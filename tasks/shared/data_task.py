@@ -19,6 +19,7 @@ from bplightning.tasks.shared.batching import collate
 from bplightning.tasks.shared.data_settings import data_settings
 from bplightning.tasks.shared.inherited_arguments import spell_out
 from bplightning.tasks.shared.table import hub_split, own_columns, read_hub
+from bplightning.tasks.shared.wanted_columns import Wanted
 
 Split = Literal["train", "validation"]
 
@@ -75,6 +76,7 @@ class DataTask(Task):
     inputs: ClassVar[Mapping[str, bool]]
     targets: ClassVar[Mapping[str, bool]] = {}
     left_out: ClassVar[Sequence[str]] = ()
+    saved_settings: ClassVar[tuple[str, ...]] = ("columns",)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -99,9 +101,11 @@ class DataTask(Task):
         self.dataset_config = dataset_config
         self._require_data(model)
         known = [*self.inputs, *self.targets]
-        for name in columns or {}:
+        for name, there in (columns or {}).items():
             if name not in known:
                 raise UserError(f"columns names {name!r}, which is no column of this task: it has {', '.join(known)}.")
+            if not isinstance(there, str):
+                raise UserError(f"columns says that {name!r} is called {there!r}: give the name of a column, a text.")
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         require_at_least(0, num_workers=num_workers)
         self.model = model or str(self.embedded_model)
@@ -203,6 +207,11 @@ class DataTask(Task):
                 self.features(split)
 
     @property
+    def wanted(self) -> Wanted:
+        """The columns of the data that the task reads; no other is looked at."""
+        return Wanted({**self.inputs, **self.targets}, self.columns)
+
+    @property
     def splits(self) -> list[Split]:
         """The splits that exist: no training set where only a validation set is given."""
         return ["validation"] if self.sources["validation"] and not self.sources["train"] else ["train", "validation"]
@@ -232,8 +241,7 @@ class DataTask(Task):
             )
         if split not in self._tables:
             table, origin = self.read(split)
-            columns = own_columns(table, {**self.inputs, **self.targets}, self.columns, origin=origin)
-            self._tables[split] = columns, origin
+            self._tables[split] = own_columns(table, self.wanted.own, self.wanted.given, origin=origin), origin
         return self._tables[split]
 
     def read(self, split: Split) -> tuple[Dataset, str]:

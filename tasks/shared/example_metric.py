@@ -10,7 +10,14 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from bplightning.errors import UserError
 from bplightning.tasks.shared.bootstrap import bootstrap
+
+NOTHING = (
+    "no example was evaluated, so there is no score: give validation data with at least one, and leave "
+    "trainer.limit_val_batches above 0."
+)
+"""Said where a metric has seen nothing."""
 
 
 class ExampleMetric(Metric):
@@ -62,7 +69,13 @@ class ExampleMetric(Metric):
         self.rows.append(self.values(outputs, batch).float())
 
     def compute(self) -> dict[str, Tensor]:
-        """Name to value, 0-d."""
+        """Name to value, 0-d.
+
+        Raises:
+            UserError: No example was seen.
+        """
+        if not len(self.index):
+            raise UserError(NOTHING)
         index, rows = dim_zero_cat(self.index).cpu(), dim_zero_cat(self.rows).cpu().double()
         order = torch.argsort(index, stable=True)
         index = index[order]

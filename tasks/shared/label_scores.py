@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional import (
-    f1_score,
-    matthews_corrcoef,
-    mean_squared_error,
-    pearson_corrcoef,
-    spearman_corrcoef,
-)
+from torchmetrics.functional import f1_score, mean_squared_error, pearson_corrcoef, spearman_corrcoef
 
-from bplightning.tasks.shared.class_labels import MULTI, REGRESSION, Labels
+from bplightning.tasks.shared.class_labels import MULTI, REGRESSION, SINGLE, Labels
+
+NAMES = {
+    SINGLE: ("accuracy", "f1", "matthews"),
+    MULTI: ("f1", "f1_macro", "exact_match"),
+    REGRESSION: ("pearson", "spearman", "mse"),
+}
+"""The metrics of each kind of problem."""
 
 
 def scores_of(labels: Labels, rows: Tensor) -> dict[str, Tensor]:
@@ -27,13 +28,16 @@ def scores_of(labels: Labels, rows: Tensor) -> dict[str, Tensor]:
     Returns:
         Of classes ``accuracy``, ``f1`` (of the second class where there are two, as GLUE has it, else the mean over
         classes) and ``matthews``; of several labels ``f1`` (micro), ``f1_macro`` and ``exact_match``; of a regression
-        ``pearson`` and ``spearman``, 0 where one side is constant, and ``mse``.
+        ``pearson`` and ``spearman``, and ``mse``. Where a score is not defined it is 0, as scikit-learn has it: a
+        correlation with a constant, an F1 of nothing that could be found, and all scores of no example.
 
     >>> from bplightning.tasks.shared.class_labels import SINGLE
     >>> rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 1.0], [3.0, 1.0, 1.0]])
     >>> {name: round(value.item(), 1) for name, value in scores_of(Labels(SINGLE, ("bad", "good")), rows).items()}
     {'accuracy': 66.7, 'f1': 66.7, 'matthews': 50.0}
     """
+    if not len(rows):
+        return dict.fromkeys(NAMES[labels.kind], torch.tensor(0.0))
     if labels.kind == REGRESSION:
         values, targets = rows.unbind(1)
         # Rounding makes a constant answer vary a little, and a correlation with that is noise.
@@ -60,5 +64,27 @@ def scores_of(labels: Labels, rows: Tensor) -> dict[str, Tensor]:
     return {
         "accuracy": 100 * (predicted == targets).double().mean(),
         "f1": 100 * f1,
-        "matthews": 100 * matthews_corrcoef(predicted, targets, task="multiclass", num_classes=count),
+        "matthews": 100 * matthews(predicted, targets, classes=count),
     }
+
+
+def matthews(predicted_N: Tensor, targets_N: Tensor, *, classes: int) -> Tensor:
+    """Matthews' coefficient of two classes or more (Gorodkin 2004), in [-1, 1].
+
+    It is 0 where all predictions, or all targets, are of one class. This is scikit-learn's rule, and so GLUE's;
+    torchmetrics has another one for two classes.
+
+    Args:
+        predicted_N: Numbers of classes.
+        targets_N: The right ones.
+        classes: How many there are.
+
+    >>> matthews(torch.tensor([1, 1, 0]), torch.tensor([1, 0, 0]), classes=2)
+    tensor(0.5000, dtype=torch.float64)
+    """
+    pairs_KK = torch.bincount(targets_N * classes + predicted_N, minlength=classes**2).double().view(classes, classes)
+    total, right = pairs_KK.sum(), pairs_KK.trace()
+    found_K, there_K = pairs_KK.sum(dim=0), pairs_KK.sum(dim=1)
+    spread = (total**2 - found_K.square().sum()) * (total**2 - there_K.square().sum())
+    covariance = right * total - (found_K * there_K).sum()
+    return covariance / spread.sqrt() if spread > 0 else torch.zeros_like(spread)

@@ -20,6 +20,9 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "embedded_start"
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Families whose first positions no token has: those up to the padding token's number."""
 
+FEWEST = 10
+"""How many times as many tokens as its tokenizer a model may have."""
+
 
 class Pretrained:
     """A pretrained model with the head of a task; each part is read when it is first asked for.
@@ -62,6 +65,7 @@ class Pretrained:
                 f"The tokenizer of {self.name!r} ({type(tokenizer).__name__}) is not a fast one, and only those "
                 "tell which characters a token covers: choose a model with a tokenizer.json."
             )
+        self._require_own(tokenizer)
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise UserError(
@@ -70,6 +74,31 @@ class Pretrained:
                 )
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
+
+    def _require_own(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse a tokenizer that is not the model's: transformers makes an empty one where a folder holds none."""
+        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        numbers = tokenizer.get_vocab().values()
+        remedy = "save the tokenizer that the model was trained with into that folder"
+        words = set(numbers) - special
+        if len(words) < 2:  # an empty T5 tokenizer has one, the blank
+            raise UserError(
+                f"The tokenizer of {self.name!r} has special tokens only, so that each text would be unknown to the "
+                f"model (the folder may hold no tokenizer): {remedy}."
+            )
+        rows = getattr(self.config.get_text_config(), "vocab_size", None)
+        if rows is None:
+            return
+        if len(tokenizer) * FEWEST < rows:
+            raise UserError(
+                f"The tokenizer of {self.name!r} has {len(tokenizer)} tokens, and the model {rows}: it is another "
+                f"model's, and most of this one would not be used; {remedy}."
+            )
+        if max(words) >= rows:
+            raise UserError(
+                f"The tokenizer of {self.name!r} has the token number {max(words)}, and the model embeddings for "
+                f"{rows}: it is another model's; {remedy}, or call model.resize_token_embeddings."
+            )
 
     def build(self, *, new_head: bool = False, **config: Any) -> PreTrainedModel:
         """The model, fresh, in float32.

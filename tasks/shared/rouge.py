@@ -21,6 +21,8 @@ from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
+from bplightning.tasks.shared.unspaced_scripts import CHARACTER, UNSPACED
+
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 STEMMED_FROM = 4
 """Letters of the shortest word that is stemmed."""
@@ -34,11 +36,7 @@ ABBREVIATIONS = frozenset((
 # fmt: on
 """What a full stop does not end a sentence after, in lower case."""
 
-_WITHOUT_BLANKS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_WORD = regex.compile(
-    rf"(?V1)[{_WITHOUT_BLANKS}--\p{{M}}]\p{{M}}*|[\p{{L}}\p{{Nd}}--[{_WITHOUT_BLANKS}]]"
-    rf"[\p{{L}}\p{{Nd}}\p{{M}}--[{_WITHOUT_BLANKS}]]*"
-)
+_WORD = regex.compile(rf"(?V1){CHARACTER}|[\p{{L}}\p{{Nd}}--[{UNSPACED}]][\p{{L}}\p{{Nd}}\p{{M}}--[{UNSPACED}]]*")
 _END = regex.compile(
     r"[.!?؟।॥]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[\p{Lu}\p{Lo}\p{Nd}])|[。！？]+[”’」』）]*"  # the latter want no blank
 )

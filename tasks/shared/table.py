@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from datasets import Dataset, Features, Value, get_dataset_split_names, load_dataset
+import pyarrow as pa
+from datasets import Dataset, Value, get_dataset_split_names, load_dataset
 from lightning.pytorch.utilities import rank_zero_info
 
 from bplightning.errors import UserError
+from bplightning.tasks.shared.table_file import table_of
+from bplightning.tasks.shared.wanted_columns import Wanted
 
-LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
-"""Ending of a file to the loader of `datasets` that reads it."""
+ENDINGS = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
+"""What the name of a file may end in."""
 
 
-def read_file(path: str | Path, *, cache_dir: str | None = None, endings: Iterable[str] = tuple(LOADERS)) -> Dataset:
+def read_file(
+    path: str | Path,
+    *,
+    wanted: Wanted | None = None,
+    cache_dir: str | None = None,
+    endings: Iterable[str] = ENDINGS,
+) -> Dataset:
     """Read a file.
 
     Args:
         path: JSON lines (``.jsonl``, ``.json``), a list of records (``.json``), ``.csv`` or ``.tsv`` with a first line
             of column names, ``.parquet``, or ``.txt``, whose lines are a column ``text``. All that CSV and TSV hold are
             texts: "NA", "1.0" and the empty one too.
+        wanted: The columns to read; by default all that have one type.
         cache_dir: Folder for the Arrow copy; `None` for the one of `datasets`.
-        endings: Which of `LOADERS` to take.
+        endings: Which of `ENDINGS` to take.
 
     Returns:
         Its rows.
 
     Raises:
-        UserError: If the file is missing, of another format, damaged, or without rows.
+        UserError: If the file is missing, of another format, damaged, or without rows; or a column that is wanted is
+            missing.
     """
     path = Path(path)
     ending = path.suffix.lower()
     require_file(path)
     if ending not in endings:
         raise UserError(f"Data file {str(path)!r} ends in {path.suffix!r}: give one of {', '.join(sorted(endings))}.")
-    loader = LOADERS[ending]
-    options: dict[str, Any] = {}
     try:
-        if loader == "csv":
-            options = {"sep": "\t", "quoting": csv.QUOTE_NONE} if ending == ".tsv" else {}
-            texts = Features({name: Value("string") for name in _header(path, **options)})
-            options |= {"features": texts, "keep_default_na": False}
-        if loader == "text":
-            options = {"keep_linebreaks": True}  # a language model predicts them too
-        dataset = load_dataset(loader, data_files=str(path), split="train", cache_dir=cache_dir, **options)
-    except Exception as error:  # each loader has exceptions of its own, all of them mean that the file cannot be read
-        raise UserError(f"Data file {str(path)!r} cannot be read as {loader}: {error.__cause__ or error}.") from error
+        dataset = table_of(path, wanted, cache_dir=cache_dir)
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, TypeError, ValueError, NotImplementedError) as error:
+        raise UserError(f"Data file {str(path)!r} cannot be read as {ending[1:]}: {_line(error)}.") from error
     return require_rows(dataset, origin=str(path))
 
 
@@ -56,8 +60,13 @@ def require_file(path: Path) -> None:
     """Refuse a path where there is no file.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or a folder.
     """
+    if path.is_dir():
+        raise UserError(
+            f"Data file {str(path)!r} is a folder: give the path of a file in it, or the folder of a data set with "
+            "--task.dataset."
+        )
     if not path.is_file():
         raise UserError(f"Data file {str(path)!r} does not exist (looked in {Path.cwd()}): give the path of a file.")
 
@@ -143,20 +152,10 @@ def own_columns(table: Dataset, names: Mapping[str, bool], given: Mapping[str, s
         origin: What to call the data in messages.
 
     Raises:
-        UserError: A column is missing, or stands for two.
+        UserError: A column is missing, is there twice, or stands for two.
     """
-    sought = {name: given.get(name, name) for name in names}
-    absent = {own: there for own, there in sought.items() if there not in table.column_names}
-    refused = [there for own, there in absent.items() if not names[own] or own in given]
-    if refused:
-        raise UserError(
-            f"{origin!r} lacks the columns {refused}; it has {table.column_names}. Say what they are called there, "
-            f"for example --task.columns.{next(iter(absent))}={table.column_names[0]}."
-        )
-    renamed = {there: own for own, there in sought.items() if own not in absent}
-    if len(renamed) < len(sought) - len(absent):
-        raise UserError(f"columns gives one column of {origin!r} twice: {dict(given)}. Give each its own.")
-    return table.select_columns(list(renamed)).rename_columns({a: b for a, b in renamed.items() if a != b})
+    found = Wanted(names, given).names_in(table.column_names, origin=origin)
+    return table.select_columns(list(found)).rename_columns({a: b for a, b in found.items() if a != b})
 
 
 def require_texts(table: Dataset, names: Iterable[str], *, origin: str) -> Dataset:
@@ -197,20 +196,6 @@ def require_rows(dataset: Dataset, *, origin: str) -> Dataset:
     if len(dataset) == 0:
         raise UserError(f"{origin!r} holds no examples: give a data set with at least one.")
     return dataset
-
-
-def _header(path: Path, *, sep: str = ",", quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> list[str]:
-    """The names in the first line of a CSV or TSV file."""
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.reader(lines, delimiter=sep, quoting=quoting)
-        names, first = next(rows, []), next(rows, None)
-    if len(set(names)) < len(names):
-        raise ValueError(f"its first line names a column twice: {names}")
-    if first is None:
-        raise ValueError("it has no row below the first line")
-    if len(first) > len(names):  # pandas would take the first cells for an index
-        raise ValueError(f"its first line names {len(names)} columns, and the row below has {len(first)} cells")
-    return names
 
 
 def _line(error: Exception) -> str:

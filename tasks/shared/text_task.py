@@ -113,20 +113,26 @@ class TextTask(TokenizedTask):
     # -- prediction ----------------------------------------------------------------------------------------------------
 
     def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
-        """Take records with the columns of `inputs`; other keys make no difference."""
+        """Take records with the columns of `inputs`, called as in the data; other keys make no difference."""
         if not records:
             raise UserError(f"The inputs hold no record: give at least one, with {', '.join(map(repr, self.inputs))}.")
+        records, called = [self.wanted.own_record(record) for record in records], self.wanted.names
         names = [name for name, optional in self.inputs.items() if not optional or any(name in r for r in records)]
         for place, record in zip(places, records, strict=True):
             for name in names:
-                self.check_input(name, record.get(name), place=place)
+                self.check_input(called[name], record.get(name), place=place)
         self._ids = ids_of(records)
         rows = require_rows(Dataset.from_dict({name: [r[name] for r in records] for name in names}), origin="inputs")
         features = Dataset.from_dict(_with_length(self.encode_inputs(rows[:])))
         self._given = features.add_column("index", np.arange(len(features)))
 
     def check_input(self, name: str, value: Any, *, place: str) -> None:
-        """Refuse a value that is not what column `name` must hold; by default it must be text.
+        """Refuse a value that is not what a column must hold; by default it must be text.
+
+        Args:
+            name: What the column is called in the data.
+            value: Its value.
+            place: Where it stands, for messages.
 
         Raises:
             UserError: It is not; the message names its place.

@@ -57,7 +57,7 @@ class TokenizedTask(DataTask):
     default_length: ClassVar[int] = 128
     inputs: ClassVar[Mapping[str, bool]] = {"text": False}
     left_out: ClassVar[Sequence[str]] = ("length",)
-    saved_settings: ClassVar[tuple[str, ...]] = ("max_length",)
+    saved_settings: ClassVar[tuple[str, ...]] = ("columns", "max_length")
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class TokenizedTask(DataTask):
     # -- data ----------------------------------------------------------------------------------------------------------
 
     def read_source(self, source: str) -> Dataset:
-        return read_file(source, cache_dir=self.cache_dir)
+        return read_file(source, wanted=self.wanted, cache_dir=self.cache_dir)
 
     def read_embedded(self, split: Split) -> Dataset:
         return from_records(self.generate(split), origin=f"the embedded {split} set")

@@ -16,6 +16,7 @@ from datasets import Dataset, Features, List, Value
 from bplightning.errors import UserError
 from bplightning.tasks.shared import table
 from bplightning.tasks.shared.table import require_file
+from bplightning.tasks.shared.wanted_columns import Wanted
 
 COLUMNS = Features(
     {
@@ -25,6 +26,8 @@ COLUMNS = Features(
         "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
     }
 )
+
+WANTED = Wanted(dict.fromkeys(COLUMNS, False), renamable=False)
 
 
 def read_file(path: str | Path, *, cache_dir: str | None = None) -> Dataset:
@@ -45,9 +48,8 @@ def read_file(path: str | Path, *, cache_dir: str | None = None) -> Dataset:
     nested = _nested_articles(path) if path.suffix.lower() == ".json" else None
     if nested is not None:
         return from_records(flatten(nested), origin=str(path))
-    return normalise(
-        table.read_file(path, cache_dir=cache_dir, endings=(".json", ".jsonl", ".parquet")), origin=str(path)
-    )
+    endings = (".json", ".jsonl", ".parquet")
+    return normalise(table.read_file(path, wanted=WANTED, cache_dir=cache_dir, endings=endings), origin=str(path))
 
 
 def from_records(records: Iterable[dict[str, Any]], *, origin: str) -> Dataset:
@@ -93,9 +95,7 @@ def normalise(dataset: Dataset, *, origin: str) -> Dataset:
     Raises:
         UserError: If it lacks a column or a value, has a column of another type, or names an id twice.
     """
-    missing = [name for name in COLUMNS if name not in dataset.column_names]
-    if missing:
-        raise UserError(f"{origin!r} lacks the columns {missing}; it has {dataset.column_names}. Rename or add them.")
+    WANTED.names_in(dataset.column_names, origin=origin)
     dataset = dataset.select_columns(list(COLUMNS))
     if dataset.features != COLUMNS:
         try:
@@ -153,8 +153,8 @@ def check_answers(*, name: str, context: str, answers: dict[str, list[Any]], may
 def _nested_articles(path: Path) -> list[dict[str, Any]] | None:
     """The articles of a file in SQuAD's nested format; `None` where it is a flat file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
+        content = json.loads(path.read_bytes())  # of bytes it sees the encoding
+    except (ValueError, RecursionError):
         return None  # JSON lines, or damaged: the flat reader finds out
     if not isinstance(content, dict) or "data" not in content:
         return None

@@ -15,7 +15,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from bplightning.errors import UserError
 from bplightning.tasks.shared.bootstrap import bootstrap
+from bplightning.tasks.shared.example_metric import NOTHING
 from bplightning.tasks.squad.answers import Spans, best_answers, find_spans, no_answer_score, null_scores
 from bplightning.tasks.squad.scores import best_threshold, exact_match, f1, scores_v2
 
@@ -42,6 +44,7 @@ class SquadMetric(Metric):
     higher_is_better = True
     counted: np.ndarray | None = None
     """Exact match and F1 of each example of the last `compute`, ``(E, 2)``."""
+    feature_N: list[Tensor]
 
     def __init__(
         self,
@@ -85,7 +88,12 @@ class SquadMetric(Metric):
             ``HasAns_exact``, ``HasAns_f1``, ``NoAns_exact`` and ``NoAns_f1`` of those with and without an answer, where
             there are any; ``best_exact`` and ``best_f1``, which the thresholds ``best_exact_thresh`` and
             ``best_f1_thresh`` would give.
+
+        Raises:
+            UserError: No example was seen.
         """
+        if not len(self.feature_N):
+            raise UserError(NOTHING)
         texts, ahead = self._best()
         golds = [gold["text"] for gold in self._column("answers", texts)]
         v1 = self.null_score_diff_threshold is None

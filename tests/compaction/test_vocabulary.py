@@ -464,6 +464,7 @@ def test_lists_of_ids_and_ids_that_are_none() -> None:
     unused = next(id_ for id_ in range(last) if id_ not in used)
     model.generation_config.bad_words_ids = [[last], [last, unused]]
     model.generation_config.suppress_tokens = [last, unused]
+    model.generation_config.sequence_bias = [[[last], -5.0], [[300, unused], 1.0]]
     model.get_input_embeddings().padding_idx = unused
     trimmed = trim_vocabulary(model, tokenizer, CORPUS)
     new = {old: i for i, old in enumerate(trimmed.kept)}
@@ -472,6 +473,8 @@ def test_lists_of_ids_and_ids_that_are_none() -> None:
     assert generation.eos_token_id == [new[last], new[300]]
     assert generation.bad_words_ids == [[new[last]]]
     assert generation.suppress_tokens == [new[last]]
+    assert generation.sequence_bias == [[[new[last]], -5.0]]
+    trimmed.model.generate(torch.tensor([[1, 2]]), max_new_tokens=1, do_sample=False, pad_token_id=0)
     assert trimmed.model.config.pad_token_id == -1
     assert trimmed.model.get_input_embeddings().padding_idx is None
 
@@ -608,16 +611,18 @@ def test_a_tokenizer_that_numbers_or_joins_otherwise_is_refused() -> None:
 
 
 def test_every_format_gives_its_texts(tmp_path: Path) -> None:
-    rows = [{"text": "één", "more": "two"}, {"text": "three", "more": "four"}]
+    rows = [{"text": "één", "more": "two"}, {"text": "2021", "more": "NA"}]  # which are texts all the same
     (tmp_path / "a.txt").write_text("één\r\n\n  two\u2028x\n", encoding="utf-8-sig", newline="")
     (tmp_path / "a.json").write_text(json.dumps({"key": ["één", {"k": "two", "n": 3}, [["three"], None]]}))
     (tmp_path / "a.jsonl").write_text(json.dumps(rows[0]) + "\n\n" + json.dumps(rows[1]) + "\n")
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
-    datasets.Dataset.from_list(rows).to_csv(tmp_path / "a.csv")
-    read = {suffix: list(Corpus(tmp_path / f"a.{suffix}")) for suffix in ("txt", "json", "jsonl", "parquet", "csv")}
+    (tmp_path / "a.csv").write_text("text,more\néén,two\n2021,NA\n", encoding="utf-16")
+    (tmp_path / "a.tsv").write_text("text\tmore\néén\ttwo\n2021\tNA\n")
+    read = {file.suffix[1:]: list(Corpus(file)) for file in tmp_path.glob("a.*")}
     assert read["txt"] == ["één", "  two\u2028x"]
     assert read["json"] == ["één", "two", "three"]
-    assert read["jsonl"] == read["parquet"] == read["csv"] == ["één", "two", "three", "four"]
+    for suffix in ("jsonl", "parquet", "csv", "tsv"):
+        assert read[suffix] == ["één", "two", "2021", "NA"], suffix
     corpus = Corpus(tmp_path / "a.txt")
     assert list(corpus) == list(corpus)
 
@@ -627,12 +632,12 @@ def test_every_format_gives_its_texts(tmp_path: Path) -> None:
     [
         ("a.txt", b"", "holds no text"),
         ("a.jsonl", b"[1, 2]\n \n", "holds no text"),
-        ("a.txt", b"good\n\xff\xfe\n", "cannot be read after .*codec can't decode"),
+        ("a.txt", b"good\n\xff\xfe\n", "save the file in UTF-8"),
         ("a.json", b'{"a": ', "cannot be read after its start .*Expecting value"),
         ("a.jsonl", b'{"a": "b"}\n{"a"\n', r"cannot be read after line 1 \(.*Expecting ':'"),
         ("a.jsonl", b'"\\ud83d"\n', "surrogates not allowed"),
         ("a.parquet", b"nothing of the kind", "cannot be read after its start"),
-        ("a.doc", b"text", r"must be one of .txt, .jsonl, .json, .csv, .parquet"),
+        ("a.doc", b"text", r"must be one of .txt, .jsonl, .json, .csv, .tsv, .parquet"),
     ],
 )
 def test_a_bad_corpus_is_named_with_its_fault(name: str, content: bytes, message: str, tmp_path: Path) -> None:

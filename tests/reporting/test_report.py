@@ -225,7 +225,8 @@ def test_loading_says_which_file_is_wrong(tmp_path: Path) -> None:
 
 
 def test_the_document_explains_every_key_and_no_other() -> None:
-    written = {path for report in (built(alike=96), without_baseline()) for path in leaves(report)}
+    trimmed = built(vocabulary={"kept": 900, "total": 30_522, "lost": 0.01})
+    written = {path for report in (built(alike=96), without_baseline(), trimmed) for path in leaves(report)}
     written -= {
         "metrics.dense",
         "evaluation",
@@ -283,6 +284,14 @@ def test_the_table_shows_vocabulary_and_precision_where_they_changed() -> None:
     rows = cells(drawn(built(vocabulary={"kept": 900, "total": 30_522}, dtype="bfloat16")))
     assert rows["vocabulary (tokens)"] == ["30522", "30522", "900"]
     assert rows["on disk, bfloat16 (MB)"] == ["400.12", "176.00"]
+
+
+@pytest.mark.parametrize(("lost", "doubt"), [(0.012, ""), (0.456, ": the corpus is not of the text that")])
+def test_the_table_says_how_a_smaller_vocabulary_fits(lost: float, doubt: str) -> None:
+    report = built(vocabulary={"kept": 900, "total": 30_522, "lost": lost})
+    text = " ".join(drawn(report).split())
+    assert f"smaller vocabulary: {100 * lost:.1f} % of the validation set's tokens are not in it{doubt}" in text
+    assert "smaller vocabulary" not in drawn(built())
 
 
 def test_the_table_shows_a_width_that_changed_and_what_is_skipped() -> None:

@@ -129,6 +129,7 @@ def test_a_model_is_read_once_and_answers_often(dense: Path) -> None:
     predictor = Predictor(dense, task=TASK, accelerator="cpu")
     rows = records(6)
     assert predictor(rows[:2]) + predictor([]) + predictor(rows[2:]) == expected(model(), rows, offset=10)
+    assert predictor(rows[0]) == [*predict_iter(dense, rows[0], task=TASK, accelerator="cpu")] == predictor(rows[:1])
 
 
 def test_records_are_taken_as_they_are_needed(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,6 +322,43 @@ def test_a_constant_has_no_correlation(values: list[list[float]]) -> None:
     assert found["pearson"] == found["spearman"] == 0  # no NaN, which would never be the best, nor warned of
 
 
+ONES = [1] * 721 + [0] * 322  # MRPC's validation set has such shares
+
+
+@pytest.mark.parametrize(
+    ("predicted", "targets", "classes", "f1", "matthews"),
+    [
+        ([1] * 1043, ONES, 2, 200 * 721 / (721 + 1043), 0),  # one class is all that it says
+        ([1] * 10, [1] * 9 + [0], 2, 100 * 18 / 19, 0),
+        ([1] * 4, [0] * 4, 2, 0, 0),
+        ([0] * 4, [0] * 4, 2, 0, 0),  # all right, but there is nothing to tell apart
+        ([1] * 4, [1] * 4, 3, 100, 0),
+        ([0, 1, 1, 1], [0, 0, 1, 0], 3, 50, 100 / 3),
+        ([0, 1, 2, 2], [0, 1, 1, 2], 3, 100 * (1 + 2 / 3 + 2 / 3) / 3, 100 * 7 / 10),
+    ],
+)
+def test_one_class_only_scores_as_scikit_learn_has_it(
+    predicted: list[int], targets: list[int], classes: int, f1: float, matthews: float
+) -> None:
+    logits = torch.eye(classes)[torch.tensor(predicted)]
+    rows = torch.cat([logits, torch.tensor(targets)[:, None]], dim=1).double()
+    found = scores_of(Labels(SINGLE, ("a", "b", "c")[:classes]), rows)
+    assert found["f1"].item() == pytest.approx(f1, abs=1e-4)
+    assert found["matthews"].item() == pytest.approx(matthews, abs=1e-9)
+    right = sum(one == other for one, other in zip(predicted, targets, strict=True))
+    assert found["accuracy"].item() == pytest.approx(100 * right / len(targets))
+
+
+@pytest.mark.parametrize("kind", [SINGLE, MULTI, REGRESSION])
+def test_no_example_and_nothing_to_find_are_nought(kind: str) -> None:
+    labels, width = Labels(kind, ("a", "b")), {SINGLE: 3, MULTI: 4, REGRESSION: 2}[kind]
+    assert {value.item() for value in scores_of(labels, torch.zeros(0, width)).values()} == {0.0}
+    nothing = torch.cat([-torch.ones(3, width - 2), torch.zeros(3, 2)], dim=1)  # no label is predicted, none is there
+    assert all(torch.isfinite(value) for value in scores_of(labels, nothing).values())
+    if kind == MULTI:
+        assert scores_of(labels, nothing)["f1"] == scores_of(labels, nothing)["f1_macro"] == 0
+
+
 # -- what is refused -----------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def save_images(folder: Path, count: int, *, labels: tuple[str, ...] = ("dark", 
 
 def make(tmp_path: Path, **options: Any) -> ImageClassification:
     folders = {"train_folder": str(tmp_path / "train"), "validation_folder": str(tmp_path / "validation")}
-    return ImageClassification(model=MODEL, cache_dir=str(tmp_path / "cache"), **(folders | options))
+    return ImageClassification(**({"model": MODEL, "cache_dir": str(tmp_path / "cache")} | folders | options))
 
 
 @pytest.fixture
@@ -65,6 +66,18 @@ def test_folders_become_batches_with_labels_by_name(task: ImageClassification) -
     outputs = model(**task.model_inputs(batch))
     assert torch.isfinite(task.loss(outputs, batch))
     assert task.logits(outputs, batch).shape == (4, 2)
+
+
+def test_a_processor_of_another_size_makes_what_the_model_takes(task: ImageClassification, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    task.build_model().save_pretrained(folder)
+    says = {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "CLIPImageProcessor"} | says))
+    other = make(tmp_path, model=str(folder), eval_batch_size=4)
+    model, batch = other.build_model().eval(), next(iter(other.val_dataloader()))
+    for inputs in (other.model_inputs(batch), other.example_inputs(4, 1)):
+        assert inputs["pixel_values"].shape == (4, 3, 32, 32)
+        assert model(**inputs).logits.shape == (4, 2)
 
 
 def test_an_image_seen_twice_counts_once(task: ImageClassification) -> None:
@@ -143,6 +156,8 @@ def test_data_that_does_not_fit_is_named(tmp_path: Path) -> None:
     save_images(tmp_path / "validation", 1, labels=("dark", "medium"))
     with pytest.raises(UserError, match=r"example 2 of '.*validation' has the label 'medium', which"):
         make(tmp_path).setup("fit")
+    with pytest.raises(UserError, match=r"Image folder '.*0\.png' is a file: give a folder"):
+        make(tmp_path, train_folder=str(tmp_path / "train" / "dark" / "0.png")).setup("fit")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"Image folder '.*empty' cannot be read"):
         make(tmp_path, train_folder=str(tmp_path / "empty")).setup("fit")

@@ -88,6 +88,7 @@ def test_perplexity_is_that_of_every_token_but_the_first_of_a_block(tmp_path: Pa
                 log = model(torch.tensor([block[:place]])).logits[0, -1].log_softmax(-1)
                 surprises.append(-log[block[place]].item())
     assert metric.compute()["perplexity"].item() == pytest.approx(math.exp(sum(surprises) / len(surprises)), rel=1e-4)
+    assert task.scores(torch.zeros(2, 2))["perplexity"] == math.inf  # nothing was predicted: never the best
     assert (task.monitor, task.monitor_mode) == ("perplexity", "min")
 
 

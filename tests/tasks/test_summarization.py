@@ -253,7 +253,11 @@ def test_a_run_says_how_it_was_measured_and_saves_that_with_the_model(
     compact = Path(str(run.log_dir)) / "compact"
     saved = json.loads((compact / "generation_config.json").read_text())
     assert {name: saved[name] for name in generation} == generation
-    assert json.loads((compact / "task.json").read_text())["settings"] == {"max_length": 64, "prefix": "it "}
+    assert json.loads((compact / "task.json").read_text())["settings"] == {
+        "columns": {},
+        "max_length": 64,
+        "prefix": "it ",
+    }
     # The folder says it all: what `predict` gives is what was measured.
     records = [{"text": row["text"], "id": index} for index, row in enumerate(ROWS)]
     answers = predict(compact, records, batch_size=2, accelerator="cpu")

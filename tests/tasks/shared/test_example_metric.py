@@ -11,6 +11,7 @@ import torch.distributed as dist
 from programs import Program
 from torch import Tensor
 
+from bplightning.errors import UserError
 from bplightning.tasks.shared.example_metric import ExampleMetric
 
 
@@ -56,6 +57,12 @@ def test_it_begins_anew() -> None:
     one.reset()
     one.update(torch.tensor([[5.0]]), batch(0))
     assert values(one.compute()) == {"sum": 5.0, "count": 1.0}
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")  # which says less
+def test_nothing_seen_is_said() -> None:
+    with pytest.raises(UserError, match=r"no example was evaluated, .*: give validation data"):
+        metric().compute()
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")

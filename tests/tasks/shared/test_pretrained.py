@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    GPT2Config,
     RobertaConfig,
     T5Config,
     ViTConfig,
@@ -66,6 +67,29 @@ def test_a_tokenizer_that_has_nothing_to_pad_with(bert_folder: str, tmp_path: Pa
         _ = classifier(tmp_path).tokenizer
     AutoTokenizer.from_pretrained(bert_folder, pad_token=None, eos_token="[SEP]").save_pretrained(tmp_path)
     assert classifier(tmp_path).tokenizer.pad_token == "[SEP]"
+
+
+@pytest.mark.parametrize("config", [BertConfig(), RobertaConfig(), T5Config(), GPT2Config()])
+def test_a_folder_without_a_tokenizer_is_refused(config: Any, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)  # transformers makes a tokenizer without words of its own
+    with pytest.raises(UserError, match=r"has special tokens only, .* unknown to the model .*: save the tokenizer"):
+        classifier(tmp_path).build()
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        (30_522, r"has 125 tokens, and the model 30522: it is another model's, .* save the tokenizer"),
+        (100, r"has the token number 124, and the model embeddings for 100: .*model\.resize_token_embeddings"),
+    ],
+)
+def test_a_tokenizer_of_another_model_is_refused(
+    vocabulary: int, message: str, bert_folder: str, tmp_path: Path
+) -> None:
+    BertConfig(vocab_size=vocabulary).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        classifier(tmp_path).build()
 
 
 def test_padding_on_the_right_where_a_head_counts_positions(bert_folder: str, tmp_path: Path) -> None:

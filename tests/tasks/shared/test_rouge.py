@@ -84,6 +84,8 @@ def test_words_are_letters_and_digits_in_lower_case_and_longer_ones_are_stemmed(
         ("नदी पर नया पुल बना", ["नदी", "पर", "नया", "पुल", "बना"]),  # vowel signs are part of a word
         ("Η πόλη έχει νέα γέφυρα", ["η", "πόλη", "έχει", "νέα", "γέφυρα"]),
         ("市政府修建了新桥 3", [*"市政府修建了新桥", "3"]),  # no blanks, so each character is a word
+        ("แม่น้ำ", ["แ", "ม่", "น้", "ำ"]),
+        ("မြစ်", ["မြ", "စ်"]),
         ("über alles", ["über", "all"]),
         ("Cafe\u0301", ["café"]),  # however the accent is written
     ],

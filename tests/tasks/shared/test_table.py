@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 from tiny_texts import hub_folder
 
 from bplightning.errors import UserError
@@ -21,6 +23,10 @@ from bplightning.tasks.shared.table import (
     read_hub,
     require_texts,
 )
+from bplightning.tasks.shared.wanted_columns import Wanted
+
+WANTED = {"text": False, "text_pair": True, "label": False}
+MAP = pa.map_(pa.string(), pa.int64())
 
 RECORDS = [
     {"text": "NA", "label": "1"},
@@ -55,33 +61,104 @@ def test_every_format_gives_the_same_texts(name: str, tmp_path: Path) -> None:
     assert read_file(tmp_path / name, cache_dir=str(tmp_path / "cache")).to_list() == RECORDS
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text,label\na,b\n", encoding="utf-8-sig")
-    assert read_file(tmp_path / "a.csv", cache_dir=str(tmp_path / "cache")).to_list() == [{"text": "a", "label": "b"}]
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.tsv"])
+def test_a_byte_order_mark_is_no_part_of_a_name(name: str, encoding: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_text(encoding="utf-8").encode(encoding))
+    assert read_file(tmp_path / name, cache_dir=str(tmp_path / "cache")).to_list() == RECORDS
+
+
+def test_lines_of_a_text_keep_their_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("ä\r\n\nlast".encode("utf-8-sig"))
+    rows = read_file(tmp_path / "a.txt", cache_dir=str(tmp_path / "cache")).to_list()
+    assert rows == [{"text": "ä\n"}, {"text": "\n"}, {"text": "last"}]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "text,label\n", "has no row below the first line"),
-        ("a.csv", "", r"a\.csv' cannot be read as csv"),
-        ("a.csv", "text,text\na,b\n", "cannot be read as csv: its first line names a column twice"),
-        ("a.csv", "text,label\na,b,c\n", "names 2 columns, and the row below has 3 cells"),
-        ("a.csv", b"text,label\n\xff,b\n", "cannot be read as csv"),
-        ("a.jsonl", "{broken", "cannot be read as json"),
+        ("a.csv", "text,label\n", "holds no records: give a row of column names"),
+        ("a.csv", "", r"a\.csv' lacks the columns \['text', 'label'\]; it has \[\]"),
+        ("a.csv", "text,label,text\na,b,c\n", "a\\.csv' has two columns 'text': rename the one that is not meant"),
+        ("a.csv", b"text,label\na,b\n\xff,b\n", "line 3 of .* is not in UTF-8 .*: save the file in UTF-8"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{broken', "line 2 of .* is not valid JSON"),
         ("a.parquet", "no parquet", "cannot be read as parquet"),
         ("a.xlsx", "", r"ends in '\.xlsx': give one of \.csv, \.json"),
     ],
 )
 def test_a_damaged_file_is_named(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=message):
-        read_file(tmp_path / name, cache_dir=str(tmp_path / "cache"))
+    for _ in range(2):  # a file that was refused leaves nothing behind
+        with pytest.raises(UserError, match=message):
+            read_file(tmp_path / name, wanted=Wanted(WANTED), cache_dir=str(tmp_path / "cache"))
+    assert not list(tmp_path.glob("cache/**/*.*"))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no\.csv' does not exist \(looked in"):
         read_file(tmp_path / "no.csv")
+    with pytest.raises(UserError, match=r"is a folder: give the path of a file in it, or .* with --task\.dataset"):
+        read_file(tmp_path)
+
+
+LATE: dict[str, Callable[[bool], dict[str, Any]]] = {
+    "null, then a date": lambda late: {"more": "2024-01-01T10:00:00Z" if late else None},
+    "begins late": lambda late: {"more": "n"} if late else {},
+    "1, then 1.5": lambda late: {"more": 1.5 if late else 1},
+    "1, then a text": lambda late: {"more": "a" if late else 1},
+    "a list, then an object": lambda late: {"more": {"a": 1} if late else []},
+    "half a character": lambda late: {"more": "\ud83d" if late else "a"},
+    "an object with more": lambda late: {"more": {"a": 1, **({"b": 2} if late else {})}},
+}
+
+
+@pytest.mark.parametrize("change", LATE)
+def test_a_column_that_no_task_reads_refuses_no_file(change: str, tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "b", **LATE[change](number > 2000)} for number in range(2002)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = read_file(tmp_path / "a.jsonl", wanted=Wanted(WANTED), cache_dir=str(tmp_path / "cache"))
+    assert table.column_names == ["text", "label"]
+    assert len(table) == len(read_file(tmp_path / "a.jsonl", cache_dir=str(tmp_path / "cache"))) == 2002
+
+
+def test_a_column_has_the_type_of_all_its_values(tmp_path: Path) -> None:
+    labels: list[Any] = [[]] * 1500 + [["a", "b"]]
+    rows = [{"text": "2021-01-01T10:00:00Z", "label": label} for label in labels]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = read_file(tmp_path / "a.jsonl", wanted=Wanted(WANTED), cache_dir=str(tmp_path / "cache"))
+    assert table["label"][:] == labels
+    assert table.features["label"].feature.dtype == table.features["text"].dtype == "string"
+
+
+def test_a_wanted_column_of_unlike_types_is_named_with_its_line(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": 1}] * 3 + [{"text": "a", "label": "two"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"line 4 of .* has the 'label' 'two', where earlier ones are of type int64"):
+        read_file(tmp_path / "a.jsonl", wanted=Wanted(WANTED), cache_dir=str(tmp_path / "cache"))
+
+
+def test_parquet_keeps_declared_names_and_odd_columns_do_no_harm(tmp_path: Path) -> None:
+    declared = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    Dataset.from_dict({"text": ["a"], "label": [1]}, features=declared).to_parquet(tmp_path / "a.parquet")
+    table = read_file(tmp_path / "a.parquet", wanted=Wanted(WANTED), cache_dir=str(tmp_path / "cache"))
+    assert table.features == declared
+    odd = pa.table({"text": ["a"], "label": pa.array(["x"]).dictionary_encode(), "odd": pa.array([[("k", 1)]], MAP)})
+    pq.write_table(odd, tmp_path / "b.parquet")  # a category, as pandas writes it
+    table = read_file(tmp_path / "b.parquet", wanted=Wanted(WANTED), cache_dir=str(tmp_path / "cache"))
+    assert table.to_list() == [{"text": "a", "label": "x"}]
+
+
+def test_a_table_is_read_once_and_anew_when_its_file_changes(tmp_path: Path) -> None:
+    file, cache = tmp_path / "a.csv", str(tmp_path / "cache")
+    file.write_text("text,label\na,b\n")
+    first, again = (read_file(file, cache_dir=cache) for _ in range(2))
+    assert first._fingerprint == again._fingerprint
+    assert len(list(tmp_path.glob("cache/**/*.arrow"))) == 1
+    file.write_text("text,label\na,b\nc,d\n")
+    changed = read_file(file, cache_dir=cache)
+    assert len(changed) == 2
+    assert changed._fingerprint != first._fingerprint
 
 
 def test_a_folder_with_configurations(tmp_path: Path) -> None:
@@ -105,9 +182,6 @@ def test_a_test_set_stands_for_a_validation_set_that_is_not_there(tmp_path: Path
     assert hub_split(folder, config="one", split="train") == "train"
 
 
-WANTED = {"text": False, "text_pair": True, "label": False}
-
-
 def test_columns_get_the_names_of_the_task() -> None:
     table = from_records([{"a": "x", "text": "y", "label": 1, "more": 0}], origin="t")
     assert own_columns(table, WANTED, {}, origin="t").to_list() == [{"text": "y", "label": 1}]
@@ -120,14 +194,15 @@ def test_columns_get_the_names_of_the_task() -> None:
     [
         (
             {"text": "body"},
-            r"'t' lacks the columns \['body'\]; it has \['a', 'text', 'label'\].*--task\.columns\.text=a",
+            r"'t' lacks the columns \['body'\]; it has \['a b', 'text', 'label'\].*--task\.columns\.text='a b'\.",
         ),
+        ({"label": "stars"}, r"lacks the columns \['stars'\].*--task\.columns\.label='a b'\."),
         ({"text_pair": "second"}, r"lacks the columns \['second'\]"),  # it may be missing, but not where it was named
         ({"text": "label"}, "columns gives one column of 't' twice"),
     ],
 )
 def test_columns_that_are_not_there(given: dict[str, str], message: str) -> None:
-    table = from_records([{"a": "x", "text": "y", "label": 1}], origin="t")
+    table = from_records([{"a b": "x", "text": "y", "label": 1}], origin="t")
     with pytest.raises(UserError, match=message):
         own_columns(table, WANTED, given, origin="t")
 

@@ -85,6 +85,11 @@ def test_nothing_found_is_nought_and_no_number_is_lost() -> None:
     }
 
 
+@pytest.mark.parametrize("counts", [torch.zeros(0, 5), torch.zeros(2, 5)])
+def test_no_example_and_no_word_are_nought(counts: torch.Tensor) -> None:
+    assert {value.item() for value in span_scores(counts, spans=True).values()} == {0.0}
+
+
 def test_words_without_a_tag_are_outside() -> None:
     entities = entities_of(["B-a", None, "I-a"], [0.5, 0.0, 1.0], words=["x", "y", "z"])
     assert entities == [

@@ -187,6 +187,17 @@ def test_answers_come_in_the_order_of_the_records_with_their_ids(saved: Path) ->
     json.dumps(answers)
 
 
+def test_a_saved_model_remembers_what_columns_were_called(bert_folder: str, tmp_path: Path) -> None:
+    records = [{"my review": text, "stars": name} for text, name in zip(TEXTS, NAMES, strict=True)]
+    columns = {"text": "my review", "label": "stars"}
+    task = make(bert_folder, tmp_path, records, columns=columns)
+    save_compact(task.build_model(), tmp_path / "model", task.tokenizer, complete=lambda place: save_task(task, place))
+    answers = bplightning.predict(tmp_path / "model", records)
+    assert answers == bplightning.predict(tmp_path / "model", [{"text": text} for text in TEXTS])
+    with pytest.raises(UserError, match="record 0 must have 'my review', a text; it has None"):
+        bplightning.predict(tmp_path / "model", {"stars": "long"})
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [
@@ -198,6 +209,11 @@ def test_answers_come_in_the_order_of_the_records_with_their_ids(saved: Path) ->
 def test_records_that_are_not_right(records: list[dict[str, Any]], message: str, saved: Path) -> None:
     with pytest.raises(UserError, match=message):
         bplightning.predict(saved, records)
+
+
+def test_a_column_is_called_by_a_text(bert_folder: str) -> None:
+    with pytest.raises(UserError, match=r"columns says that 'text' is called \['a'\]: give the name of a column"):
+        Classification(model=bert_folder, columns={"text": ["a"]})  # type: ignore[dict-item]
 
 
 def test_nothing_to_predict(bert_folder: str) -> None:

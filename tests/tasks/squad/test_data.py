@@ -77,7 +77,7 @@ def test_a_missing_file_and_an_unknown_ending_are_named(tmp_path: Path) -> None:
     [
         ('{"data": [{"title": "x"}]}', r"not SQuAD's: KeyError\('paragraphs'\)"),
         ('{"data": []}', "holds no examples"),
-        ("{broken", "cannot be read as json"),
+        ("{broken", "line 1 of .* is not valid JSON"),
         (
             '{"id": "1", "passage": "b"}',
             r"lacks the columns \['context', 'question', 'answers'\]; it has \['id', 'passage'\]",

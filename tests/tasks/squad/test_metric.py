@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import string
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +13,10 @@ from datasets import Dataset
 from torch import Tensor
 from torchmetrics.functional.text import squad
 
+from bplightning.errors import UserError
 from bplightning.tasks.squad.features import POSITIONS
 from bplightning.tasks.squad.metric import SquadMetric
-from bplightning.tasks.squad.scores import exact_match, f1, normalise_answer
+from bplightning.tasks.squad.scores import exact_match, f1, normalise_answer, words_of
 
 
 @pytest.mark.parametrize(
@@ -51,11 +54,35 @@ def test_normalisation_by_hand(text: str, expected: str) -> None:
         ("", ["Nile"], 0, 0),
         ("a", ["the"], 1, 0),  # nothing left of either: equal, and without a shared word
         ("Nile", [], 0, 0),
+        ("北京市朝阳区", ["北京市"], 0, 2 * 3 / (6 + 3)),  # a character is a word where there are no blanks
+        ("“北京市。”", ["北京市"], 1, 1),
+        ("東京タワー", ["東京"], 0, 2 * 2 / (5 + 2)),
+        ("แม่น้ำ", ["แม่"], 0, 2 * 2 / (4 + 2)),  # marks go with their letters
+        ("ទន្លេ", ["ទន្លេ។"], 1, 1),
+        ("नदी पर पुल।", ["नदी पर"], 0, 2 * 2 / (3 + 2)),  # vowel signs cut no word
+        ("نهر النيل،", ["نهر النيل"], 1, 1),
+        ("река Нил", ["Нил"], 0, 2 / 3),
+        ("나일강", ["나일"], 0, 0),  # Korean has blanks
+        ("iPhone 15手机", ["iphone手机"], 0, 2 * 3 / (4 + 3)),
     ],
 )
 def test_scores_by_hand(prediction: str, golds: list[str], expected_match: float, expected_f1: float) -> None:
     assert exact_match(prediction=prediction, golds=golds) == expected_match
     assert f1(prediction=prediction, golds=golds) == pytest.approx(expected_f1)
+
+
+def official(text: str) -> list[str]:
+    """The words that SQuAD's own script compares, after Rajpurkar et al."""
+    exclude = set(string.punctuation)
+    without = "".join(ch for ch in text.lower() if ch not in exclude)
+    return re.sub(r"\b(a|an|the)\b", " ", without).split()
+
+
+def test_english_answers_have_the_words_of_the_official_script() -> None:
+    generator, marks = random.Random(0), [*string.printable, *"“”‘’–—…éßÆ·£°½«»¿ñ†•"]
+    for _ in range(2000):
+        text = "".join(generator.choices([*marks, "the ", " an ", "Nile"], k=generator.randint(0, 30)))
+        assert words_of(text) == official(text), text
 
 
 def test_scores_equal_those_of_torchmetrics() -> None:
@@ -114,6 +141,13 @@ def test_only_examples_seen_count_and_repeats_weigh_nothing(data: tuple[Dataset,
         update(metric, by_example[1], answer="first token")
     assert scores(metric) == {"exact_match": 50, "f1": 50}
     assert set(metric.predictions()) == {"nile-1", "nile-2"}
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")  # which says less
+def test_nothing_seen_is_said(data: tuple[Dataset, Dataset]) -> None:
+    for threshold in (None, 0.0):
+        with pytest.raises(UserError, match="no example was evaluated"):
+            SquadMetric(examples=data[0], features=data[1], null_score_diff_threshold=threshold).compute()
 
 
 def test_the_longest_answer_is_bounded(data: tuple[Dataset, Dataset]) -> None:
