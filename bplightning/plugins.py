@@ -5,7 +5,8 @@ A package registers a plugin as an entry point, this one like anybody's::
     [project.entry-points."bplightning.strategies"]
     my-strategy = "my_package.my_file:MyStrategy"
 
-A class path (``my_file.MyStrategy``) needs no registration, and finds files in the current folder.
+A class path (``my_file.MyStrategy``) that somebody typed needs no registration, and finds files in the current folder.
+One that a file names must be registered, of this package, or imported already: a file does not choose what is imported.
 """
 
 from __future__ import annotations
@@ -29,6 +30,23 @@ GROUPS = {STRATEGIES: "strategy", TASKS: "task"}
 """Entry-point group to what one of its members is called."""
 
 
+class UntrustedClassError(UserError):
+    """A file names a class path that it has no say in.
+
+    Args:
+        class_path: The class path.
+        kind: What the class is.
+    """
+
+    def __init__(self, class_path: str, kind: str = "class") -> None:
+        shown = class_path[:200]
+        super().__init__(
+            f"a configuration names the {kind} {shown!r}, which is not registered, and a file does not choose what "
+            f"code is imported: if you trust it, add --trust {shown} to the command; in Python, import "
+            f"{shown.rpartition('.')[0]} first."
+        )
+
+
 def available(group: str) -> dict[str, EntryPoint]:
     """The registered plugins of a group, none of them imported yet.
 
@@ -47,18 +65,20 @@ def _registered(group: str, path: tuple[str, ...]) -> EntryPoints:
     return entry_points(group=group)
 
 
-def load(group: str, name_or_class_path: str) -> type:
+def load(group: str, name_or_class_path: str, *, typed: bool = False) -> type:
     """The class behind a short name or a class path.
 
     Args:
         group: Entry-point group, `STRATEGIES` or `TASKS`.
         name_or_class_path: A registered name (``hybrid``) or an importable class (``my_file.MyStrategy``).
+        typed: Whether the user typed it; a class path that was not must be trusted for another reason.
 
     Returns:
         The class.
 
     Raises:
-        UserError: If the name is unknown or registered twice, or what it stands for cannot be imported or is no class.
+        UserError: If the name is unknown or registered twice, what it stands for cannot be imported or is no class, or
+            a class path was not typed and is not trusted.
     """
     kind = GROUPS[group]
     points = {point.value: point for point in _registered(group, tuple(sys.path)) if point.name == name_or_class_path}
@@ -77,10 +97,57 @@ def load(group: str, name_or_class_path: str) -> type:
             f"a class path such as my_file.My{kind.title()} works too"
             f"{did_you_mean(name_or_class_path, available(group))}"
         )
-    here = str(Path.cwd())
-    if here not in sys.path:  # so that `my_file.MyStrategy` works for an installed command as it does for a script
-        sys.path.append(here)
+    if typed:
+        find_in_current_folder()
+    elif not _is_trusted(name_or_class_path, module, attribute):
+        raise UntrustedClassError(name_or_class_path, kind)
     return _import_class(kind, name_or_class_path, module, attribute)
+
+
+def trust(class_paths: str) -> list[str]:
+    """Import classes that the user trusts, which a configuration may then name.
+
+    Args:
+        class_paths: Class paths, separated by commas; empty for none.
+
+    Returns:
+        The class paths, and those under which the classes were defined.
+
+    Raises:
+        UserError: One cannot be imported, or is no class.
+    """
+    found = []
+    for class_path in filter(None, (word.strip() for word in class_paths.split(","))):
+        module, _, attribute = class_path.rpartition(".")
+        if not module:
+            raise UserError(f"--trust is {class_path!r}, which is no class path: give one such as my_file.MyStrategy.")
+        find_in_current_folder()
+        cls = _import_class("class", class_path, module, attribute)
+        found += [class_path, f"{cls.__module__}.{cls.__qualname__}"]
+    return found
+
+
+def registered_packages() -> set[str]:
+    """The top packages of all registered plugins, which somebody installed."""
+    return {point.module.partition(".")[0] for group in GROUPS for point in available(group).values()}
+
+
+def find_in_current_folder() -> None:
+    """Let a typed ``my_file.MyStrategy`` be found in the current folder by an installed command, as by a script."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _is_trusted(class_path: str, module: str, attribute: str) -> bool:
+    """Whether a class path that nobody typed may be imported: then nothing is, or what is installed as a plugin."""
+    package = __name__.partition(".")[0]
+    registered = {point.value.replace(":", ".") for group in GROUPS for point in available(group).values()}
+    return (
+        class_path in registered
+        or class_path.startswith(f"{package}.")
+        or inspect.isclass(getattr(sys.modules.get(module), attribute, None))
+    )
 
 
 def name_of(cls: type) -> str:

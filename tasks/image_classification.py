@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from bplightning.compaction.loading import load_saved
+from bplightning.compaction.saved_models import read_part
 from bplightning.errors import UserError
 from bplightning.tasks.embedded.images import generate
 from bplightning.tasks.shared.class_labels import SINGLE, Labels, best_labels, labels_of, labels_of_model
@@ -29,7 +29,7 @@ from bplightning.tasks.shared.data_task import Data, DataTask, Split, ids_of
 from bplightning.tasks.shared.example_metric import ExampleMetric
 from bplightning.tasks.shared.image_sizes import fitted_processor, mode_of, sides_of
 from bplightning.tasks.shared.label_scores import scores_of
-from bplightning.tasks.shared.pretrained import build, read
+from bplightning.tasks.shared.pretrained import build
 from bplightning.tasks.shared.table import require_rows
 
 
@@ -81,13 +81,8 @@ class ImageClassification(DataTask):
     @cached_property
     def processor(self) -> BaseImageProcessor:
         """The model's image processor, which makes images of the size that the model takes."""
-
-        def read_processor(**settings: Any) -> BaseImageProcessor:
-            kind: Any = AutoImageProcessor
-            what = "the image processor of the model"
-            return load_saved(partial(kind.from_pretrained, **settings), self.model, what=what)
-
-        return fitted_processor(read_processor, self._config, name=self.model)
+        read = partial(read_part, AutoImageProcessor, self.model, what="the image processor of the model")
+        return fitted_processor(read, self._config, name=self.model)
 
     @cached_property
     def labels(self) -> Labels:
@@ -108,7 +103,7 @@ class ImageClassification(DataTask):
         Raises:
             UserError: It is for other labels than the data has.
         """
-        model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(folder)
+        model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=False)
         labels = labels_of_model(model.config)
         if str(folder) != self.model and not self.labels.fit(labels):
             raise UserError(
@@ -119,7 +114,7 @@ class ImageClassification(DataTask):
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
-        return read(AutoConfig, self.model)
+        return read_part(AutoConfig, self.model, what="the model")
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Pixels, and labels where there are any."""

@@ -38,8 +38,9 @@ import bplightning
 from benchmarks.reliability.fuzz_damage import HEADER, Damage, forge_document, forge_widths
 from bplightning.compaction.equivalence import logit_difference
 from bplightning.compaction.example_inputs import comparison_inputs
-from bplightning.compaction.loading import PLAN_FILE, load_saved, save_compact
+from bplightning.compaction.loading import PLAN_FILE, save_compact
 from bplightning.compaction.plan import CompactionPlan
+from bplightning.compaction.saved_models import load_saved
 from bplightning.contracts.task_file import load_task, save_task
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout

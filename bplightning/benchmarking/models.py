@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from bplightning.compaction.compact_config import CONFIG_FIELD
 from bplightning.compaction.example_inputs import positions_of, takes_images
-from bplightning.compaction.loading import class_saved, load_saved
+from bplightning.compaction.saved_models import class_saved, load_saved, read_part
 from bplightning.errors import UserError
 from bplightning.io.run_folder import RunFolder, baseline_of, find_model
 from bplightning.measuring.measure import fitting, shape_name
@@ -56,7 +57,8 @@ class Candidate:
             UserError: Its weights are missing, damaged or of other shapes, or the device has no room for them.
         """
         what = f"the {self.name} model"
-        model = load_saved(lambda path: self.kind.from_pretrained(path, dtype=dtype), self.path, what=what)
+        read = partial(self.kind.from_pretrained, dtype=dtype, trust_remote_code=False)
+        model = load_saved(read, self.path, what=what)
         try:
             model.to(device)
         except torch.OutOfMemoryError as error:
@@ -145,7 +147,7 @@ def fitted(
 
 
 def _config(path: str, what: str) -> Any:
-    return load_saved(AutoConfig.from_pretrained, path, what=what)
+    return read_part(AutoConfig, path, what=what)
 
 
 def _require_comparable(dense: Candidate, model: Candidate) -> None:
@@ -168,8 +170,11 @@ def _require_comparable(dense: Candidate, model: Candidate) -> None:
 
 def _is_trimmed(dense: Candidate, model: Candidate) -> bool:
     """Whether a model has only some tokens of the dense one, as after `compact --vocabulary`."""
+    what = "the tokenizer"
     try:
-        tokens, all_tokens = (set(AutoTokenizer.from_pretrained(each.path).get_vocab()) for each in (model, dense))
-    except (OSError, ValueError, KeyError, TypeError):
+        tokens, all_tokens = (
+            set(read_part(AutoTokenizer, each.path, what=what).get_vocab()) for each in (model, dense)
+        )
+    except UserError:
         return False
     return tokens < all_tokens

@@ -18,6 +18,7 @@ def write_compact(
     vocabulary: str | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     multiple_of: int | str | None = None,
+    trust: str = "",
 ) -> None:
     """Write the compact model of a run, and a report about it.
 
@@ -32,9 +33,13 @@ def write_compact(
         multiple_of: Restore the best of the removed feed-forward units until each layer's width is a multiple of this
             number: 1 or more, such as 16; or auto, the fastest on this machine. Default: as in the run. For a run that
             was refilled, give checkpoint last too.
+        trust: Class paths, separated by commas, that the run's configuration may name, such as my_file.MyStrategy.
+            Registered plugins need none.
     """
+    from bplightning.plugins import trust as trust_classes
     from bplightning.runs.compact_run import compact_run  # takes seconds to import
 
+    trust_classes(trust)
     corpus = None if vocabulary is None else Path(vocabulary)
     compact_run(
         Path(run),

@@ -170,7 +170,9 @@ def _without_target(strategies: Sequence[str], fit: list[str]) -> dict[str, list
             goes_on = option == "--strategy.target" or option.startswith("--strategy.target.")
         (target if goes_on else kept).append(word)
     try:
-        without = [name for name in strategies if not getattr(load(STRATEGIES, name), "offers", bool)(Targeted)]
+        without = [
+            name for name in strategies if not getattr(load(STRATEGIES, name, typed=True), "offers", bool)(Targeted)
+        ]
     except UserError:  # which is said with the command that it is of
         return {}
     if not target or not without or len(without) == len(strategies):

@@ -179,7 +179,7 @@ def config_schema() -> dict[str, Any]:
     fit = training_parsers()["fit"]
     own = copy.copy(fit)
     apart = ("trainer", *fit.plugins)
-    own._actions = [action for action in fit._actions if action.dest.partition(".")[0] not in apart]
+    own._actions = [action for action in fit._actions if action.dest.partition(".")[0] not in (*apart, SUPPRESS)]
     schema = _schema_of(own)
     properties, definitions = schema["properties"], schema.setdefault("$defs", {})
     for key, plugin in fit.plugins.items():

@@ -48,6 +48,7 @@ RUN: Options = {
     "--config": ("FILE", "YAML file of options; typed options win."),
     "--print_config": ("", "Print the whole configuration and exit."),
     "--seed_everything": ("N", "Seed of everything random. Default: 0."),
+    "--trust": ("CLASS_PATHS", "Classes that configuration files may name."),
 }
 FOLDER: Options = {"--trainer.default_root_dir": ("FOLDER", "Where runs/ is made, if not here.")}
 RESUME: Options = {"--resume": ("true", "Continue the newest run of these settings.")}

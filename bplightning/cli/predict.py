@@ -14,6 +14,7 @@ def answer(
     batch_size: int | None = None,
     accelerator: str = "auto",
     overwrite: bool = False,
+    trust: str = "",
 ) -> None:
     """Answer JSON lines with a saved model: one line of JSON for each record, in the same order.
 
@@ -27,9 +28,13 @@ def answer(
         batch_size: Rows of a batch, 1 or more. Default: the task's own.
         accelerator: What to compute on, by Lightning's names: auto, cpu, gpu.
         overwrite: Whether to replace an output that exists.
+        trust: Class paths, separated by commas, that a run's configuration may name, such as my_file.MyStrategy.
+            Registered plugins need none.
     """
+    from bplightning.plugins import trust as trust_classes
     from bplightning.runs.predicting import predict_file  # takes seconds to import
 
+    trust_classes(trust)
     predict_file(
         model,
         input_path=input,

@@ -16,6 +16,7 @@ from bplightning.cli.help_pages import ALL, PAGES, page
 from bplightning.cli.verbs import TRAINING_VERBS, VERBS, verb_parser
 from bplightning.errors import UserError, did_you_mean
 from bplightning.io.parser_errors import OneLine
+from bplightning.io.printable import printable
 from bplightning.io.provenance import own_version
 
 NOT_WRITTEN = {
@@ -90,7 +91,7 @@ def _named(args: Sequence[str]) -> str | None:
 
 
 def _refuse(message: str) -> NoReturn:
-    sys.stderr.write(f"bplightning: error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"bplightning: error: {printable(' '.join(message.split()))}\n")
     sys.exit(2)
 
 

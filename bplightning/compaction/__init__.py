@@ -6,8 +6,9 @@ Trimming a vocabulary is in `bplightning.compaction.vocabulary`, which needs `da
 from bplightning.compaction.equivalence import LogitDifference, logit_difference, require_equal
 from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs, random_inputs
-from bplightning.compaction.loading import load_saved, register, save_compact
+from bplightning.compaction.loading import register, save_compact
 from bplightning.compaction.plan import CompactionPlan, GroupPlan
+from bplightning.compaction.saved_models import load_saved
 
 __all__ = [
     "CompactionPlan",

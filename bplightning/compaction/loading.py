@@ -8,15 +8,11 @@ model.
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -28,25 +24,14 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from bplightning.compaction.compact_config import QUANT_METHOD, apply_widths
 from bplightning.compaction.equivalence import LogitDifference, require_equal
 from bplightning.compaction.example_inputs import comparison_inputs
-from bplightning.compaction.untrusted_folder import (
-    numbers_in,
-    own_parameters,
-    require_own_weights,
-    require_plausible_layers,
-    require_plausible_size,
-)
+from bplightning.compaction.saved_models import unread_weights, was_read
+from bplightning.compaction.untrusted_folder import numbers_in, own_parameters, require_plausible_size
 from bplightning.errors import UserError
 from bplightning.io.files import whole_folder
 from bplightning.layout.prunable_layout import PrunableLayout
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Precisions a compact model can be saved in, by name."""
-
-UNREADABLE = (
-    *(OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError),
-    *(EOFError, pickle.UnpicklingError, SafetensorError, StrictDataclassError),
-)
-"""Exceptions of transformers and torch for a folder that is damaged, forged, or not of a model."""
 
 PLAN_FILE = "compaction_plan.json"
 """Name of the file with the plan, next to the weights."""
@@ -85,7 +70,7 @@ def save_compact(
             plan = getattr(model, "compaction_plan", None)
             if plan is not None:
                 (unproved / PLAN_FILE).write_text(plan.to_json())
-            reloaded: nn.Module = type(model).from_pretrained(unproved)
+            reloaded: nn.Module = type(model).from_pretrained(unproved, trust_remote_code=False)
             reloaded.to(model.device)
             inputs = comparison_inputs(model) if inputs is None else inputs
             difference = require_equal(model, reloaded, inputs, what="the reloaded model")
@@ -94,62 +79,6 @@ def save_compact(
     except SafetensorError as error:  # safetensors raises it when the disk is full
         raise UserError(f"cannot save to {str(folder)!r}: {error}. Make room, or name another place.") from error
     return difference
-
-
-def load_saved(load: Callable[[Any], Any], folder: str | Path, *, what: str) -> Any:
-    """Read a model with a function such as `from_pretrained`, with a one-line error if it cannot be read.
-
-    Args:
-        load: Reads a folder, or a name of the hub.
-        folder: The folder or name.
-        what: What it should be, for the message, for example ``"the baseline"``.
-
-    Raises:
-        UserError: It is missing, truncated or no model, or its weights have other shapes than its configuration.
-    """
-    try:
-        require_own_weights(Path(folder))
-        require_plausible_layers(Path(folder))
-        return load(folder)
-    except UserError as error:
-        raise UserError(f"{what} {str(folder)!r} cannot be loaded: {error}") from error
-    except UNREADABLE as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        if isinstance(error, StrictDataclassError):  # the rule is in its second line
-            reason = " ".join(str(error).split())
-        reason = reason[:300]  # it may quote the file
-        rule = f"{type(error).__name__}: {reason}"
-        if isinstance(error, SafetensorError):
-            rule = f"its weights are truncated or damaged ({reason})"
-        elif "ignore_mismatched_sizes" in reason:
-            rule = "its weights are of other shapes than its config.json gives, listed above"
-        remedy = "give a folder that holds config.json and complete weights, as `save_pretrained` writes it"
-        if not Path(folder).is_dir():
-            remedy += (
-                ", or a name of the Hugging Face hub, which needs the network once; an interrupted download continues "
-                "when repeated"
-            )
-        raise UserError(f"{what} {str(folder)!r} cannot be loaded: {rule}: {remedy}.") from error
-
-
-def class_saved(config: Any, path: str) -> Any:
-    """The transformers class that a model was saved from.
-
-    Args:
-        config: Its configuration.
-        path: Its folder or name, for the message.
-
-    Raises:
-        UserError: transformers has no such class.
-    """
-    name = (config.architectures or ["none"])[0]
-    found = getattr(transformers, name, None)
-    if not isinstance(found, type) or not issubclass(found, PreTrainedModel):
-        raise UserError(
-            f"the model {path!r} is of class {name!r} by its config.json, which transformers does not have: give a "
-            "folder written by `save_pretrained`."
-        )
-    return found
 
 
 def register() -> None:
@@ -211,27 +140,6 @@ class CompactLoader(HfQuantizer):
         return True
 
 
-def unread_weights(model: PreTrainedModel) -> list[str]:
-    """Weights that `from_pretrained` did not find and initialized at random; not those that are computed.
-
-    Args:
-        model: A model, as loaded.
-    """
-    read = {
-        name: _was_read(value) for name, value in model.named_parameters()
-    }  # none, if it was not loaded by from_pretrained
-    if not any(read.values()):
-        return []
-    never_saved = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
-    return [
-        name
-        for name, there in read.items()
-        if not there
-        and not any(pattern.search(name) for pattern in never_saved)
-        and not hasattr(model.get_submodule(name.rpartition(".")[0]), "create_weight")  # sines and cosines
-    ]
-
-
 def _require_body(model: PreTrainedModel) -> None:
     """Refuse a file that lacks weights of layers or embeddings, which transformers would initialize at random.
 
@@ -248,15 +156,11 @@ def _require_body(model: PreTrainedModel) -> None:
     }
     missing = [name for name in unread_weights(model) if name in body]
     # Where nothing was found, the body has another name in the saved class (as Llama for question answering).
-    if missing and any(_was_read(model.get_parameter(name)) for name in body):
+    if missing and any(was_read(model.get_parameter(name)) for name in body):
         raise UserError(
             f"the weights lack {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
             "configuration needs: the file is damaged, or of another model."
         )
-
-
-def _was_read(value: nn.Parameter) -> bool:
-    return getattr(value, "_is_hf_initialized", False)  # transformers' mark
 
 
 def _layer(module: str) -> str:

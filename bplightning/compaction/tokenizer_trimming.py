@@ -126,7 +126,7 @@ def trimmed_tokenizer(
         tokenizer.save_pretrained(folder)
         (Path(folder) / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
         config.save_pretrained(folder)
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def require_same_tokens(

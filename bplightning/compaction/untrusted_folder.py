@@ -24,30 +24,6 @@ SLACK = 1 << 22
 """How many numbers a model may have beyond twice those in its files, for example for a new head."""
 
 
-def require_plausible_layers(folder: Path) -> None:
-    """Refuse a configuration with more layers or experts than its weights can fill, before a model is built.
-
-    Args:
-        folder: Folder of a saved model. Other problems are left to the code that loads it.
-
-    Raises:
-        UserError: There are too many.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return
-    asked = [(key, value) for key, value in _integers(config) if "layer" in key or "experts" in key]
-    if all(0 <= value <= ALWAYS for _, value in asked):
-        return
-    shapes = list(_shapes(folder.glob("*.safetensors")))
-    stacked = max((shape[0] for shape in shapes if len(shape) > 2 and 0 not in shape), default=0)
-    for key, value in asked:
-        allowed = max(ALWAYS, len(shapes), stacked if "experts" in key else 0)
-        if not 0 <= value <= allowed:
-            raise UserError(f"config.json has {key} {value}, but with the folder's weights it must be 0 to {allowed}")
-
-
 def require_own_weights(folder: Path) -> None:
     """Refuse an index of weights that names files outside of its folder.
 
@@ -65,6 +41,28 @@ def require_own_weights(folder: Path) -> None:
             raise UserError(f"its {file.name} is no index of weights ({type(error).__name__})") from error
         if outside:
             raise UserError(f"its {file.name} names weights outside of it, such as {outside[0][:80]!r}")
+
+
+def require_float_weights(folder: Path) -> None:
+    """Refuse weights of other numbers than floating-point ones, as quantized weights are, and odd names.
+
+    Args:
+        folder: Folder of a saved model.
+
+    Raises:
+        UserError: There is one; what is no weight, such as the numbers of positions, may be of whole numbers.
+    """
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, not a mapping
+                if not name.isprintable():
+                    raise UserError(f"its weight {name[:80]!r} has control characters in its name: the file is forged")
+                kind = tensors.get_slice(name).get_dtype() if name.endswith((".weight", ".bias")) else "F32"
+                if kind not in ("F64", "F32", "F16", "BF16"):
+                    raise UserError(
+                        f"its weight {name[:80]!r} is of type {kind}, as quantized ones are, and weights are read as "
+                        "float32, float16 or bfloat16: give the model before quantization"
+                    )
 
 
 def require_plausible_size(wanted: int, there: int) -> None:
@@ -94,19 +92,18 @@ def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, value) for name, value in model.named_parameters() if name not in tied)
 
 
+def shapes_in(folder: Path) -> Iterator[list[int]]:
+    """The shape of each weight in a folder's safetensors files, by their headers.
+
+    Args:
+        folder: The folder.
+    """
+    return _shapes(folder.glob("*.safetensors"))
+
+
 def numbers_in(files: Iterable[str | Path]) -> int:
     """How many numbers the safetensors files among these hold, by their headers."""
     return sum(map(math.prod, _shapes(file for file in map(Path, files) if file.suffix == ".safetensors")))
-
-
-def _integers(value: Any) -> Iterator[tuple[str, int]]:
-    """Each whole number in a configuration, also in nested ones, with its key."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if type(inner) is int:
-                yield key, inner
-            else:
-                yield from _integers(inner)
 
 
 def _shapes(files: Iterable[Path]) -> Iterator[list[int]]:

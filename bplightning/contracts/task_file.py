@@ -58,7 +58,7 @@ def load_task(folder: str | Path, override: str | None = None, **settings: Any) 
         _require_installed(name, file)
     chosen = override or name
     assert chosen is not None
-    cls = load(TASKS, chosen)
+    cls = load(TASKS, chosen, typed=override is not None)
     if not issubclass(cls, Task):
         raise UserError(f"task {chosen!r} must derive from {Task.__module__}.Task, and {cls.__qualname__} does not.")
     if "model" not in inspect.signature(cls).parameters:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bplightning.compaction.loading import load_saved, unread_weights
+from bplightning.compaction.saved_models import load_saved, unread_weights
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 
@@ -23,7 +23,7 @@ def load_fitting(task: Task, name: str | Path, *, what: str) -> PreTrainedModel:
     Raises:
         UserError: It cannot be loaded, its folder lacks some of its weights, or it has fewer tokens than the task.
     """
-    model: PreTrainedModel = load_saved(task.load_model, name, what=what)
+    model: PreTrainedModel = load_saved(task.load_model, name, what=what, new_head=True)
     if unread := unread_weights(model):
         more = f" and {len(unread) - 1} more" if unread[1:] else ""
         raise UserError(
@@ -41,6 +41,28 @@ def load_fitting(task: Task, name: str | Path, *, what: str) -> PreTrainedModel:
             "with its own tokenizer, as --task.model."
         )
     return model
+
+
+def require_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str | Path) -> None:
+    """Refuse a model whose own tokenizer has ids for which it has no embeddings.
+
+    Args:
+        model: The model.
+        tokenizer: The tokenizer of its folder.
+        name: The folder, or its name on the hub.
+
+    Raises:
+        UserError: There is one.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    tokens, rows = given_tokens(model, tokenizer), embeddings.weight.shape[0]
+    first = min((token for token, number in tokens.items() if number >= rows), key=tokens.__getitem__, default=None)
+    if first is not None:
+        raise UserError(
+            f"the model {str(name)!r} has embeddings for {rows} tokens, but its tokenizer has the id "
+            f"{tokens[first]}, for {first[:80]!r}: they are of different models; give a folder with both as "
+            "`save_pretrained` wrote them, or resize the embeddings."
+        )
 
 
 def given_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from bplightning.compaction.example_inputs import positions_of
-from bplightning.compaction.loading import load_saved
+from bplightning.compaction.saved_models import read_part
 from bplightning.contracts.task import Task
 from bplightning.distillation.load_finetuned import given_tokens, load_fitting
 from bplightning.errors import UserError
@@ -88,7 +88,7 @@ def require_same_tokens(teacher: PreTrainedModel, task: Task, *, name: str) -> N
     if task.tokenizer is None or unknown:
         return
     tokens = given_tokens(teacher, task.tokenizer)
-    theirs = load_saved(AutoTokenizer.from_pretrained, name, what="the tokenizer of the teacher").get_vocab()
+    theirs = read_part(AutoTokenizer, name, what="the tokenizer of the teacher").get_vocab()
     different = [token for token, number in tokens.items() if theirs.get(token) != number]
     if different:
         raise UserError(

@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from bplightning.compaction.example_inputs import as_taken, has_token_types, positions_of, takes_images
+from bplightning.compaction.saved_models import read_part
+from bplightning.errors import UserError
 from bplightning.exporting.graphs import Call, Parts, serves_as_decoder
 
 LIMITS = {torch.float32: 1e-4, torch.float16: 5e-2}
@@ -40,8 +42,8 @@ def text_inputs(model: PreTrainedModel, folder: Path) -> dict[str, Tensor] | Non
     if takes_images(model) or not any(folder.glob("tokenizer*")):
         return None
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, ImportError):
+        tokenizer: Any = read_part(AutoTokenizer, folder, what="the tokenizer")
+    except UserError:
         return None
     if len(tokenizer) > model.config.vocab_size or (tokenizer.pad_token is None and tokenizer.eos_token is None):
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from transformers import AutoConfig, PreTrainedModel
 
 from bplightning.compaction.example_inputs import comparison_inputs
-from bplightning.compaction.loading import class_saved, load_saved
+from bplightning.compaction.saved_models import class_saved, load_saved, read_part
 from bplightning.errors import UserError
 from bplightning.exporting.check import LIMITS, largest_difference, text_inputs
 from bplightning.exporting.files import (
@@ -234,10 +235,10 @@ def _check_options(*, format: str, dtype: str, quantize: str | None, opset: int 
 
 def _load(path: Path) -> PreTrainedModel:
     """The model of a folder, in float32 and evaluation mode, with the class that it was saved from."""
-    config = load_saved(AutoConfig.from_pretrained, path, what="the model")
+    config = read_part(AutoConfig, path, what="the model")
     kind = class_saved(config, str(path))
-    model = load_saved(lambda folder: kind.from_pretrained(folder, dtype=torch.float32), path, what="the model")
-    return model.eval()
+    read = partial(kind.from_pretrained, dtype=torch.float32, trust_remote_code=False)
+    return load_saved(read, path, what="the model").eval()
 
 
 def exported_parts(model: PreTrainedModel, dtype: torch.dtype | None = None, *, with_past: bool = True) -> Parts:

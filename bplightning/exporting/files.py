@@ -82,6 +82,8 @@ def save_onnx(parts: Parts, out: Path, *, opset: int) -> list[Path]:
 def quantize_onnx(file: Path) -> None:
     """Quantize the weights of an ONNX file to int8 by channel; activations are quantized at run time.
 
+    Where a layer has lost everything, its weights are empty and stay as they are.
+
     Args:
         file: The file, which is replaced.
     """
@@ -89,11 +91,22 @@ def quantize_onnx(file: Path) -> None:
     from transformers.exporters import ExportFormat, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
     with _quiet():
-        quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True))
-        quantized = quantizer.quantize(onnx_ir.load(file), {}, ExportFormat.ONNX)
+        model = onnx_ir.load(file)
+        quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True, nodes_to_exclude=_empty(model)))
+        quantized = quantizer.quantize(model, {}, ExportFormat.ONNX)
     for old in (file, _data(file)):
         old.unlink(missing_ok=True)
     _write(quantized, file)
+
+
+def _empty(model: Any) -> list[str]:
+    """Names of the nodes that read a weight without numbers."""
+    found = []
+    for node in model.graph.all_nodes():
+        constants = [value.const_value for value in node.inputs if value is not None]
+        if any(constant is not None and constant.size == 0 for constant in constants):
+            found += [node.name, f"{node.name}_MatMul"]  # ONNX Runtime makes a MatMul of a Gemm, under this name
+    return found
 
 
 def onnx_calls(files: Sequence[Path]) -> dict[str, Call]:

@@ -1,4 +1,4 @@
-"""Attention layers that lost every head: they mix nothing, and their output is a constant.
+"""Sub-layers that lost everything: attention without heads mixes nothing, and its output is a constant.
 
 Legend: `B` batch, `L` tokens, `S` tokens attended to.
 """
@@ -27,6 +27,13 @@ def behead(model: nn.Module, group: AttentionGroup) -> None:
     module.writer_name = writer if group.output.module.startswith(inner) else None  # type: ignore[assignment]
     if not hasattr(module, "config"):
         module.config = model.config
+
+
+class Featureless(Mixin):
+    """Mixed into the class of a `Linear` without any input or output features, which computes as before.
+
+    By its class, torch's quantization takes it for no `Linear`: its kernels fail at such weights.
+    """
 
 
 class Headless(Mixin):

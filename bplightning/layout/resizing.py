@@ -16,7 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from bplightning.errors import UserError
 from bplightning.layout.groups import AttentionGroup, FeedForwardGroup, Member
-from bplightning.layout.headless import behead
+from bplightning.layout.headless import Featureless, behead
+from bplightning.layout.instance_mixin import mix_in, take_out
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.routing import kept_experts, routers_of, set_experts
 
@@ -200,6 +201,10 @@ def _set_features(module: nn.Module) -> None:
         return
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
+        if weight.numel():
+            take_out(module, Featureless)
+        else:
+            mix_in(module, Featureless)
     elif isinstance(module, Conv1D):
         module.nx, module.nf = weight.shape
     elif isinstance(module, nn.Embedding):

@@ -14,6 +14,7 @@ from typing import Any, SupportsFloat
 
 from bplightning.errors import UserError
 from bplightning.io.files import write_whole
+from bplightning.io.printable import printable_throughout
 from bplightning.measuring.records import ParameterCount
 from bplightning.reporting.findings import (
     Differences,
@@ -167,7 +168,7 @@ def load_report(path: str | Path) -> Report:
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"report {str(path)!r} is not JSON ({error}): build it again.") from error
-    return validate_report(document, name=str(path))
+    return validate_report(printable_throughout(document), name=str(path))
 
 
 def _heads(layers: Sequence[LayerKept], queries: Mapping[str, int]) -> Heads:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
+from bplightning.runs.class_paths import typed_alone
 from bplightning.runs.parser import PluginParser
 from bplightning.runs.training_options import add_run_options, new_parser
 from bplightning.stages.request import RunRequest
@@ -115,7 +116,8 @@ def refusals_said() -> Iterator[None]:
         UserError: In place of what the constructor raised.
     """
     try:
-        yield
+        with typed_alone():
+            yield
     except UserError:
         raise
     except (ValueError, OSError, ImportError, MisconfigurationException) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -21,10 +22,18 @@ from lightning.pytorch.strategies import StrategyRegistry
 from bplightning.errors import UserError
 from bplightning.io.parser_errors import OneLine
 from bplightning.plugins import GROUPS, STRATEGIES, available, load, summary
+from bplightning.runs.class_paths import (
+    CONFIG_OPTIONS,
+    TRUST,
+    TRUST_HELP,
+    allow,
+    only_trusted,
+    typed_class_paths,
+    without_trust,
+)
 from bplightning.runs.older_configuration import with_class_paths
 from bplightning.runs.plugin_options import chosen_in, class_path_of, options_of, typed_options, with_nulls
 
-CONFIG_OPTIONS = ("-c", "--config")
 PLUGIN = "NAME_OR_CLASS_PATH"
 
 
@@ -51,11 +60,15 @@ class PluginArgument:
     default: str
     check: Callable[..., None] | None = None
 
-    def class_path(self, name_or_class_path: str) -> str:
+    def class_path(self, name_or_class_path: str, *, typed: bool = False) -> str:
         """The full class path of a plugin given by short name or class path.
 
+        Args:
+            name_or_class_path: What was given.
+            typed: Whether it was typed, and not read from a file.
+
         Raises:
-            UserError: If there is no such plugin, or it is of another kind.
+            UserError: If there is no such plugin, it is of another kind, or a file may not name it.
         """
         if self.group == STRATEGIES and name_or_class_path in {"auto", *StrategyRegistry} - {*available(self.group)}:
             raise UserError(
@@ -63,21 +76,35 @@ class PluginArgument:
                 f"says how to prune: give --trainer.strategy {name_or_class_path}, and --strategy a name such as "
                 f"{self.default}."
             )
-        cls = load(self.group, name_or_class_path)
+        cls = load(self.group, name_or_class_path, typed=typed)
         if not issubclass(cls, self.base):
             raise UserError(
                 f"{GROUPS[self.group]} {name_or_class_path!r} must derive from "
                 f"{self.base.__module__}.{self.base.__qualname__}, and {cls.__qualname__} does not"
             )
-        return f"{cls.__module__}.{cls.__qualname__}"
+        found = f"{cls.__module__}.{cls.__qualname__}"
+        allow(found)
+        return found
 
-    def resolve(self, value: Any) -> Any:
-        """A value as YAML gives it, with the plugin's name, if it names one, as a full class path."""
+    def resolve(self, value: Any, *, typed: bool = False) -> Any:
+        """A value as YAML gives it, with the plugin's name, if it names one, as a full class path.
+
+        Args:
+            value: The value.
+            typed: Whether it was typed, and not read from a file.
+        """
         if isinstance(value, str):
-            return self.class_path(value)
+            return self.class_path(value, typed=typed)
         if isinstance(value, dict) and isinstance(value.get("class_path"), str):
-            return {**value, "class_path": self.class_path(value["class_path"])}
+            return {**value, "class_path": self.class_path(value["class_path"], typed=typed)}
         return value
+
+
+class _Trust(argparse.Action):
+    """Only the help's: the option is taken out of the arguments before they are parsed, and no file can give it."""
+
+    def __call__(self, *_: Any) -> None:
+        raise NotImplementedError
 
 
 class PluginParser(OneLine, LightningArgumentParser):
@@ -91,8 +118,19 @@ class PluginParser(OneLine, LightningArgumentParser):
         super().__init__(*args, **{"formatter_class": _HelpFormatter, **kwargs})
         self.plugins: dict[str, PluginArgument] = {}
         self.sections: dict[str, PluginParser] = {}
-        self.refused: dict[str, str] = {}
+        self.refused = {TRUST.removeprefix("--"): f"a file cannot trust itself: give {TRUST} on the command line"}
         self._chosen: dict[str, str] = {}
+
+    def add_trust_option(self) -> None:
+        """Add the option by which a user trusts classes that configurations name."""
+        self.add_argument(
+            TRUST,
+            action=_Trust,
+            dest=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+            metavar="CLASS_PATHS",
+            help=TRUST_HELP,
+        )
 
     def add_plugin_arguments(self, key: str, plugin: PluginArgument) -> None:
         """Add ``--key NAME_OR_CLASS_PATH`` and ``--key.option value``.
@@ -118,13 +156,18 @@ class PluginParser(OneLine, LightningArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Namespace | None = None, *rest: Any, **kwargs: Any
     ) -> Namespace:
-        """`jsonargparse.ArgumentParser.parse_args`, with plugins by name."""
-        if args is not None and self.plugins:
+        """`jsonargparse.ArgumentParser.parse_args`, with plugins by name; files may name trusted classes only."""
+        args, trusted = without_trust(args or [])
+        with only_trusted([*trusted, *typed_class_paths(args)]):
+            return self._parsed(args, namespace, *rest, **kwargs)
+
+    def _parsed(self, args: list[str], namespace: Namespace | None, *rest: Any, **kwargs: Any) -> Namespace:
+        if self.plugins:
             # Defaults are given first of all, as choices: were they the parser's defaults, then the default plugin's
             # options would be taken for the user's and carried over to the plugin that the user chose.
             unset = [key for key in self.plugins if namespace is None or namespace.get(key) is None]
             defaults = [f"--{key}={self._choose(key, self.plugins[key].default)}" for key in unset]
-            args = defaults + self._arrange(list(args))
+            args = defaults + self._arrange(args)
         parsed = super().parse_args(args, namespace, *rest, **kwargs)
         _require_sections(self, parsed)
         _require_values(self, parsed)
@@ -149,7 +192,7 @@ class PluginParser(OneLine, LightningArgumentParser):
     def resolve(self, config: dict[str, Any]) -> dict[str, Any]:
         """A configuration as YAML gives it, with all plugins' names, sections included, as full class paths.
 
-        Class paths of earlier versions become those of this one.
+        Class paths of earlier versions become those of this one. Checkpoints run no code because a file says so.
 
         Raises:
             UserError: There is no such plugin, or the configuration has a key that is `refused`, with the reason there.
@@ -157,7 +200,9 @@ class PluginParser(OneLine, LightningArgumentParser):
         for key in self.refused.keys() & config.keys():
             raise UserError(f"the configuration has {key!r}: {self.refused[key]}")
         config = with_class_paths(config)
-        resolved = dict(config)
+        resolved = {key: value for key, value in config.items() if key != "weights_only" or value in (True, None)}
+        if resolved.keys() != config.keys():
+            sys.stderr.write("bplightning: a file's `weights_only: false` has no effect: give --weights_only false.\n")
         for key in self.plugins.keys() & config.keys():
             resolved[key] = self.plugins[key].resolve(config[key])
             self._check(key, class_path_of(resolved[key]), options_of(resolved[key]), typed=False)
@@ -186,7 +231,7 @@ class PluginParser(OneLine, LightningArgumentParser):
             if is_file:
                 files.append(f"--config={value}")
             elif detail == "help":
-                others.append(f"{option}={self.plugins[key].class_path(value)}")
+                others.append(f"{option}={self.plugins[key].class_path(value, typed=True)}")
             else:
                 choices.append(f"--{key}={self._choose(key, value)}")
                 chosen[key] = self._chosen[key]
@@ -203,7 +248,7 @@ class PluginParser(OneLine, LightningArgumentParser):
     def _choose(self, key: str, value: str) -> str:
         plugin = self.plugins[key]
         try:
-            chosen = plugin.resolve(get_loader("yaml")(value))
+            chosen = plugin.resolve(get_loader("yaml")(value), typed=True)
         except yaml.YAMLError as error:
             raise UserError(
                 f"--{key} is {value!r}, which is neither a name nor YAML ({error}): give a name such as "

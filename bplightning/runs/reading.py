@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from bplightning.compaction.saved_models import load_saved
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.quiet import quiet_transformers
@@ -25,7 +26,7 @@ NOT_READ = ("trainer", "seed_everything", "ckpt_path", "weights_only", "refill")
 def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
     """The module of a run, as a checkpoint holds it.
 
-    The run's configuration chooses what code is imported, as any ``--config`` does.
+    The run's configuration may name registered plugins, and classes that are imported already.
 
     Args:
         run: The run's folder, with ``config.yaml`` and ``checkpoints/``.
@@ -45,7 +46,9 @@ def load_run(run: Path, checkpoint: str | Path | None = None) -> PruningModule:
         read = _read(run)
         module = read.module
         if read.request.start == "baseline" and (baseline := baseline_of(run)) is not None:
-            module.model = module.task.load_model(baseline)  # it may have other shapes than the task's model
+            module.model = load_saved(
+                module.task.load_model, baseline, what="the baseline"
+            )  # it may have other shapes than the task's model
         module.configure_model()
     saved = read_checkpoint(file)
     require_same_weights(saved, module, path=file, training=False)

@@ -12,7 +12,8 @@ from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.distillation.distillation import Distillation
 from bplightning.plugins import STRATEGIES, TASKS, load
-from bplightning.runs.parser import CONFIG_OPTIONS, PluginArgument, PluginParser
+from bplightning.runs.class_paths import CONFIG_OPTIONS
+from bplightning.runs.parser import PluginArgument, PluginParser
 from bplightning.runs.strategy_options import check_strategy_options
 from bplightning.stages.alignment import Alignment
 from bplightning.stages.refill import Refill
@@ -38,6 +39,7 @@ def new_parser(**options: Any) -> PluginParser:
     """
     parser = PluginParser(**options, dump_header=[f"lightning.pytorch=={version('lightning')}"])
     parser.add_argument(*CONFIG_OPTIONS, action=ActionConfigFile, help="Configuration file to read, in YAML or JSON.")
+    parser.add_trust_option()
     return parser
 
 
@@ -49,7 +51,7 @@ def add_run_options(parser: PluginParser) -> None:
     """
     for key, plugin in PLUGINS.items():
         parser.add_plugin_arguments(key, plugin)
-    parser.refused = {
+    parser.refused |= {
         PRUNE_ONLY: "it is of a run of `prune`, and only `prune` takes it. That run's model is its compact/: "
         "`validate --ckpt_path RUN/compact --task ...` evaluates it"
     }
@@ -108,5 +110,5 @@ def recipe_arguments(args: list[str]) -> list[str]:
         option, equals, value = item.partition("=")
         if option == "--task":
             task = value if equals else following
-    recipe = getattr(load(TASKS, task), "embedded_recipe", None)
+    recipe = getattr(load(TASKS, task, typed=True), "embedded_recipe", None)
     return [] if recipe is None else [f"--config={recipe}"]

@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 
 from bplightning.compaction.equivalence import logit_difference, require_equal
 from bplightning.compaction.exact_compaction import compact
-from bplightning.compaction.loading import load_saved, save_compact
+from bplightning.compaction.loading import save_compact
 from bplightning.compaction.plan import CompactionPlan
+from bplightning.compaction.saved_models import load_saved
 from bplightning.compaction.vocabulary import Corpus, trim_vocabulary
 from bplightning.contracts.task import Task
 from bplightning.contracts.task_file import save_task

@@ -16,8 +16,8 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
 
-from bplightning.compaction.loading import load_saved
 from bplightning.compaction.narrow_stream import narrows_any, ordinary_norms
+from bplightning.compaction.saved_models import load_saved
 from bplightning.compaction.skipped_sublayers import skips_any, unskip
 from bplightning.contracts.capabilities import Steered
 from bplightning.contracts.strategy import PruningStrategy

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from transformers import PreTrainedModel
 
-from bplightning.compaction.loading import load_saved
+from bplightning.compaction.saved_models import load_saved
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedModel
 
+from bplightning.compaction.saved_models import load_saved
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.suitability import require_by_training
 from bplightning.contracts.task import Task
@@ -276,7 +277,7 @@ def save_dense(task: Task, model: PreTrainedModel, folder: Path) -> None:
 def _start_from(dense: Path | None, module: PruningModule) -> None:
     """Let pruning start from a dense model's folder, if there is one."""
     if dense is not None:
-        module.model = module.task.load_model(dense)
+        module.model = load_saved(module.task.load_model, dense, what="the baseline")
 
 
 def _file_of(ckpt_path: Any) -> Path | None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from bplightning.compaction.loading import load_saved
+from bplightning.compaction.saved_models import load_saved, read_part, unread_weights
+from bplightning.distillation.load_finetuned import require_embedded
 from bplightning.errors import UserError
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "embedded_start"
@@ -59,7 +61,8 @@ class Pretrained:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer; one without a padding token, as of a language model, pads with its last token."""
-        tokenizer = read(AutoTokenizer, self.name, **({"padding_side": "right"} if self.right_padding else {}))
+        side = {"padding_side": "right"} if self.right_padding else {}
+        tokenizer = read_part(AutoTokenizer, self.name, what="the model", **side)
         if not tokenizer.is_fast:
             raise UserError(
                 f"The tokenizer of {self.name!r} ({type(tokenizer).__name__}) is not a fast one, and only those "
@@ -111,7 +114,9 @@ class Pretrained:
             UserError: There is no such model, it has no such head, or its weights are damaged.
         """
         self.input_names  # noqa: B018  a model without such a head is refused here, with a remedy
-        return self.padded_alike(build(self.name, self.auto, seed=self.seed, new_head=new_head, **config))
+        model = build(self.name, self.auto, seed=self.seed, new_head=new_head, **config)
+        require_embedded(model, self.tokenizer, name=self.name)
+        return self.padded_alike(model)
 
     def padded_alike(self, model: PreTrainedModel) -> PreTrainedModel:
         """The same model, told what the tokenizer pads with: language models' classifiers look for the last token."""
@@ -169,7 +174,7 @@ class Pretrained:
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration."""
-        return read(AutoConfig, self.name)
+        return read_part(AutoConfig, self.name, what="the model")
 
 
 def build(name: str, auto: Any, *, seed: int | None, new_head: bool, **config: Any) -> PreTrainedModel:
@@ -188,9 +193,10 @@ def build(name: str, auto: Any, *, seed: int | None, new_head: bool, **config: A
     if seed is not None and not _has_weights(Path(name)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return auto.from_config(read(AutoConfig, name, **config), dtype=torch.float32)
+            return auto.from_config(read_part(AutoConfig, name, what="the model", **config), dtype=torch.float32)
     options = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": new_head}
-    model, found = read(auto, name, **options, **config)
+    read = partial(auto.from_pretrained, trust_remote_code=False, **options, **config)
+    model, found = load_saved(read, name, what="the model", new_head=True)
     body = f"{model.base_model_prefix}."
     damaged = sorted(key for key, *_ in found["mismatched_keys"] if key.startswith(body))
     if damaged:
@@ -198,12 +204,10 @@ def build(name: str, auto: Any, *, seed: int | None, new_head: bool, **config: A
             f"the model {name!r} cannot be loaded: {damaged[0]!r} and {len(damaged) - 1} more of its weights are of "
             "other shapes than its config.json says: give a folder that holds both as `save_pretrained` writes them."
         )
+    if new := unread_weights(model):
+        more = f" and {len(new) - 1} more" if new[1:] else ""
+        rank_zero_info(f"The model {name!r} has no head for this task: a new one is trained ({new[0]}{more}).")
     return model
-
-
-def read(kind: Any, name: str, **arguments: Any) -> Any:
-    """What `kind.from_pretrained` gives; a failure becomes an error of one line."""
-    return load_saved(partial(kind.from_pretrained, **arguments), name, what="the model")
 
 
 def accepted_inputs(forward: Any, names: list[str]) -> list[str]:

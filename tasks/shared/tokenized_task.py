@@ -110,7 +110,7 @@ class TokenizedTask(DataTask):
 
     def load_model(self, folder: str | Path) -> PreTrainedModel:
         """The model of a saved folder, in the precision it was saved in."""
-        return self.pretrained.padded_alike(self.auto.from_pretrained(folder))
+        return self.pretrained.padded_alike(self.auto.from_pretrained(folder, trust_remote_code=False))
 
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The entries of a batch that the model's `forward` takes."""

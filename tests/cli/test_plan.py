@@ -145,7 +145,7 @@ def test_options_files_and_recipes_are_those_of_fit(planned: Any, here: Path) ->
     strategy = {"class_path": "user_file.Blocks", "init_args": {"block": "4x2"}}
     task = {"class_path": "user_file.TinyTask", "init_args": {"layers": 4}}
     config.write_text(yaml.safe_dump({"task": task, "strategy": strategy, "trainer": {"max_epochs": 3}}))
-    made, status = planned("--config", str(config))
+    made, status = planned("--config", str(config), *USER)
     assert (layers(made), status) == (4, 0)
     assert made["roles"][0]["granularity"] == ["4x2"]
     assert (made["task"], made["strategy"]) == ("tiny-task", "blocks")

@@ -8,6 +8,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -481,3 +482,25 @@ def test_made_inputs_are_padded_on_both_sides_and_repeat() -> None:
     mask = inputs["attention_mask"]
     assert [bool(mask[0].all()), bool(mask[1, -1]), bool(mask[2, 0])] == [True, False, False]
     assert mask.any(dim=1).all()
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:must run observer before:UserWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize("lost", ["heads", "units"])
+def test_torch_quantizes_a_model_of_which_a_layer_has_lost_everything(lost: str) -> None:
+    """Its kernels fail at a `Linear` without features."""
+    model: Any = tiny("bert", hidden_size=128, intermediate_size=256, num_hidden_layers=2).eval()
+    layout = PrunableLayout.of(model)
+    group = layout.attention[0] if lost == "heads" else layout.feed_forward[0]
+    with torch.no_grad():
+        group.members[-1].weight(model).zero_()
+    small: Any = compact(model).eval()
+    quantized = torch.ao.quantization.quantize_dynamic(small, {nn.Linear}, dtype=torch.qint8)
+    for length in (8, 13, 24, 40):
+        tokens = torch.randint(5, 60, (2, length), generator=torch.Generator().manual_seed(length))
+        wanted, found = (each(input_ids=tokens).start_logits for each in (small, quantized))
+        assert (wanted - found).abs().max() < 0.1 * wanted.abs().max()
+    empty = [module for module in quantized.modules() if isinstance(module, nn.Linear) and not module.weight.numel()]
+    assert empty
+    assert pickle.loads(pickle.dumps(small)).state_dict().keys() == small.state_dict().keys()

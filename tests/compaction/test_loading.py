@@ -32,8 +32,9 @@ from transformers import (
 
 from bplightning.compaction.equivalence import LogitDifference
 from bplightning.compaction.exact_compaction import compact
-from bplightning.compaction.loading import load_saved, register, save_compact
+from bplightning.compaction.loading import register, save_compact
 from bplightning.compaction.plan import CompactionPlan
+from bplightning.compaction.saved_models import load_saved
 from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 

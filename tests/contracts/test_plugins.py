@@ -54,7 +54,7 @@ def test_class_path_in_current_folder_needs_no_registration(tmp_path: Path, monk
     path = list(sys.path)
     plugins.load(STRATEGIES, "hybrid")
     assert sys.path == path  # a registered name has nothing to look for there
-    assert plugins.load(STRATEGIES, "file_of_a_user.MyStrategy").__name__ == "MyStrategy"
+    assert plugins.load(STRATEGIES, "file_of_a_user.MyStrategy", typed=True).__name__ == "MyStrategy"
 
 
 def test_unknown_name_lists_what_there_is() -> None:
@@ -66,7 +66,7 @@ def test_unknown_name_lists_what_there_is() -> None:
 
 def test_unknown_class_path_says_what_is_missing() -> None:
     with pytest.raises(UserError, match=r"'no_such_file\.MyStrategy' cannot be imported .*No module named"):
-        plugins.load(STRATEGIES, "no_such_file.MyStrategy")
+        plugins.load(STRATEGIES, "no_such_file.MyStrategy", typed=True)
     with pytest.raises(UserError, match=r"'bplightning\.errors\.Nope' cannot be imported .*no attribute 'Nope'"):
         plugins.load(STRATEGIES, "bplightning.errors.Nope")
 

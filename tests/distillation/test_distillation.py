@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, BertTokenizer
 
 from bplightning.compaction.exact_compaction import compact
-from bplightning.compaction.loading import save_compact, unread_weights
+from bplightning.compaction.loading import save_compact
+from bplightning.compaction.saved_models import unread_weights
 from bplightning.contracts.soft_labels import soft_label_loss
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.window import PruningWindow

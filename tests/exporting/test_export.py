@@ -203,6 +203,21 @@ def test_int8_is_smaller_and_its_difference_is_said(
     assert 0 < (full - int8).abs().max() < full.abs().max()
 
 
+@pytest.mark.parametrize(
+    ("family", "auto"), [("bert", AutoModelForSequenceClassification), ("gpt2", AutoModelForCausalLM)]
+)
+def test_int8_of_layers_that_lost_everything(tmp_path: Path, family: str, auto: Any) -> None:
+    """Heads of one layer, units of another; a decoder with its cache."""
+    whole = tiny(family, auto=auto, num_hidden_layers=3).eval()
+    layout = PrunableLayout.of(whole)
+    with torch.no_grad():
+        for group in (layout.attention[0], layout.feed_forward[1], layout.attention[2], layout.feed_forward[2]):
+            group.members[-1].weight(whole).zero_()
+    small: Any = compact(whole).eval()
+    (file,) = export_onnx(small, tmp_path, int8=True, with_past=True)
+    assert file.stat().st_size > 0
+
+
 def test_float16(tmp_path: Path) -> None:
     tiny("vit", num_hidden_layers=1).save_pretrained(tmp_path / "model")
     result = export_model(tmp_path / "model", tmp_path / "half", dtype="float16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -63,11 +64,12 @@ def test_what_a_constructor_refuses_is_the_users_error(configuration: dict[str, 
         build(configuration | {"model": {"learning_rate": -1}})
 
 
-def test_a_class_path_needs_no_registration(
+def test_a_class_that_is_imported_needs_no_registration(
     configuration: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = "from bplightning.strategies.hybrid import Hybrid\n\n\nclass Own(Hybrid):\n    pass\n"
     (tmp_path / "own_pruning.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "own_pruning", importlib.import_module("own_pruning"))
     run = build(configuration | {"strategy": {"class_path": "own_pruning.Own"}})
     assert type(run.module.strategy).__name__ == "Own"

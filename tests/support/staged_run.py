@@ -8,6 +8,9 @@ from pathlib import Path
 from programs import Program
 
 ROOT = Path(__file__).parents[2]
+FIT = ("fit", "--task", "user_task.Deadly", "--config", "recipe.yaml")
+"""The words of the command; the file may not name a class that is not typed."""
+
 CONFIG = """
 task: {class_path: user_task.Deadly}
 strategy: {class_path: hybrid, init_args: {granularity: {attention: 16x16}, window: {final_warmup: 2}}}
@@ -86,6 +89,5 @@ def variables(folder: Path, die_at: str = "") -> dict[str, str]:
 
 def run(folder: Path, die_at: str = "") -> tuple[int, str]:
     """The command's exit status, and what it said."""
-    options = ("fit", "--config", "recipe.yaml")
-    program = Program(ROOT / "cli.py", *options, cwd=folder, variables=variables(folder, die_at))
+    program = Program(ROOT / "cli.py", *FIT, cwd=folder, variables=variables(folder, die_at))
     return program.end(), program.said

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from staged_run import ROOT, prepared
+from staged_run import FIT, ROOT, prepared
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -31,7 +31,11 @@ def test_sigterm_leaves_a_checkpoint_and_the_status_by_which_the_script_requeues
         with (tmp_path / f"task{rank}.log").open("w") as log:
             tasks.append(
                 subprocess.Popen(
-                    [sys.executable, str(ROOT / "cli.py"), "fit", "--config", "recipe.yaml"],
+                    [
+                        sys.executable,
+                        str(ROOT / "cli.py"),
+                        *FIT,
+                    ],
                     cwd=tmp_path,
                     env=os.environ | job | {"SLURM_PROCID": rank, "SLURM_NODEID": rank},
                     stdout=log,

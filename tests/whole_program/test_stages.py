@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from staged_run import ROOT, prepared, run, variables
+from staged_run import FIT, ROOT, prepared, run, variables
 
 POINTS = (
     *("baseline 18 rank 0", "pruning 3 rank 0", "pruning 20 rank 0", "compacting"),
@@ -28,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     last = prepared(folder)
     # With another seed of hashes than the others, which are forks of one process.
-    command = [sys.executable, str(ROOT / "cli.py"), "fit", "--config", "recipe.yaml"]
+    command = [sys.executable, str(ROOT / "cli.py"), *FIT]
     subprocess.run(command, cwd=folder, env=os.environ | variables(folder), check=True)
     return last
 

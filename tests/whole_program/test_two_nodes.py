@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from staged_run import ROOT, prepared, run
+from staged_run import FIT, ROOT, prepared, run
 
 Pieces = tuple[Path, list[tuple[int, str]]]
 Nodes = tuple[Path, list[tuple[int, str]]]
@@ -35,7 +35,11 @@ class Agent:
                 [
                     *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"),
                     *(f"--node_rank={node}", "--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{port}"),
-                    *(f"--rdzv_id={port}", str(ROOT / "cli.py"), "fit", "--config", "recipe.yaml"),
+                    *(
+                        f"--rdzv_id={port}",
+                        str(ROOT / "cli.py"),
+                        *FIT,
+                    ),
                 ],
                 cwd=folder,
                 env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'tests' / 'support'}"},

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 from bplightning.compaction.exact_compaction import compact
-from bplightning.compaction.loading import load_saved
+from bplightning.compaction.saved_models import load_saved
 from bplightning.contracts.strategy import Progress
 from bplightning.contracts.target import Target
 from bplightning.errors import UserError
