@@ -6,6 +6,7 @@ is first asked for: reading a compact model costs no import of Lightning, and ``
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 find_neighbours()
+
+for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    os.environ.setdefault(_variable, "1")  # before ONNX Runtime and the hub's client are imported, which report home
 
 _HOMES = {
     "CompactionPlan": "compaction.plan",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bplightning.benchmarking.schema import Benchmark, Row
 from bplightning.benchmarking.table import label, variant
 from bplightning.errors import UserError
+from bplightning.io.files import whole_file
 from bplightning.reporting.table_format import UNSETTLED, times_faster
 
 if TYPE_CHECKING:
@@ -46,12 +46,8 @@ def plot(benchmark: Benchmark, path: Path) -> None:
         benchmark: What `bplightning.benchmarking.benchmark.benchmark` returned.
         path: The file; its folder exists.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        draw(benchmark).savefig(temporary, dpi=150)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        draw(benchmark).savefig(file, dpi=150, format=path.suffix.removeprefix(".").lower())
 
 
 def draw(benchmark: Benchmark) -> Figure:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from bplightning.errors import UserError
+from bplightning.io.ending import Interrupted, let_finish
 from bplightning.io.files import writable, write_whole
 from bplightning.io.parser_errors import OneLine
+from bplightning.io.private import shown_command
 from bplightning.io.run_folder import REPORT_FILE
 
 if TYPE_CHECKING:
@@ -177,7 +179,7 @@ def _without_target(strategies: Sequence[str], fit: list[str]) -> dict[str, list
         return {}
     if not target or not without or len(without) == len(strategies):
         return {}
-    sys.stderr.write(f"bplightning: {shlex.join(target)} is left out for what has no target: {', '.join(without)}\n")
+    sys.stderr.write(f"bplightning: {shown_command(target)} is left out for what has no target: {', '.join(without)}\n")
     return dict.fromkeys(without, kept)
 
 
@@ -199,7 +201,7 @@ def _require_runnable(runs: Iterable[list[str]]) -> list[PruningStrategy]:
             strategies.append(strategy_of(parser.parse_args(["fit", *recipe_arguments(words), *options]).fit))
             require_by_training(strategies[-1])
         except UserError as error:
-            raise UserError(f"no run was made, as `{shlex.join(words)}` is refused: {error}") from error
+            raise UserError(f"no run was made, as `{shown_command(words)}` is refused: {error}") from error
     return strategies
 
 
@@ -231,17 +233,34 @@ def _run(root: Path, options: list[str]) -> Path:
     from lightning.pytorch.utilities import rank_zero_info
 
     if not (done := sorted(root.glob(f"runs/*/version_*/{REPORT_FILE}"))):
-        rank_zero_info(f"Running: fit {shlex.join(options)}")
+        rank_zero_info(f"Running: fit {shown_command(options)}")
         command = [sys.executable, "-m", "bplightning", "fit", *options]
         command += ["--resume", "true", "--trainer.default_root_dir", str(root)]
-        status = subprocess.run(command, check=False).returncode
+        status = _status(command)
         done = sorted(root.glob(f"runs/*/version_*/{REPORT_FILE}"))
         if status or not done:
             raise UserError(
-                f"`fit {shlex.join(options)}` ended with status {status}{'' if done else ' and without a report'}: its "
-                "output above says why. Repeat the command to continue from there."
+                f"`fit {shown_command(options)}` ended with status {status}{'' if done else ' and without a report'}: "
+                "its output above says why. Repeat the command to continue from there."
             )
     return done[-1].parent
+
+
+def _status(command: Sequence[str]) -> int:
+    """How a process ended. A signal to this one is handed on, once: the other saves a checkpoint before it ends."""
+    with subprocess.Popen(command, start_new_session=True) as process:
+        let_finish(True)
+        try:
+            return process.wait()
+        except Interrupted as stop:
+            process.send_signal(stop.signum)
+            try:
+                process.wait()
+            except Interrupted:
+                process.kill()
+            raise
+        finally:
+            let_finish(False)
 
 
 def _named(runs: Sequence[Path]) -> dict[str, Path]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
+
+from bplightning.io.private import shown_command
 
 
 def program() -> list[str]:
@@ -16,5 +17,5 @@ def program() -> list[str]:
 
 
 def command_line() -> str:
-    """The whole command, as one would type it."""
-    return shlex.join([*program(), *sys.argv[1:]])
+    """The whole command, as one would type it, but for secrets, which are masked: it is written into reports."""
+    return shown_command([*program(), *sys.argv[1:]])

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -15,18 +14,11 @@ from typing import NoReturn
 from bplightning.cli.help_pages import ALL, PAGES, page
 from bplightning.cli.verbs import TRAINING_VERBS, VERBS, verb_parser
 from bplightning.errors import UserError, did_you_mean
+from bplightning.io.ending import ends_on_signals
+from bplightning.io.files import REFUSED, not_written
 from bplightning.io.parser_errors import OneLine
 from bplightning.io.printable import printable
 from bplightning.io.provenance import own_version
-
-NOT_WRITTEN = {
-    errno.ENOSPC: "make room on the disk, or name another place",
-    errno.EDQUOT: "make room, or name another place",
-    errno.EACCES: "name a place that you may read and write, or change its permissions",
-    errno.EPERM: "name a place that you may read and write, or change its permissions",
-    errno.EROFS: "name a place that can be written to",
-}
-"""What a machine refuses, and the remedy."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,21 +27,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The words after the program's name; by default those of this process.
     """
+    with ends_on_signals():
+        _said(list(sys.argv[1:] if argv is None else argv))
+
+
+def _said(args: list[str]) -> None:
+    """Run the program; what the user can act on is one line."""
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        _run(args)
         sys.stdout.flush()  # now, while a reader that is gone can still be handled
     except UserError as error:
         _refuse(str(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("bplightning: interrupted\n")
-        sys.exit(130)  # the shell's status for it: 128 + SIGINT
     except BrokenPipeError:  # the program that reads our output, `head` for example, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
         sys.exit(141)  # 128 + SIGPIPE
     except OSError as error:
-        if error.errno not in NOT_WRITTEN:
+        if error.errno not in REFUSED:
             raise
-        _refuse(f"{error.filename or 'a file'}: {error.strerror}: {NOT_WRITTEN[error.errno]}.")
+        _refuse(str(not_written(error.filename or "a file", error.errno)))
 
 
 def _run(args: list[str]) -> None:

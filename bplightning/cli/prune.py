@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
@@ -23,9 +24,12 @@ from bplightning.cli.trainers import (
     with_objects,
 )
 from bplightning.errors import UserError
+from bplightning.io.files import removed_after_error
+from bplightning.io.private import shown_command
 from bplightning.io.quiet import quiet_lightning
-from bplightning.io.run_folder import RunFolder
+from bplightning.io.run_folder import RunFolder, settings_of
 from bplightning.plugins import TASKS, load
+from bplightning.reporting.page import PAGE_FILE
 from bplightning.reporting.schema import Report
 from bplightning.runs.build import instantiated
 from bplightning.runs.parser import PluginParser
@@ -66,7 +70,7 @@ def run_prune(args: Sequence[str]) -> Report | None:
         own["logger"] = AppendingCSVLogger(runs.parent, name=runs.name)
     saves = [] if chosen.fast_dev_run else [SavesConfig(parser, settings)]
     request = RunRequest(
-        command=shlex.join([*program(), "prune", *args]),
+        command=shown_command([*program(), "prune", *args]),
         seed=seed,
         baseline=settings.baseline,
         alignment=objects.alignment,
@@ -75,9 +79,10 @@ def run_prune(args: Sequence[str]) -> Report | None:
     progress = usual_callbacks(chosen, request.stage("prune"), request.stage("evaluate"))
     trainer = make_trainer(chosen, [*progress, *saves], **own)
     folder = folder_of(trainer)
+    _remove_unfinished(folder)
     if RunFolder(folder).config.exists():
         raise UserError(f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir.")
-    with quiet_lightning(), kept_from_others(chosen, trainer, folder):
+    with quiet_lightning(), kept_from_others(chosen, trainer, folder), removed_after_error(*_written(folder)):
         return prune(
             trainer,
             module,
@@ -85,6 +90,35 @@ def run_prune(args: Sequence[str]) -> Report | None:
             calibration_examples=settings.calibration_examples,
             begin=lambda: save_config(trainer),
         )
+
+
+def _written(folder: Path) -> list[Path]:
+    """What this verb writes into a run's folder before its result, and is of no use without it, as far as is not there.
+
+    Args:
+        folder: The run's folder.
+    """
+    run = RunFolder(folder)
+    paths = run.config, run.baseline_model, run.baseline, run.unfinished, run.path / PAGE_FILE, *_logged(run.path)
+    return [path for path in paths if not path.exists()]
+
+
+def _logged(folder: Path) -> tuple[Path, Path]:
+    return folder / "metrics.csv", folder / "hparams.yaml"
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a `prune` left that was killed: its configuration and baseline, with neither a report nor a model."""
+    run = RunFolder(folder)
+    if run.report.exists() or run.compact.exists() or not run.config.is_file():
+        return
+    try:
+        of_prune = PRUNE_ONLY in settings_of(folder)
+    except UserError:
+        return
+    if of_prune:
+        run.config.unlink()
+        shutil.rmtree(run.baseline_model, ignore_errors=True)
 
 
 def prune_parser() -> PluginParser:

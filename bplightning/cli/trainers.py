@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -18,6 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from bplightning.errors import UserError
+from bplightning.io.files import write_whole
+from bplightning.io.private import without_secrets
 from bplightning.io.run_folder import RunFolder, worked_on
 from bplightning.plugins import name_of
 from bplightning.runs.build import refusals_said
@@ -214,6 +217,21 @@ def kept_from_others(settings: Namespace, trainer: Trainer, folder: Path) -> Abs
     return worked_on(folder) if numbered and trainer.is_global_zero else nullcontext()
 
 
+def written(parser: PluginParser, settings: Namespace) -> str:
+    """Settings as a configuration file holds them, with secrets masked.
+
+    Args:
+        parser: The verb's parser.
+        settings: What it has parsed.
+    """
+    text = parser.dump(settings, skip_unset=False)
+    content = yaml.safe_load(text)
+    if (masked := without_secrets(content)) == content:
+        return text
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    return "\n".join([*head, yaml.safe_dump(masked, sort_keys=False, allow_unicode=True)])
+
+
 class SavesConfig(Callback):
     """Writes the configuration of a run into its folder, once, when training begins and all ranks are there.
 
@@ -245,7 +263,9 @@ class SavesConfig(Callback):
         config = RunFolder(folder_of(trainer)).config  # ranks find it together
         if trainer.is_global_zero:
             config.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.settings, config, skip_unset=False, overwrite=self.overwrite, multifile=False)
+            if config.exists() and not self.overwrite:
+                raise UserError(f"{str(config)!r} is there already, of another run: name another place for this one.")
+            write_whole(config, written(self.parser, self.settings))
 
 
 class SavesConfigOf(Callback):

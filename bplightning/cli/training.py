@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from bplightning.cli.trainers import (
 from bplightning.cli.verbs import TRAINING_VERBS
 from bplightning.distillation.load_finetuned import load_fitting
 from bplightning.errors import UserError
+from bplightning.io.private import shown_command
 from bplightning.io.quiet import quiet_lightning
-from bplightning.io.run_folder import RunFolder, find_model, require_none_begins
+from bplightning.io.run_folder import RunFolder, find_model, one_at_a_time, require_none_begins
 from bplightning.reporting.schema import Report
 from bplightning.runs.build import BuiltRun, built
 from bplightning.runs.matching_runs import find_earlier, find_same
@@ -299,10 +300,22 @@ class PruningCLI(LightningCLI):
                 f"{str(folder)!r} holds another run's config.yaml: choose another --trainer.default_root_dir, or "
                 "--ckpt_path last to continue that run."
             )
-        with kept_from_others(self._given, self.trainer, folder):
-            if self.settings.resume and not resume and self.trainer.is_global_zero:
-                require_none_begins(folder)
+        begins = self.settings.resume and not resume and self.trainer.is_global_zero
+        with ExitStack() as kept:
+            with one_at_a_time(folder.parent) if begins else nullcontext():
+                kept.enter_context(kept_from_others(self._given, self.trainer, folder))
+                if begins:
+                    self._require_none_begun(folder)
             self.report = self._pipeline(resume=resume)
+
+    def _require_none_begun(self, folder: Path) -> None:
+        """Refuse to begin a run that another process has begun since this one has looked for it."""
+        require_none_begins(folder)
+        others = (run for run in self._runs_folder.glob("version_*") if run != folder)
+        if (found := find_same(others, self._configuration())) is not None:
+            raise UserError(
+                f"another process has begun this run too, {str(found)!r}: repeat the command to go on with it."
+            )
 
     def _pipeline(self, *, resume: bool) -> Report | None:
         stop = self._stop_gracefully()
@@ -310,7 +323,7 @@ class PruningCLI(LightningCLI):
         run = self.built
         request = replace(
             run.request,
-            command=shlex.join(self.words),
+            command=shown_command(self.words),
             seed=self.seed,
             resume=resume,
             ckpt_path=self._checkpoint(),

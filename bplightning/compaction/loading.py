@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
@@ -43,6 +42,7 @@ def save_compact(
     tokenizer: PushToHubMixin | None = None,
     inputs: Mapping[str, Tensor] | None = None,
     complete: Callable[[Path], None] | None = None,
+    proved: Callable[[LogitDifference], None] | None = None,
 ) -> LogitDifference:
     """Save a compact model as a transformers folder, and check it by loading it again.
 
@@ -54,30 +54,30 @@ def save_compact(
         tokenizer: Tokenizer or image processor, saved along with the model.
         inputs: Inputs on which the saved and the reloaded model are compared; by default seeded random ones.
         complete: Writes further files into the folder before it appears.
+        proved: Called with what is returned before the folder appears.
 
     Returns:
         The largest difference between the logits of `model` and of the reloaded model.
 
     Raises:
-        UserError: The folder holds files already, or the reloaded model's logits differ.
+        UserError: The folder holds files already, the disk is full, or the reloaded model's logits differ.
     """
     register()
-    try:
-        with whole_folder(Path(folder)) as unproved:
-            model.save_pretrained(unproved)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(unproved)
-            plan = getattr(model, "compaction_plan", None)
-            if plan is not None:
-                (unproved / PLAN_FILE).write_text(plan.to_json())
-            reloaded: nn.Module = type(model).from_pretrained(unproved, trust_remote_code=False)
-            reloaded.to(model.device)
-            inputs = comparison_inputs(model) if inputs is None else inputs
-            difference = require_equal(model, reloaded, inputs, what="the reloaded model")
-            if complete is not None:
-                complete(unproved)
-    except SafetensorError as error:  # safetensors raises it when the disk is full
-        raise UserError(f"cannot save to {str(folder)!r}: {error}. Make room, or name another place.") from error
+    with whole_folder(Path(folder)) as unproved:
+        model.save_pretrained(unproved)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(unproved)
+        plan = getattr(model, "compaction_plan", None)
+        if plan is not None:
+            (unproved / PLAN_FILE).write_text(plan.to_json())
+        reloaded: nn.Module = type(model).from_pretrained(unproved, trust_remote_code=False)
+        reloaded.to(model.device)
+        inputs = comparison_inputs(model) if inputs is None else inputs
+        difference = require_equal(model, reloaded, inputs, what="the reloaded model")
+        if complete is not None:
+            complete(unproved)
+        if proved is not None:
+            proved(difference)
     return difference
 
 

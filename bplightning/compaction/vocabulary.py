@@ -22,6 +22,7 @@ from bplightning.compaction import configured_ids
 from bplightning.compaction.equivalence import require_equal
 from bplightning.compaction.tokenizer_trimming import make_encoder, needed_ids, require_same_tokens, trimmed_tokenizer
 from bplightning.errors import UserError
+from bplightning.io.bounds import require_bounded
 from bplightning.io.records import DELIMITERS, Table, is_table, read_lines
 
 SAMPLES = 4
@@ -69,6 +70,7 @@ class Corpus:
         formats = [".txt", ".jsonl", ".json", *DELIMITERS, ".parquet"]
         if self.path.suffix.lower() not in formats:
             raise UserError(f"corpus {str(self.path)!r} must be one of {', '.join(formats)}: convert or rename it.")
+        require_bounded(self.path)
 
     def __iter__(self) -> Iterator[str]:
         empty, place = True, "its start"

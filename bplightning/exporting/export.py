@@ -7,7 +7,6 @@ special treatment. The graphs that it gets are built in `bplightning.exporting.g
 from __future__ import annotations
 
 import copy
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -34,7 +33,7 @@ from bplightning.exporting.files import (
     torch_calls,
 )
 from bplightning.exporting.graphs import Parts, parts_of
-from bplightning.io.files import made_parent, require_empty, whole_folder
+from bplightning.io.files import copy_file, made_parent, require_empty, whole_folder
 from bplightning.io.run_folder import find_model
 
 FORMATS = ("onnx", "torch-export")
@@ -137,7 +136,7 @@ def export_model(
             _require_numbers(quantized, what=repr(str(path)))
         for pattern in COPIED:
             for file in path.glob(pattern):
-                shutil.copy(file, unproved / file.name)
+                copy_file(file, unproved / file.name)
     exported = Exported(tuple(out / file.name for file in files), difference, limit, quantized)
     kind = f"ONNX, opset {opset or OPSET}" if format == "onnx" else "torch.export"
     rank_zero_info(_summary(exported, kind=f"{kind}, {quantize or dtype}", real=text is not None))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from bplightning.errors import UserError
+from bplightning.io.files import whole_file
 from bplightning.io.records import STANDARD
 
 
@@ -29,7 +30,7 @@ class JsonLinesWriter:
     def __init__(self, path: str, *, overwrite: bool = False) -> None:
         self._name = "standard output" if path == STANDARD else path
         self._place = Path(path)
-        self._unfinished: Path | None = None
+        self._open = ExitStack()
         if path == STANDARD:
             self._stream: BinaryIO = sys.stdout.buffer
             return
@@ -43,14 +44,13 @@ class JsonLinesWriter:
             raise UserError(f"the output {str(self._place)!r} is a folder: name a file in it.")
         if self._place.exists():
             if not stat.S_ISREG(self._place.stat().st_mode):
-                return self._place.open("wb")
+                return self._open.enter_context(self._place.open("wb"))
             if not overwrite:
                 raise UserError(
                     f"the output {str(self._place)!r} is there already: name another file, or give --overwrite true."
                 )
         self._place.parent.mkdir(parents=True, exist_ok=True)
-        self._unfinished = self._place.with_name(f".{self._place.name}-{os.getpid()}")
-        return self._unfinished.open("wb")
+        return self._open.enter_context(whole_file(self._place, overwrite=overwrite))
 
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         """Write records, one a line, and hand them on at once.
@@ -72,18 +72,11 @@ class JsonLinesWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._place == Path(STANDARD):
-            return
         try:
-            self._stream.close()
-            if self._unfinished is not None and kind is None:
-                self._unfinished.replace(self._place)
+            self._open.__exit__(kind, error, trace)
         except OSError as failure:
             if kind is None:
                 raise self._named(failure) from failure
-        finally:
-            if self._unfinished is not None:
-                self._unfinished.unlink(missing_ok=True)
 
     def _named(self, error: OSError) -> OSError:
         return OSError(error.errno, error.strerror, self._name)

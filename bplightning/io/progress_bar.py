@@ -35,7 +35,7 @@ def progress_bar() -> Iterator[OnProgress]:
 
         yield say
         return
-    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("", total=1.0)
         drawn: tuple[str, float] = "", -OFTEN

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from bplightning.errors import UserError
+from bplightning.io.bounds import bounded_lines
 
 STANDARD = "-"
 """Stands for standard input or output in place of a file's name."""
@@ -86,7 +87,7 @@ def read_lines(path: str) -> Iterator[str]:
         errors = "surrogateescape" if unicode else "strict"  # a decoder that stops does not say at which line
         text = io.TextIOWrapper(stream, encoding, errors=errors, newline="")
         try:
-            for number, line in enumerate(text, 1):
+            for number, line in enumerate(bounded_lines(text, _named(path)), 1):
                 if unicode and not line.isascii() and (wrong := _NOT_UTF8.search(line)):
                     raise UserError(
                         f"line {number} of {_named(path)} is not in UTF-8 (byte 0x{ord(wrong[0]) - 0xDC00:x} at "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from bplightning.errors import UserError
+from bplightning.io.locks import PATIENCE, locked
 
 CONFIG_FILE = "config.yaml"
 REPORT_FILE = "report.json"
@@ -21,8 +21,6 @@ Made = TypeVar("Made")
 COMPACT = "compact"
 BASELINE = "baseline"
 CHECKPOINTS = "checkpoints"
-PATIENCE = 8.0
-"""Seconds to wait for a run's folder: processes that load data outlive one that was killed by a few."""
 
 
 @dataclass(frozen=True)
@@ -196,56 +194,54 @@ def worked_on(run: Path) -> Iterator[None]:
             run.rmdir()  # which a folder with a file in it refuses
 
 
-def require_none_begins(before: Path) -> None:
+@contextmanager
+def one_at_a_time(runs: Path) -> Iterator[None]:
+    """Let one process at a time look which runs are there, and begin one.
+
+    Args:
+        runs: Folder of the runs.
+
+    Raises:
+        UserError: Another process takes too long for it.
+    """
+    lock = _lock(runs, patience=PATIENCE)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def require_none_begins(own: Path) -> None:
     """Refuse to begin a run while another process begins one next to it, as nobody knows yet whether they are the same.
 
     Args:
-        before: Folder of the run to begin. Only those of lower numbers count; where it is not called ``version_N``,
-            none has a lower one.
+        own: Folder of the run to begin.
 
     Raises:
         UserError: Another process is beginning one.
     """
-    own = _number(before)
-    for run in before.parent.glob("version_*"):
-        number = _number(run)
-        if own is None or number is None or number >= own or RunFolder(run).config.is_file():
+    for run in own.parent.glob("version_*"):
+        if run == own or RunFolder(run).config.is_file():
             continue
         lock = _lock(run, patience=0)
         if lock is not None:
             os.close(lock)
 
 
-def _number(run: Path) -> int | None:
-    """The number of a folder ``version_N``; `None` for one of another name."""
-    number = run.name.removeprefix("version_")
-    return int(number) if number != run.name and number.isdecimal() else None
-
-
 def _lock(folder: Path, patience: float) -> int | None:
     """Lock a folder, for which it waits at most `patience` seconds; close what is returned to unlock it."""
     try:
-        import fcntl  # not every system has it
-
         descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
+    except OSError:
         return None
-    deadline = time.monotonic() + patience
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(
-            f"another process is working on the run {str(folder)!r}: wait for its end, or stop it, and repeat the "
-            "command to continue it; without --resume the command begins a new run."
-        ) from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
+    is_locked = locked(descriptor, patience=patience)
+    if is_locked:
+        return descriptor
+    os.close(descriptor)
+    if is_locked is None:
         return None
+    raise UserError(
+        f"another process is working on the run {str(folder)!r}: wait for its end, or stop it, and repeat the command "
+        "to continue it; without --resume the command begins a new run."
+    )

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.modelcard import TASK_MAPPING
 
+from bplightning.io.private import without_paths
 from bplightning.reporting.base_card import CARD_FILE as CARD_FILE
 from bplightning.reporting.base_card import Base, base_of
 from bplightning.reporting.schema import Report
@@ -38,7 +39,7 @@ def model_card(report: Report, *, architecture: str, reader: str) -> str:
         tags=["bplightning", "block-pruning", report["strategy"]],
         eval_results=list(_results(report, _pipeline(architecture))) or None,
     )
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(report, name, reader)}"))
+    return str(ModelCard(without_paths(f"---\n{data.to_yaml()}\n---\n\n{_text(report, name, reader)}")))
 
 
 def _results(report: Report, pipeline: str | None) -> Iterator[EvalResult]:

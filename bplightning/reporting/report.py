@@ -10,11 +10,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 from bplightning.errors import UserError
 from bplightning.io.files import write_whole
 from bplightning.io.printable import printable_throughout
+from bplightning.io.private import without_secrets
 from bplightning.measuring.records import ParameterCount
 from bplightning.reporting.findings import (
     Differences,
@@ -99,10 +100,10 @@ def build_report(
         classes=scores.classes,
         samples=list(scores.samples),
         monitor=scores.monitor,
-        data=_plain(scores.data),
-        evaluation=_plain(scores.evaluation),
-        distillation=_plain(stages.distillation),
-        simplification=_plain(stages.simplification),
+        data=_settings(scores.data),
+        evaluation=_settings(scores.evaluation),
+        distillation=_settings(stages.distillation),
+        simplification=_settings(stages.simplification),
         alignment=None if stages.alignment is None else _finite(stages.alignment),
         refill=stages.refill,
         snap=stages.snap,
@@ -137,7 +138,7 @@ def build_report(
         machine=origin.machine,
     )
     report["warnings"] = warnings_of(report, alike=scores.alike)
-    return report
+    return cast(Report, without_secrets(report, by_name=False))  # an attention's key is no secret
 
 
 def save_report(report: Report, path: str | Path) -> None:
@@ -204,6 +205,11 @@ def _equivalence(differences: Differences) -> Equivalence:
 
 def _plain(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if values is None else dict(values)
+
+
+def _settings(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a user has said, and a plugin hands on."""
+    return None if values is None else without_secrets(dict(values))
 
 
 def _number(value: SupportsFloat | None) -> float | None:

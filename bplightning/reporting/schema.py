@@ -378,7 +378,7 @@ def _with_queries(document: dict[str, Any]) -> dict[str, Any]:
 
 def _with_intervals(document: dict[str, Any]) -> dict[str, Any]:
     """A report of an earlier version, whose models in 8 bits and of other sizes have no intervals of speed-ups."""
-    none = {"speedup_interval": {}}
+    none: dict[str, Any] = {"speedup_interval": {}}
     quantized, family = document["quantized"], document["family"]
     if isinstance(quantized, dict):
         document = document | {"quantized": {**none, **quantized}}

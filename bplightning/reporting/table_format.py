@@ -33,7 +33,10 @@ def titled_table(
     for index, name in enumerate(columns):
         right = name.startswith("<")
         table.add_column(
-            name.removeprefix("<"), justify="right" if right else "left", no_wrap=index == 0 or right, overflow="fold"
+            Text(name.removeprefix("<")),
+            justify="right" if right else "left",
+            no_wrap=index == 0 or right,
+            overflow="fold",
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

@@ -71,7 +71,7 @@ def compact_run(
     return finish(
         Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),
         module,
-        Ending(out=out, report=out / REPORT_FILE, dense=baseline_of(run), filling=filling, saving=saving),
+        Ending(out, out / REPORT_FILE, baseline_of(run), filling=filling, saving=saving, at_once=True),
         RunRequest(command=command, alignment=alignment),
     )
 

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from bplightning.errors import UserError
-from bplightning.io.run_folder import RunFolder
+from bplightning.io.private import without_secrets
+from bplightning.io.run_folder import RunFolder, settings_of
 from bplightning.plugins import load
 from bplightning.runs.older_configuration import renewed
 from bplightning.runs.parser import class_parser
@@ -82,8 +83,20 @@ def find_same(runs: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
     Args:
         runs: Folders, those among them with ``config.yaml``.
         config: This run's configuration.
+
+    Raises:
+        UserError: The configuration of a run that has not ended cannot be read: it may be this one.
     """
     there = [run for run in runs if RunFolder(run).config.is_file()]
+    for run in there:
+        if not RunFolder(run).report.is_file():
+            try:
+                settings_of(run)
+            except UserError as error:
+                raise UserError(
+                    f"{error} Whether that run is the one to go on with is not known: restore the file, or move the "
+                    "folder away to begin a new run."
+                ) from error
     there.sort(key=lambda run: RunFolder(run).config.stat().st_mtime_ns, reverse=True)
     same = [run for run in there if not _differences(_read(RunFolder(run).config), config, training=True, longer=False)]
     return next((run for run in same if not RunFolder(run).report.is_file()), next(iter(same), None))
@@ -103,6 +116,7 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 
     One that names a plugin which cannot be imported stays as it is: it is not of a run like this one.
     """
+    config = without_secrets(config)  # older versions wrote them; another key makes no other run
     try:
         found = renewed(config)
         for key in PLUGINS.keys() & found.keys():
@@ -125,6 +139,7 @@ def _differences(
     """
     if not theirs:
         return ["it has no config.yaml that can be read"]
+    ours = without_secrets(ours)
     # What is not there is of a version that did not have it.
     sections = [name for name in ((*OF_WEIGHTS, *OF_TRAINING) if training else OF_WEIGHTS) if name in theirs]
     free = {f"trainer.{name}" for name in ((*FREE, *LENGTH) if longer else FREE)}

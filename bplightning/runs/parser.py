@@ -31,6 +31,7 @@ from bplightning.runs.class_paths import (
     typed_class_paths,
     without_trust,
 )
+from bplightning.runs.masked_settings import ask_again
 from bplightning.runs.older_configuration import with_class_paths
 from bplightning.runs.plugin_options import chosen_in, class_path_of, options_of, typed_options, with_nulls
 
@@ -169,6 +170,7 @@ class PluginParser(OneLine, LightningArgumentParser):
             defaults = [f"--{key}={self._choose(key, self.plugins[key].default)}" for key in unset]
             args = defaults + self._arrange(args)
         parsed = super().parse_args(args, namespace, *rest, **kwargs)
+        ask_again(parsed)
         _require_sections(self, parsed)
         _require_values(self, parsed)
         for key, plugin in self.plugins.items():

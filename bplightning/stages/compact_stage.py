@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 
 from bplightning.compaction.equivalence import logit_difference, require_equal
 from bplightning.compaction.exact_compaction import compact
+from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.compaction.plan import CompactionPlan
 from bplightning.compaction.saved_models import load_saved
@@ -109,19 +109,20 @@ def make_compact(
     plan = CompactionPlan.of(exact)
     count = 0 if task.tokenizer is None else _tokens(masked)
     tokens = Vocabulary(kept=count, total=count)
-    small: PreTrainedModel
-    if resume and trainer.strategy.broadcast(out.exists()):
-        small = load_saved(task.load_model, out, what="the compact model")
-        return Compacted(small, task, plan, tokens, refilled)
-    if resume and trainer.is_global_zero:
-        for part in out.parent.glob(f".{out.name}-*"):  # what a process that was killed had begun to save
-            shutil.rmtree(part, ignore_errors=True)
-    small = compact(exact, plan)  # type: ignore[assignment]
+    there = resume and trainer.strategy.broadcast(out.is_dir() and any(out.iterdir()))
+    if there and "compact_reloaded" in notes.kept:
+        return Compacted(_saved(task, out), task, plan, tokens, refilled)
+    small: PreTrainedModel = compact(exact, plan)  # type: ignore[assignment]
     equal = require_equal(exact, small, _first_batch(task, exact), what="the compact model")
-    notes.once("masked_compact", lambda: asdict(equal))
+    notes.keep("masked_compact", asdict(equal))
     if filling is not None:
         small = filling.fill(small)
         nn.Module.to(small, masked.device)  # transformers' own signature of `to` is not typed
+    if there:  # the notes on it are lost
+        saved = _saved(task, out).to(masked.device)  # type: ignore[arg-type]
+        same = require_equal(small, saved, comparison_inputs(small), what=f"the model in {str(out)!r}")
+        notes.keep("compact_reloaded", asdict(same))
+        return Compacted(saved, task, plan, tokens, refilled)
     processor = task.processor
     if saving.vocabulary is not None:
         if task.tokenizer is None:
@@ -138,13 +139,27 @@ def make_compact(
     if saving.dtype is not None:
         nn.Module.to(small, saving.dtype)
     if trainer.is_global_zero:
-        reloaded = save_compact(small, out, processor, complete=partial(save_task, task))
-        notes.once("compact_reloaded", lambda: asdict(reloaded))
+        save_compact(
+            *(small, out, processor),
+            complete=partial(save_task, task),
+            proved=lambda difference: notes.keep("compact_reloaded", asdict(difference)),
+        )
     trainer.strategy.barrier()
     if saving.vocabulary is not None:
         assert saving.task_of is not None
         task = saving.task_of(out)
     return Compacted(small, task, plan, tokens, refilled)
+
+
+def _saved(task: Task, out: Path) -> PreTrainedModel:
+    """The compact model that an earlier process of the run saved."""
+    try:
+        saved: PreTrainedModel = load_saved(task.load_model, out, what="the compact model")
+    except UserError as error:
+        raise UserError(
+            f"{error} Or remove that folder and repeat the command: the model is made again from the last checkpoint."
+        ) from error
+    return saved
 
 
 def _before_refill(task: Task, masked: PreTrainedModel, filling: Filling) -> tuple[PreTrainedModel, Refilled]:

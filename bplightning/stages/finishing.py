@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from bplightning.contracts.capabilities import Steered
 from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
+from bplightning.io.files import whole_folder
 from bplightning.io.run_folder import UNFINISHED_FILE
 from bplightning.reporting.findings import StagesDone
 from bplightning.reporting.model_card import CARD_FILE, model_card
@@ -65,6 +67,7 @@ class Ending:
         filling: How the compact model is refilled, if it is.
         saving: How it is saved.
         size_variants: Folders of models of other sizes that the same training left, to be evaluated and timed, too.
+        at_once: Whether `out` appears only with the report, in a process that cannot be resumed.
     """
 
     out: Path
@@ -73,6 +76,7 @@ class Ending:
     filling: Filling | None = None
     saving: Saving = AS_TRAINED
     size_variants: Sequence[Path] = ()
+    at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,33 @@ def finish(trainer: Trainer, module: PruningModule, ending: Ending, request: Run
     Returns:
         The report, on the first rank.
     """
+    notes = Notes(trainer, None if ending.at_once else ending.report.with_name(UNFINISHED_FILE), resume=request.resume)
+    inside = ending.report.parent == ending.out
+    with whole_folder(ending.out) if ending.at_once else nullcontext(ending.out) as out:
+        done = _finished(trainer, module, replace(ending, out=out), request, notes)
+        if done is None:
+            return None
+        found, made = done
+        folder = out if inside else ending.report.parent
+        _draw(found, folder, out, made, shown=ending)  # before the report, with which a run has ended
+        if inside:
+            save_report(found, folder / ending.report.name)
+    if not inside:
+        save_report(found, ending.report)
+    notes.drop()
+    console = Console()
+    console.print(render(found))
+    said = f"The compact model: {ending.out}\nThe report: {ending.report}"
+    console.print(said, soft_wrap=True, highlight=False, markup=False)
+    return found
+
+
+def _finished(
+    trainer: Trainer, module: PruningModule, ending: Ending, request: RunRequest, notes: Notes
+) -> tuple[Report, Compacted] | None:
+    """All but writing the report: what it says, on the first rank, and the compact model."""
     task = module.task
     task.setup("validate")
-    # Next to the report; not in the model's own folder, which appears when it is whole.
-    inside = ending.report.parent == ending.out
-    notes = Notes(trainer, None if inside else ending.report.with_name(UNFINISHED_FILE), resume=request.resume)
     hardened = _harden(trainer, module, request, notes=notes, dtype=ending.saving.dtype)
     masked = hardened.model
     made = make_compact(
@@ -151,13 +177,7 @@ def finish(trainer: Trainer, module: PruningModule, ending: Ending, request: Run
         differences_of(notes),
         stages,
     )
-    _draw(found, ending.report.parent, ending.out, made)  # before the report, with which a run has ended
-    save_report(found, ending.report)
-    notes.drop()
-    console = Console()
-    console.print(render(found))
-    console.print(f"The compact model: {ending.out}\nThe report: {ending.report}", soft_wrap=True)
-    return found
+    return found, made
 
 
 def _harden(
@@ -222,8 +242,8 @@ def computing_all(masked: PreTrainedModel) -> PreTrainedModel:
     return alike
 
 
-def _draw(report: Report, folder: Path, out: Path, made: Compacted) -> None:
-    """The page beside the report, and the card in the compact model's folder."""
+def _draw(report: Report, folder: Path, out: Path, made: Compacted, *, shown: Ending) -> None:
+    """The page next to the report, and the card in the compact model's folder."""
     auto = made.task.auto
     card = partial(
         model_card,
@@ -232,7 +252,9 @@ def _draw(report: Report, folder: Path, out: Path, made: Compacted) -> None:
         reader=type(made.model).__name__ if auto is None else auto.__name__,
     )
     write_drawn(
-        folder / PAGE_FILE, partial(draw, report, folder), again=f"`bplightning report {folder}` draws it again."
+        folder / PAGE_FILE,
+        partial(draw, report, folder),
+        again=f"`bplightning report {shown.report.parent}` draws it again.",
     )
     write_drawn(out / CARD_FILE, card, again="the model is whole without it.")
 

@@ -84,9 +84,9 @@ def prune(
         module.model = task.build_model()
         unpruned = copy.deepcopy(module.model) if keeps else None
         module.configure_model()  # a model that the strategy cannot prune is refused here
-        begin()
         for logger in trainer.loggers:
             _ = getattr(logger, "experiment", None)  # a logger makes its folder now, while that is empty
+        begin()
         if unpruned is not None:  # not its own folder: that may lack a head, which is drawn again at each reading
             save_dense(task, unpruned, run.baseline_model)
             del unpruned
@@ -97,7 +97,7 @@ def prune(
         rank_zero_info(f"Pruning without training, by {batches.examples} training examples.")
         one_shot.calibrate(model, batches, task.loss)
         module.strategy.advance(END)
-    return finish(trainer, module, Ending(out=run.compact, report=run.report, dense=dense), request)
+    return finish(trainer, module, Ending(out=run.compact, report=run.report, dense=dense, at_once=True), request)
 
 
 def _require_possible(trainer: Trainer, module: PruningModule, request: RunRequest, examples: int) -> None:

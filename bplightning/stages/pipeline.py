@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from bplightning.distillation.distillation import BASELINE
 from bplightning.distillation.load_finetuned import load_fitting
 from bplightning.distillation.teachers import load_readable
 from bplightning.errors import UserError
+from bplightning.io.files import copy_folder, whole_folder
 from bplightning.io.run_folder import RunFolder, run_of
 from bplightning.reporting.report import Report, load_report
 from bplightning.stages.alignment import require_possible
@@ -267,11 +267,10 @@ def train_baseline(trainer: Trainer, module: PruningModule, folder: Path, *, res
 
 def save_dense(task: Task, model: PreTrainedModel, folder: Path) -> None:
     """Save a task's dense model with all that prediction needs; the folder appears when it is whole."""
-    part = folder.with_name(f".{folder.name}.part")  # a resumed run relies on it
-    model.save_pretrained(part)
-    task.processor.save_pretrained(part)
-    save_task(task, part)
-    part.rename(folder)
+    with whole_folder(folder) as part:  # a resumed run relies on it
+        model.save_pretrained(part)
+        task.processor.save_pretrained(part)
+        save_task(task, part)
 
 
 def _start_from(dense: Path | None, module: PruningModule) -> None:
@@ -321,6 +320,5 @@ def _copy_whole(source: Path, target: Path, *, what: str) -> None:
     if target.exists():  # a run that goes on in its own folder
         return
     rank_zero_info(f"Taking the {what} that the interrupted run had trained, {source}.")
-    part = target.with_name(f".{target.name}.part")
-    shutil.copytree(source, part, dirs_exist_ok=True)
-    part.rename(target)
+    with whole_folder(target) as part:
+        copy_folder(source, part)

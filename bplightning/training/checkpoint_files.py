@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from bplightning.errors import UserError
+from bplightning.io.files import whole_file
 from bplightning.masks.masking import UNDER_MASK
 
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)
@@ -46,16 +46,12 @@ class WholeFiles(TorchCheckpointIO):
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
-        part = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with whole_file(path) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException as error:
-            part.unlink(missing_ok=True)
+        except Exception as refused:
+            error = refused.__cause__ if isinstance(refused, UserError) and refused.__cause__ else refused
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             if not isinstance(reason, OSError) and "PytorchStreamWriter" not in str(error):
                 raise  # not an error of the disk, for which torch has its own errors

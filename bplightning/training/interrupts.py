@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,16 +12,9 @@ from typing import Any, NoReturn
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from bplightning.io.ending import SIGNALS, Interrupted, let_finish, say
+from bplightning.io.private import shown_command
 from bplightning.training.kept_checkpoints import last_saved, save_last
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(SystemExit):
-    """The end of a run that was asked to stop; its status is the shell's: 128 plus the signal's number."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(128 + signum)
 
 
 class StopGracefully(Callback):
@@ -42,10 +34,16 @@ class StopGracefully(Callback):
     # Lightning sets its own handlers just before the first of these hooks, and restores the previous ones afterwards.
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen(self._receive)
+        self._listen(self._receive, waits=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen(self._receive)
+        self._listen(self._receive, waits=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        let_finish(False)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        let_finish(False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)  # a signal may have come since the last batch
@@ -65,26 +63,23 @@ class StopGracefully(Callback):
 
         def stop(signum: int, _: Any) -> None:
             remedy = f" {self._remedy(saved)}" if saved is not None or self.whole else ""
-            self._say(f"Stopped by {signal.Signals(signum).name}.{remedy}")
+            say(f"Stopped by {signal.Signals(signum).name}.{remedy}")
             raise Interrupted(signum)
 
-        self._listen(stop)
+        self._listen(stop, waits=False)
 
     @staticmethod
-    def _listen(handler: Callable[[int, Any], None]) -> None:
+    def _listen(handler: Callable[[int, Any], None], *, waits: bool) -> None:
+        let_finish(waits)
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 signal.signal(signum, handler)
-
-    @staticmethod
-    def _say(line: str) -> None:
-        sys.stderr.write(f"{line}\n")
 
     def _receive(self, signum: int, _: Any) -> None:
         if self._received is not None:
             raise Interrupted(signum)
         self._received = signum
-        self._say("Stopping after this step, with a checkpoint. Interrupt again to stop immediately.")
+        say("Stopping after this step, with a checkpoint. Interrupt again to stop immediately.")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._stop_if_asked(trainer)
@@ -105,7 +100,7 @@ class StopGracefully(Callback):
         signum = self._received or signal.SIGTERM
         if trainer.is_global_zero:
             name = signal.Signals(signum).name
-            self._say(f"Stopped by {name} after optimizer step {trainer.global_step}. {self._remedy(saved)}")
+            say(f"Stopped by {name} after optimizer step {trainer.global_step}. {self._remedy(saved)}")
         raise Interrupted(signum)
 
     def _remedy(self, saved: Path | None) -> str:
@@ -133,8 +128,10 @@ def resume_command(words: Sequence[str]) -> str:
     >>> resume_command(["python", "cli.py", "fit", "--ckpt_path", "old.ckpt", "--task", "qa"])
     'python cli.py fit --task qa'
     """
-    return shlex.join(
-        item
-        for before, item in zip(["", *words], words, strict=False)
-        if "--ckpt_path" not in (before, item.partition("=")[0])
+    return shown_command(
+        [
+            item
+            for before, item in zip(["", *words], words, strict=False)
+            if "--ckpt_path" not in (before, item.partition("=")[0])
+        ]
     )

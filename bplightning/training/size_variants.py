@@ -70,4 +70,4 @@ def folders(run: Path) -> list[Path]:
 def _is_kept(folder: Path) -> bool:
     """Whether a run wrote the folder under its current name; a copy made by the user does not count."""
     marker = folder / MARKER
-    return marker.is_file() and marker.read_text(encoding="utf-8") == folder.name
+    return marker.is_file() and marker.read_text(encoding="utf-8", errors="replace") == folder.name

@@ -11,6 +11,7 @@ from datasets import Dataset, Value, get_dataset_split_names, load_dataset
 from lightning.pytorch.utilities import rank_zero_info
 
 from bplightning.errors import UserError
+from bplightning.io.bounds import require_bounded
 from bplightning.tasks.shared.table_file import table_of
 from bplightning.tasks.shared.wanted_columns import Wanted
 
@@ -45,6 +46,7 @@ def read_file(
     path = Path(path)
     ending = path.suffix.lower()
     require_file(path)
+    require_bounded(path)
     if ending not in endings:
         raise UserError(f"Data file {str(path)!r} ends in {path.suffix!r}: give one of {', '.join(sorted(endings))}.")
     try:

@@ -14,6 +14,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from bplightning.errors import UserError
+from bplightning.io.bounds import require_bounded
 from bplightning.tasks.shared import table
 from bplightning.tasks.shared.table import require_file
 from bplightning.tasks.shared.wanted_columns import Wanted
@@ -152,6 +153,7 @@ def check_answers(*, name: str, context: str, answers: dict[str, list[Any]], may
 
 def _nested_articles(path: Path) -> list[dict[str, Any]] | None:
     """The articles of a file in SQuAD's nested format; `None` where it is a flat file."""
+    require_bounded(path)
     try:
         content = json.loads(path.read_bytes())  # of bytes it sees the encoding
     except (ValueError, RecursionError):

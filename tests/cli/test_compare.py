@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from built_reports import run_of
@@ -48,15 +46,15 @@ def test_runs_are_made_one_for_each_combination_and_only_once(
 ) -> None:
     calls: list[list[str]] = []
 
-    def fit(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def fit(command: list[str]) -> int:
         """Stands for minutes of training; the command line itself has its tests."""
         calls.append(command)
         run = Path(command[-1]) / "runs" / "qa-hybrid" / "version_0"
         run.mkdir(parents=True)
         save_report(run_of(80 + len(calls), 50.0, 176), run / "report.json")
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr(compare_cli.subprocess, "run", fit)
+    monkeypatch.setattr(compare_cli, "_status", fit)
     args = ["compare", "--strategies", "hybrid,l0", "--seeds", "0,1", "--folder", str(tmp_path / "all")]
     main([*args, "--", "--trainer.max_epochs", "1"])
     assert len(calls) == 4
@@ -91,7 +89,7 @@ def test_runs_are_made_one_for_each_combination_and_only_once(
 def test_what_runs_differ_in_does_not_stand_behind_the_dashes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: list[str], behind: list[str], instead: str
 ) -> None:
-    monkeypatch.setattr(compare_cli.subprocess, "run", lambda *_, **__: pytest.fail("a run is made"))
+    monkeypatch.setattr(compare_cli, "_status", lambda _: pytest.fail("a run is made"))
     given = ["--strategies", "hybrid,movement", "--folder", str(tmp_path), *models]
     with pytest.raises(UserError, match=instead):
         compare_cli.run_compare([*given, "--", *behind])
@@ -169,12 +167,12 @@ def test_defaults_that_differ_are_named(
 def test_a_run_that_would_be_refused_is_so_before_any_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategies: str, behind: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(compare_cli.subprocess, "run", lambda *_, **__: pytest.fail("a run is made"))
+    monkeypatch.setattr(compare_cli, "_status", lambda _: pytest.fail("a run is made"))
     with pytest.raises(UserError, match=f"no run was made, as `.*{message}"):
         compare_cli.run_compare(["--strategies", strategies, "--folder", str(tmp_path), "--", *behind])
 
 
 def test_a_run_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_cli.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 2))
+    monkeypatch.setattr(compare_cli, "_status", lambda _: 2)
     with pytest.raises(UserError, match=r"`fit --strategy l0 --seed_everything 0` ended with status 2 and without"):
         compare_cli.run_compare(["--strategies", "l0", "--folder", str(tmp_path)])

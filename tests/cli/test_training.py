@@ -31,7 +31,7 @@ from tiny_task import TinyTask
 
 
 class Tiny(TinyTask):
-    def __init__(self, spoil: bool = False):
+    def __init__(self, spoil: bool = False, hub_token: str | None = None):
         super().__init__(Path(), hidden_size=16, intermediate_size=32)
         self.spoil = spoil
 
@@ -420,6 +420,41 @@ def test_resume_begins_a_run_and_goes_on_with_it_in_its_own_folder(capsys: pytes
     assert fit("--resume", "true", "--distillation.alpha_ce", "0.5").log_dir == "runs/tiny-hybrid/version_2"
     assert fit("--resume", "true").log_dir == first.log_dir
     assert fit().log_dir == "runs/tiny-hybrid/version_3"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("metrics.csv", "a,b\n1,2,3\n", "metrics.csv' is damaged (its rows have not the columns of its first line)"),
+        ("metrics.csv", b"\xff\n", "metrics.csv' is damaged ('utf-8' codec can't decode byte"),
+        ("metrics.csv", "\n1\n", "metrics.csv' is damaged"),
+        ("config.yaml", "task: {class_path", "config.yaml' cannot be read"),
+        ("config.yaml", "", "config.yaml' cannot be read (it holds a NoneType"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_with_the_way_out(
+    capsys: pytest.CaptureFixture[str], file: str, content: str | bytes, said: str
+) -> None:
+    run = Path(fit("--resume", "true").log_dir)
+    kept = (run / file).read_bytes()
+    (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = refused(capsys, "fit", *OPTIONS, "--resume", "true")
+    assert said in line
+    assert "remove or rename it and repeat" in line or "restore the file, or move the folder away" in line
+    (run / file).write_bytes(kept)
+    assert Path(fit("--resume", "true").log_dir) == run
+
+
+def test_a_run_is_resumed_whatever_its_secrets_are(capsys: pytest.CaptureFixture[str]) -> None:
+    first = fit("--resume", "true", "--task.hub_token", "CANARY1")
+    config = Path(first.log_dir, "config.yaml")
+    assert "CANARY1" not in config.read_text()
+    assert fit("--resume", "true", "--task.hub_token", "CANARY2").log_dir == first.log_dir
+    assert fit("--resume", "true").log_dir != first.log_dir  # one that has none is another run
+    config.write_text(config.read_text().replace("<masked>", "CANARY1"))  # as earlier versions wrote it
+    assert fit("--resume", "true", "--task.hub_token", "CANARY2").log_dir == first.log_dir
+    said = refused(capsys, "validate", "--config", str(config.with_name("config.yaml")), "--task.hub_token", "<masked>")
+    assert "--task.hub_token was masked" in said
 
 
 def test_resume_goes_on_with_a_run_of_an_earlier_version() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -39,18 +41,27 @@ def test_a_damaged_section_is_the_users_to_mend(tmp_path: Path, section: str, sa
         section_as(tmp_path, "pace", Pace)
 
 
-def test_a_run_that_begins_next_to_this_one_counts_where_its_number_is_lower(tmp_path: Path) -> None:
-    lower = tmp_path / "version_3"
-    lower.mkdir()
-    with worked_on(lower):
+def test_a_run_that_begins_next_to_this_one_may_be_the_same(tmp_path: Path) -> None:
+    other = tmp_path / "version_3"
+    for own in ("version_2", "version_11", "mine"):
+        other.mkdir()
+        with worked_on(other):
+            require_none_begins(other)  # itself
+            with pytest.raises(UserError, match="another process is working on the run"):
+                require_none_begins(tmp_path / own)
+        assert not other.exists()  # where nothing was written, nothing is left
+        require_none_begins(tmp_path / own)
+    other.mkdir()
+    (other / "config.yaml").touch()  # one that has begun can be compared
+    with worked_on(other):
         require_none_begins(tmp_path / "version_2")
-        with pytest.raises(UserError, match="another process is working on the run"):
-            require_none_begins(tmp_path / "version_11")
-    require_none_begins(tmp_path / "version_11")
 
 
-@pytest.mark.parametrize("name", ["mine", "version_", "version_of_mine"])
-def test_a_run_with_a_name_of_its_own_has_no_number(tmp_path: Path, name: str) -> None:
-    (tmp_path / "version_0").mkdir()
-    with worked_on(tmp_path / "version_0"):
-        require_none_begins(tmp_path / name)
+def test_a_lock_of_a_process_that_is_gone_stops_nobody(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        with worked_on(tmp_path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with worked_on(tmp_path):
+        pass

@@ -22,6 +22,7 @@ from bplightning.contracts.capabilities import OneShot, Prepared
 from bplightning.contracts.strategy import Progress, PruningStrategy
 from bplightning.contracts.target import Target
 from bplightning.errors import UserError
+from bplightning.io.ending import Interrupted
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.layout.resizing import stream_width
 from bplightning.masks.granularity import make_masks
@@ -313,3 +314,40 @@ def test_the_verb_has_a_run_folder_like_fits(tmp_path: Path, monkeypatch: pytest
     again = load_report(folder.with_name("version_1") / "report.json")
     assert again["heads"] == report["heads"]
     assert again["metrics"]["compact"] == report["metrics"]["compact"]
+
+
+def test_what_is_stopped_leaves_nothing_and_what_is_killed_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "user_tiny.py").write_text(USER_FILE)
+    monkeypatch.delitem(sys.modules, "user_tiny", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = ["prune", "--task", "user_tiny.Tiny", "--strategy", "magnitude", "--strategy.target.density", "0.5"]
+    words += ["--trainer.accelerator", "cpu", "--strategy.granularity", "{attention: head}"]
+    own = tmp_path / "own[/b]"  # what rich takes for its markup
+    own.mkdir()
+    (own / "mine.txt").touch()
+
+    def stop(*args: Any, **call: Any) -> None:
+        run = next(tmp_path.glob("**/config.yaml")).parent
+        assert (run / "baseline" / "model" / "config.json").exists()
+        assert not (run / "compact").exists()  # it appears with its report
+        assert (run / ".compact.part" / "config.json").exists()
+        raise Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "latency", stop)
+        for where in ([], ["--trainer.logger", "false", "--trainer.default_root_dir", "own[/b]"]):
+            with pytest.raises(Interrupted):
+                main([*words, *where])
+            assert not list(tmp_path.glob("runs/*/*"))
+            assert [path.name for path in own.iterdir()] == ["mine.txt"]
+    (own / "config.yaml").write_text("calibration_examples: null\n")
+    (own / "baseline" / "model").mkdir(parents=True)
+    (own / ".compact.part").mkdir()
+    main([*words, "--trainer.logger", "false", "--trainer.default_root_dir", "own[/b]"])
+    assert {"report.json", "report.html", "compact", "baseline", "config.yaml"} <= {path.name for path in own.iterdir()}
+    assert not list(own.glob(".*"))
+    with pytest.raises(SystemExit):  # a whole one is not replaced
+        main([*words, "--trainer.logger", "false", "--trainer.default_root_dir", "own[/b]"])

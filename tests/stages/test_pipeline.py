@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from bplightning.reporting.report import Report, load_report
 from bplightning.stages import pipeline
 from bplightning.stages.request import RunRequest
 from bplightning.strategies.hybrid import Hybrid
+from bplightning.training.kept_checkpoints import LastCheckpoint
 from bplightning.training.module import PruningModule
 
 
@@ -132,6 +135,58 @@ def test_a_run_that_has_ended_says_that_it_is_not_quantized_any_more(tmp_path: P
     first = run(None)
     with pytest.warns(UserWarning, match=r"nothing of int8, .* `bplightning export .* OUT --quantize int8` makes"):
         assert run("int8") == first
+
+
+def test_a_run_that_was_killed_next_to_its_compact_model_ends_with_every_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's folder appears after the note on it; a lost note is found out again, and a damaged one named."""
+    task = TinyTask(tmp_path, max_position_embeddings=128)
+
+    def run() -> Report | None:
+        options: dict[str, Any] = {"logger": False, "default_root_dir": tmp_path, "callbacks": [LastCheckpoint()]}
+        of = trainer(tmp_path, max_steps=2, **options)
+        return pipeline.fit(of, pruning(tmp_path, task), RunRequest(resume=True))
+
+    notes = tmp_path / "unfinished.json"
+    with monkeypatch.context() as patch:
+        patch.setattr("bplightning.io.files.os.rename", raising(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert not (tmp_path / "compact").exists()
+    assert json.loads(notes.read_text())["compact_reloaded"]["absolute"] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "latency", raising(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert (tmp_path / "compact" / "config.json").exists()
+    for content in ("{", "[1]", '{"dense": 3}', "\xff"):
+        notes.write_text(content)
+        with pytest.raises(
+            UserError, match=r"unfinished\.json' is damaged \(.*\): remove it and repeat the command; what"
+        ):
+            run()
+    notes.unlink()
+    report = run()
+    assert report is not None
+    assert report["equivalence"]["compact_reloaded"] == 0
+    assert report["equivalence"]["masked_compact"] is not None
+    assert not list(tmp_path.glob(".*"))
+    (tmp_path / "report.json").unlink()
+    (tmp_path / "compact" / "config.json").write_text("{")
+    notes.write_text('{"compact_reloaded": {}}')
+    with pytest.raises(UserError, match=r"compact' cannot be loaded: .* Or remove that folder and repeat the command"):
+        run()
+    shutil.rmtree(tmp_path / "compact")
+    (tmp_path / "compact").mkdir()  # an empty one is none
+    assert run() is not None
+
+
+def raising(error: BaseException) -> Any:
+    def call(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    return call
 
 
 def test_a_folder_that_holds_a_result_is_refused_before_training(tmp_path: Path) -> None:

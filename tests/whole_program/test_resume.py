@@ -152,3 +152,37 @@ def test_the_configuration_of_a_resumed_run_repeats_the_run_from_its_start(
     first, last = (yaml.safe_load((runs / name / "config.yaml").read_text()) for name in ("version_0", "version_3"))
     assert first == last
     assert last["ckpt_path"] is None
+
+
+# -- two at once -------------------------------------------------------------------------------------------------------
+
+SHORT = [
+    "--baseline",
+    "none",
+    "--start",
+    "pretrained",
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.limit_train_batches",
+    "6",
+]
+
+
+@pytest.mark.parametrize("resume", ["false", "true"])
+def test_of_two_that_begin_at_once_each_has_a_run_or_one_is_refused(tmp_path: Path, resume: str) -> None:
+    programs = [start(tmp_path, *SHORT, "--resume", resume) for _ in range(2)]
+    statuses = sorted(program.end() for program in programs)
+    said = "\n".join(program.said for program in programs)
+    assert "Traceback" not in said, said
+    runs = sorted(path.name for path in (tmp_path / "runs" / "slow-hybrid").iterdir())
+    assert all((tmp_path / "runs" / "slow-hybrid" / run / "report.json").exists() for run in runs)
+    if resume == "false":
+        assert (statuses, runs) == ([0, 0], ["version_0", "version_1"]), said
+        return
+    assert len(runs) == 1, said
+    if statuses == [0, 2]:
+        (line,) = (line for line in said.splitlines() if "error:" in line)
+        assert "another process is working on the run" in line or "another process has begun this run too" in line
+        assert start(tmp_path, *SHORT, "--resume", "true").end() == 0
+    else:  # the first had ended before the second lost its patience
+        assert statuses == [0, 0], said
