@@ -1,4 +1,4 @@
-"""What a report warns about: a network of which hardly anything is left, a score that is gone, a late correction.
+"""What a report warns about: hardly anything left, a score that is gone, a late correction, a vocabulary too small.
 
 Nothing is refused for it: a run took hours, and its numbers say what happened. But a speed-up alone would hide it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bplightning.reporting.schema import HeadLayer, Report, UnitLayer, Warned
+from bplightning.reporting.schema import MUCH_LOST, HeadLayer, Report, UnitLayer, Warned
 from bplightning.reporting.table import query_heads
 
 LEAST_LEFT = 0.05
@@ -16,8 +16,8 @@ LEAST_LEFT = 0.05
 FAR = 0.2
 """Relative change by the last correction of the masks above which weights had no time to learn with the final ones."""
 
-LATE = "late_correction"
-"""The kind of warning that says nothing of a collapse."""
+LATE, CORPUS = "late_correction", "other_corpus"
+"""The kinds of warning that say nothing of a collapse."""
 
 KINDS = {"self": "self-attention", "cross": "cross-attention", "feed_forward": "the feed-forward layers"}
 
@@ -36,6 +36,7 @@ def warnings_of(report: Report, *, alike: int | None) -> list[Warned]:
         *_left(report),
         *_stacks(report),
         *_correction(report),
+        *_vocabulary(report),
     ]
 
 
@@ -45,7 +46,18 @@ def collapsed(report: Report) -> bool:
     Args:
         report: The whole report.
     """
-    return any(warning["kind"] != LATE for warning in report["warnings"])
+    return any(warning["kind"] not in (LATE, CORPUS) for warning in report["warnings"])
+
+
+def _vocabulary(report: Report) -> Iterator[Warned]:
+    """A smaller vocabulary that lacks much of what the model reads."""
+    lost = report["vocabulary"].get("lost", 0.0)
+    if lost > MUCH_LOST:
+        yield Warned(
+            kind=CORPUS,
+            message=f"The smaller vocabulary lacks {100 * lost:.1f} % of the validation set's tokens, which are read "
+            "in smaller pieces or as unknown. Give --vocabulary a corpus of the text that the model will read.",
+        )
 
 
 def _constant(examples: int) -> Warned:

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from bplightning.measuring.records import Interval, ParameterCount
 from bplightning.reporting.schema import (
-    MUCH_LOST,
     HeadLayer,
     Heads,
     Parameters,
@@ -249,8 +248,7 @@ def ratios(speedup: Mapping[str, float] | None, intervals: Mapping[str, Interval
 def _lost_tokens(vocabulary: Vocabulary) -> Iterator[str]:
     """How well a smaller vocabulary fits the validation set."""
     if (lost := vocabulary.get("lost")) is not None:
-        doubt = ": the corpus is not of the text that the model reads" if lost > MUCH_LOST else ""
-        yield f"smaller vocabulary: {100 * lost:.1f} % of the validation set's tokens are not in it{doubt}"
+        yield f"smaller vocabulary: {100 * lost:.1f} % of the validation set's tokens are not in it"
 
 
 def quantity(value: float, *, bytes: bool = True) -> str:

@@ -286,11 +286,11 @@ def test_the_table_shows_vocabulary_and_precision_where_they_changed() -> None:
     assert rows["on disk, bfloat16 (MB)"] == ["400.12", "176.00"]
 
 
-@pytest.mark.parametrize(("lost", "doubt"), [(0.012, ""), (0.456, ": the corpus is not of the text that")])
-def test_the_table_says_how_a_smaller_vocabulary_fits(lost: float, doubt: str) -> None:
-    report = built(vocabulary={"kept": 900, "total": 30_522, "lost": lost})
+def test_the_table_says_how_a_smaller_vocabulary_fits() -> None:
+    report = built(vocabulary={"kept": 900, "total": 30_522, "lost": 0.012})
     text = " ".join(drawn(report).split())
-    assert f"smaller vocabulary: {100 * lost:.1f} % of the validation set's tokens are not in it{doubt}" in text
+    assert "smaller vocabulary: 1.2 % of the validation set's tokens are not in it" in text
+    assert not report["warnings"]
     assert "smaller vocabulary" not in drawn(built())
 
 

@@ -149,7 +149,7 @@ def test_parquet_keeps_declared_names_and_odd_columns_do_no_harm(tmp_path: Path)
     assert table.to_list() == [{"text": "a", "label": "x"}]
 
 
-def test_a_table_is_read_once_and_anew_when_its_file_changes(tmp_path: Path) -> None:
+def test_a_table_is_read_once_and_again_when_its_file_changes(tmp_path: Path) -> None:
     file, cache = tmp_path / "a.csv", str(tmp_path / "cache")
     file.write_text("text,label\na,b\n")
     first, again = (read_file(file, cache_dir=cache) for _ in range(2))
