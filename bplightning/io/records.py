@@ -213,10 +213,17 @@ def _open(path: str) -> AbstractContextManager[Any]:
 
 def _parse(text: str, line_number: int, name: str) -> Any:
     try:
-        return json.loads(text)
+        record = json.loads(text)
+        if "\\u" in text:
+            json.dumps(
+                record, ensure_ascii=False
+            ).encode()  # refuses half of a surrogate pair, which no tokenizer takes
+        return record
     except json.JSONDecodeError as error:
         place, reason = line_number + error.lineno - 1, f"{error.msg} at column {error.colno}"
-    except RecursionError as error:
+    except UnicodeEncodeError as error:
+        place, reason = line_number, f"{error.object[error.start]!r} is half of a character"
+    except (RecursionError, ValueError) as error:  # a number of endless digits, too
         place, reason = line_number, str(error)
     raise UserError(
         f"line {place} of {name} is not valid JSON ({reason}): each line must hold one JSON object, or the whole one "

@@ -89,6 +89,8 @@ def test_lines_are_read_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
         (b'{"a": 1}\n"b"\n', "line 2 of '.*x' is \"b\": it must be a JSON object"),
         (b'\n[{"a": 1},\n1]', "record 2 of '.*x' is 1: it must be a JSON object"),
         (b'\n[{"a": 1},\n{]', "line 3 of '.*x' is not valid JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "line 1 of '.*x' is not valid JSON .*4300 digits"),
+        (rb'{"a": "\ud800 b"}', r"line 1 of '.*x' is not valid JSON \('.ud800' is half of a character\)"),
         (b'{"a":' * 100_000, "line 1 of '.*x' is not valid JSON .*recursion"),
         (b"\n \n", "'.*x' holds no records"),
         (b"[]", "'.*x' holds no records"),
