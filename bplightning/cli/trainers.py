@@ -224,7 +224,7 @@ def written(parser: PluginParser, settings: Namespace) -> str:
         parser: The verb's parser.
         settings: What it has parsed.
     """
-    text = parser.dump(settings, skip_unset=False)
+    text: str = parser.dump(settings, skip_unset=False)
     content = yaml.safe_load(text)
     if (masked := without_secrets(content)) == content:
         return text

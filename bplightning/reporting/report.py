@@ -209,7 +209,10 @@ def _plain(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _settings(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What a user has said, and a plugin hands on."""
-    return None if values is None else without_secrets(dict(values))
+    if values is None:
+        return None
+    settings: dict[str, Any] = without_secrets(dict(values))
+    return settings
 
 
 def _number(value: SupportsFloat | None) -> float | None:

@@ -119,7 +119,8 @@ def make_compact(
         small = filling.fill(small)
         nn.Module.to(small, masked.device)  # transformers' own signature of `to` is not typed
     if there:  # the notes on it are lost
-        saved = _saved(task, out).to(masked.device)  # type: ignore[arg-type]
+        saved = _saved(task, out)
+        nn.Module.to(saved, masked.device)
         same = require_equal(small, saved, comparison_inputs(small), what=f"the model in {str(out)!r}")
         notes.keep("compact_reloaded", asdict(same))
         return Compacted(saved, task, plan, tokens, refilled)
@@ -140,7 +141,9 @@ def make_compact(
         nn.Module.to(small, saving.dtype)
     if trainer.is_global_zero:
         save_compact(
-            *(small, out, processor),
+            small,
+            out,
+            processor,
             complete=partial(save_task, task),
             proved=lambda difference: notes.keep("compact_reloaded", asdict(difference)),
         )

@@ -326,7 +326,7 @@ def test_what_is_stopped_leaves_nothing_and_what_is_killed_is_begun_again(
     words = ["prune", "--task", "user_tiny.Tiny", "--strategy", "magnitude", "--strategy.target.density", "0.5"]
     words += ["--trainer.accelerator", "cpu", "--strategy.granularity", "{attention: head}"]
     own = tmp_path / "own[/b]"  # what rich takes for its markup
-    own.mkdir()
+    own.mkdir(parents=True)
     (own / "mine.txt").touch()
 
     def stop(*args: Any, **call: Any) -> None:
