@@ -23,6 +23,7 @@ from bplightning.strategies.shared.short_runs import LEAST, highest_cut, penalty
 from bplightning.strategies.shared.snap import Snap
 from bplightning.strategies.shared.steering import Steering
 from bplightning.strategies.shared.targets import size_target
+from bplightning.strategies.shared.uniform import levelled, require_whole
 
 SCORE_LEARNING_RATE = 1e-2
 """The papers' learning rate of scores."""
@@ -87,6 +88,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
 
     target_kinds: ClassVar[tuple[str, ...]] = KINDS
     default_target: ClassVar[Target] = Target(density=0.25)
+    keeps_uniform: ClassVar[bool] = True
 
     score_threshold: Tensor
     penalty_weight: Tensor
@@ -144,6 +146,8 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
 
     def attach(self, layout: PrunableLayout) -> None:
         super().attach(layout)
+        if self.asked.uniform:
+            require_whole(self.granularity, self.all_masks)
         self.guide.attach(layout, self.all_masks)
         if self.target is not None:
             device = self.all_masks[0].kept.device
@@ -195,8 +199,9 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         self.set_grids(grids)
 
     def scores(self) -> list[Tensor]:
-        """The scores ``(R, C)`` of each mask; infinite for what the guide protects."""
-        return self.guide.protect([cast(Tensor, mask.scores) for mask in self.all_masks], math.inf)
+        """The scores ``(R, C)`` of each mask; infinite for what the guide protects, levelled for a uniform target."""
+        scores = self.guide.protect([cast(Tensor, mask.scores) for mask in self.all_masks], math.inf)
+        return levelled(self.all_masks, scores, self.granularity) if self.asked.uniform else scores
 
     def grids_above(self, cut: float | Tensor) -> list[Tensor]:
         """The grid ``(R, C)`` of each mask with a cut on scores."""

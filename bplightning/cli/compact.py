@@ -18,6 +18,7 @@ def write_compact(
     vocabulary: str | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     multiple_of: int | str | None = None,
+    portable: bool = False,
     trust: str = "",
 ) -> None:
     """Write the compact model of a run, and a report about it.
@@ -33,6 +34,8 @@ def write_compact(
         multiple_of: Restore the best of the removed feed-forward units until each layer's width is a multiple of this
             number: 1 or more, such as 16; or auto, the fastest on this machine. Default: as in the run. For a run that
             was refilled, give checkpoint last too.
+        portable: Write an ordinary checkpoint, which loads without bplightning: every layer is padded with zeros to the
+            widest, as far as config.json has one number for all. The report says what that costs.
         trust: Class paths, separated by commas, that the run's configuration may name, such as my_file.MyStrategy.
             Registered plugins need none.
     """
@@ -48,5 +51,6 @@ def write_compact(
         vocabulary=corpus,
         dtype=dtype,
         multiple_of=multiple_of,
+        portable=portable,
         command=command_line(),
     )

@@ -70,7 +70,7 @@ VERBS = {
         "bplightning.cli.latency_table:latency_table",
         "Measure what each head and unit of a dense model costs on this machine.",
     ),
-    "export": Verb("bplightning.cli.export:export", "Write a saved model as ONNX or as a torch.export program."),
+    "export": Verb("bplightning.cli.export:export", "Write a saved model as ONNX, torch.export or GGUF."),
     "report": Verb("bplightning.cli.report:report", "Draw the report of a run as one HTML page."),
     "new": Verb("bplightning.cli.new:new", "Write a plugin package to begin from: a strategy or a task."),
     "completion": Verb(

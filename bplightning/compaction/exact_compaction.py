@@ -15,6 +15,7 @@ from bplightning.compaction.compact_config import QUANT_METHOD, record_widths
 from bplightning.compaction.dead_parts import Dead, find_dead
 from bplightning.compaction.narrow_stream import ordinary_norms
 from bplightning.compaction.plan import STREAM, CompactionPlan, GroupPlan, model_type_of, require_finished, stream_plan
+from bplightning.compaction.portable import as_portable
 from bplightning.errors import UserError
 from bplightning.layout.plain_weights import holds_zeros, with_zeros
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -22,7 +23,7 @@ from bplightning.layout.resizing import make_bias, member_selections, resize, si
 
 
 @torch.no_grad()
-def compact(model: nn.Module, plan: CompactionPlan | None = None) -> nn.Module:
+def compact(model: nn.Module, plan: CompactionPlan | None = None, *, portable: bool = False) -> nn.Module:
     """A smaller model that computes the same function, for every query token that sees at least one key.
 
     The given model stays unchanged, and only the compact one takes additional memory.
@@ -31,13 +32,16 @@ def compact(model: nn.Module, plan: CompactionPlan | None = None) -> nn.Module:
         model: A transformers model with zeros in its weights, of any origin; in any dtype, on any device. What
             `torch.nn.utils.prune` has masked counts as zeros.
         plan: What to keep; by default everything that is not dead. It may have been made from a copy of the model.
+        portable: Whether to pad with zeros what config.json has one width for, so that the model, once saved, loads
+            with transformers alone.
 
     Returns:
-        The compact model, of the same class; its plan is its attribute ``compaction_plan``.
+        The compact model, of the same class; its plan is its attribute ``compaction_plan``, unless it is portable.
 
     Raises:
         UserError: The architecture is not supported; the model still has masks, is not wholly simplified, has adapters
-            or is quantized; or the plan was made for other sizes, or removes parts that are not dead in this model.
+            or is quantized; the plan was made for other sizes, or removes parts that are not dead in this model; or no
+            portable model would be smaller than the dense one.
     """
     require_finished(model)
     _refuse_quantized(model)
@@ -71,7 +75,7 @@ def compact(model: nn.Module, plan: CompactionPlan | None = None) -> nn.Module:
             bias.copy_(bias.double() + (constant if stream is None else constant[stream.to(constant.device)]))
     record_widths(smaller, dense=layout, new_biases=new_biases)
     smaller.compaction_plan = plan  # type: ignore[assignment]
-    return smaller
+    return as_portable(smaller).model if portable else smaller
 
 
 def _check_applies(plan: CompactionPlan, layout: PrunableLayout, dead: Mapping[str, Dead]) -> None:

@@ -23,6 +23,8 @@ class Target:
         latency_table: File written by the verb `latency-table`, for `latency_speedup`: it fixes the machine and the
             shape that the speed-up is meant for. Default: a table is measured when pruning begins, which takes a minute
             or more, on the device that trains, for one row of 128 tokens.
+        uniform: Keep the same number of heads, and of units, in every layer of a stack, so that `compact --portable`
+            costs nothing. Default: each layer keeps what it needs.
 
     Raises:
         UserError: More than one is given, one is out of its range, or there is a table without `latency_speedup`.
@@ -35,6 +37,7 @@ class Target:
     flops: float | None = None
     latency_speedup: float | list[float] | None = None
     latency_table: str | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         given = [name for name in KINDS if getattr(self, name) is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from dataclasses import replace
 from typing import ClassVar
 
 from bplightning.contracts.strategy import PruningStrategy
@@ -19,6 +20,8 @@ class Targeted(PruningStrategy, ABC):
     Attributes:
         target_kinds: The kinds of target it can be given, names of fields of `Target`.
         makes_size_variants: Whether it can be given several speed-ups at once, and makes a model of each.
+        keeps_uniform: Whether it can keep as many heads and units in every layer (`Target.uniform`); where that depends
+            on its other settings, it refuses those itself.
         default_target: Its target where the user gives none. A class attribute and not the parameter's default: with
             that, another kind given on the command line would be a second target.
         asked: The target that was given, else the default.
@@ -26,6 +29,7 @@ class Targeted(PruningStrategy, ABC):
 
     target_kinds: ClassVar[tuple[str, ...]] = ("density",)
     makes_size_variants: ClassVar[bool] = False
+    keeps_uniform: ClassVar[bool] = False
     default_target: ClassVar[Target] = NO_TARGET
     asked: Target
 
@@ -52,4 +56,9 @@ class Targeted(PruningStrategy, ABC):
                 f"target.{kind} is {shown(target.value)}, and {name_of(type(self))} makes one model: give one number, "
                 "or take ziplm, which makes a model of each size."
             )
-        self.asked = self.default_target if kind is None else target
+        if target.uniform and not self.keeps_uniform:
+            raise UserError(
+                f"target.uniform is true, and {name_of(type(self))} chooses by layer how much it keeps: leave it out, "
+                "or take hybrid, soft-movement, movement, magnitude, wanda, post-training or one-shot-taylor."
+            )
+        self.asked = replace(self.default_target, uniform=target.uniform) if kind is None else target

@@ -32,11 +32,16 @@ from bplightning.exporting.files import (
     save_torch,
     torch_calls,
 )
+from bplightning.exporting.gguf_format import ARCHITECTURE, GGUF_FILE, require_gguf, write_gguf
+from bplightning.exporting.gguf_tokenizer import vocabulary_of
 from bplightning.exporting.graphs import Parts, parts_of
 from bplightning.io.files import copy_file, made_parent, require_empty, whole_folder
 from bplightning.io.run_folder import find_model
 
-FORMATS = ("onnx", "torch-export")
+FORMATS = ("onnx", "torch-export", "gguf")
+
+QUANTIZATIONS = {"int8": "onnx", "q8_0": "gguf"}
+"""Name to the format that knows it."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -64,14 +69,14 @@ class Exported:
     Attributes:
         files: The files of the model, in the folder written.
         difference: Largest difference of two outputs between torch, in float32, and the files before any quantization,
-            divided by the largest output.
-        limit: The largest difference allowed.
+            divided by the largest output; `None` where nothing could compute the files here (GGUF).
+        limit: The largest difference allowed, or `None`.
         quantized_difference: The difference of the quantized files; `None` where nothing was quantized.
     """
 
     files: tuple[Path, ...]
-    difference: float
-    limit: float
+    difference: float | None
+    limit: float | None
     quantized_difference: float | None
 
 
@@ -89,9 +94,11 @@ def export_model(
     Args:
         folder: Folder of a model, dense or compact, or of a run, whose ``compact/`` is exported.
         out: Folder to write, which appears whole or not at all; it must not exist, or be empty.
-        format: ``onnx``, or ``torch-export`` for a `torch.export` program of one forward pass, without a cache.
+        format: ``onnx``; ``torch-export`` for a `torch.export` program of one forward pass, without a cache; or
+            ``gguf`` for a file of llama.cpp, which holds the tokenizer too and is not compared with torch.
         dtype: Precision of the exported model, a key of `DTYPES`.
-        quantize: ``int8`` for ONNX Runtime's dynamic quantization of the weights, by channel.
+        quantize: ``int8`` for ONNX Runtime's dynamic quantization of the weights, by channel; ``q8_0`` for GGUF's
+            weights in 8 bits, in blocks of 32.
         opset: Version of ONNX's operators, 18 to 25; by default `OPSET`.
 
     Returns:
@@ -110,6 +117,8 @@ def export_model(
         require_onnx()
     made_parent(out)
     model = _load(path)
+    if format == "gguf":
+        return _export_gguf(model, path, out, quantize or dtype)
     checks = [comparison_inputs(model, rows=1, length=5), comparison_inputs(model, rows=3, length=160)]
     text = text_inputs(model, path)
     checks += [] if text is None else [text]
@@ -141,6 +150,19 @@ def export_model(
     kind = f"ONNX, opset {opset or OPSET}" if format == "onnx" else "torch.export"
     rank_zero_info(_summary(exported, kind=f"{kind}, {quantize or dtype}", real=text is not None))
     return exported
+
+
+def _export_gguf(model: PreTrainedModel, path: Path, out: Path, type: str) -> Exported:
+    """Write a GGUF file, whose numbers are those of the model; llama.cpp is not there to compare with."""
+    require_gguf(model)
+    config: Any = model.config
+    vocabulary = vocabulary_of(path, config.vocab_size)
+    with whole_folder(out) as unproved:
+        write_gguf(model, vocabulary, unproved / GGUF_FILE, type=type)
+    file = out / GGUF_FILE
+    text = "" if vocabulary is not None else "; the folder has no tokenizer, so the file knows no text"
+    rank_zero_info(f"{out}: {file.name} {file.stat().st_size / 1e6:.1f} MB (GGUF, {ARCHITECTURE}, {type}){text}")
+    return Exported((file,), None, None, None)
 
 
 def export_onnx(
@@ -217,17 +239,20 @@ def _check_options(*, format: str, dtype: str, quantize: str | None, opset: int 
     for name, value, known in (
         ("format", format, FORMATS),
         ("dtype", dtype, DTYPES),
-        ("quantize", quantize, ("int8",)),
+        ("quantize", quantize, QUANTIZATIONS),
     ):
         if value is not None and value not in known:
             raise UserError(f"{name} is {value!r}; it must be one of {', '.join(known)}.")
-    if format != "onnx" and (quantize is not None or opset is not None):
+    if format != "onnx" and opset is not None:
+        raise UserError(f"format is {format!r}, but opset is only for onnx: leave it out, or give onnx.")
+    if quantize is not None and QUANTIZATIONS[quantize] != format:
         raise UserError(
-            f"format is {format!r}, but quantize and opset are only for onnx: leave them out, or give onnx."
+            f"format is {format!r}, but quantize {quantize} is only for {QUANTIZATIONS[quantize]}: leave it "
+            "out, or give that format."
         )
     if quantize is not None and dtype != "float32":
         raise UserError(
-            f"quantize is {quantize!r} and dtype {dtype!r}, but int8 weights need float32: give only one of both."
+            f"quantize is {quantize!r} and dtype {dtype!r}, but 8-bit weights need float32: give only one of both."
         )
     check_opset(OPSET if opset is None else opset)
 
@@ -260,10 +285,12 @@ def exported_parts(model: PreTrainedModel, dtype: torch.dtype | None = None, *, 
 
 def _summary(exported: Exported, *, kind: str, real: bool) -> str:
     sizes = ", ".join(f"{file.name} {file.stat().st_size / 1e6:.1f} MB" for file in exported.files)
+    difference, limit = exported.difference, exported.limit
+    assert difference is not None
     lines = [
         f"{exported.files[0].parent}: {sizes} ({kind})",
         f"Largest difference from torch on {'random inputs and text' if real else 'random inputs'}: "
-        f"{exported.difference:.2g} of the largest output (limit {exported.limit:g})",
+        f"{difference:.2g} of the largest output (limit {limit:g})",
     ]
     if exported.quantized_difference is not None:
         lines.append(

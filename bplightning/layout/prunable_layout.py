@@ -55,13 +55,10 @@ class PrunableLayout:
         """
         require_plain(model)
         family = family or family_of(model)
-        base = getattr(model, "base_model", model)
-        prefix = next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
+        prefix = base_prefix(model)
         attention: list[AttentionGroup] = []
         feed_forward: list[FeedForwardGroup] = []
-        # The model may be only one stack of a family that has two: a T5 encoder, a BART decoder.
-        here = [stack for stack in family.stacks if _has(model, prefix + stack.layers.partition(".*")[0])]
-        for stack in here or family.stacks:
+        for stack in stacks_of(model, family):
             for index, name in enumerate(_layers(model, prefix + stack.layers)):
                 where = f"{name}."
                 for names in stack.attention:
@@ -87,6 +84,19 @@ class PrunableLayout:
     def weights(self) -> int:
         """Number of weights in all members together, without biases: the papers' "linear weights"."""
         return sum(member.weight(self.model).numel() for member in self.members)
+
+
+def base_prefix(model: nn.Module) -> str:
+    """What the names of a model's modules begin with where those of its base model begin: ``"bert."``, or nothing."""
+    base = getattr(model, "base_model", model)
+    return next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
+
+
+def stacks_of(model: nn.Module, family: Family) -> list[Stack]:
+    """The stacks that a model has, which may be one of a family's two: a T5 encoder, a BART decoder."""
+    prefix = base_prefix(model)
+    here = [stack for stack in family.stacks if _has(model, prefix + stack.layers.partition(".*")[0])]
+    return here or list(family.stacks)
 
 
 def family_of(model: nn.Module) -> Family:

@@ -53,6 +53,13 @@ def writer_columns(group: Group, kept: Tensor) -> Tensor:
     return _spread(kept, group.head_size * _queries_per_kv_head(group))
 
 
+def reader_rows(group: Group, member: Member, kept: Tensor) -> Tensor:
+    """The rows of `member`, one that reads the stream, that belong to the heads or units `kept`."""
+    if isinstance(group, FeedForwardGroup):
+        return kept
+    return _spread(kept, group.head_size * (_queries_per_kv_head(group) if member is group.query else 1))
+
+
 def stream_width(layout: PrunableLayout) -> int:
     """Dimensions of the residual stream."""
     return layout.groups[0].members[0].weight(layout.model).shape[1]
@@ -95,11 +102,7 @@ def member_selections(layout: PrunableLayout, kept: Mapping[str, Tensor], stream
                 "narrower than the others. Keep or remove the expert as a whole."
             )
         for member in readers:
-            if isinstance(group, AttentionGroup):
-                rows = group.head_size * (_queries_per_kv_head(group) if member is group.query else 1)
-                keep(member, 0, _spread(indices, rows))
-            else:
-                keep(member, 0, indices)
+            keep(member, 0, reader_rows(group, member, indices))
         keep(writer, 1, writer_columns(group, indices))
     for table, columns in _looked_up(layout, kept).items():
         keep(table, 1, columns)

@@ -12,6 +12,7 @@ from bplightning.reporting.schema import (
     Classes,
     Monitor,
     Pattern,
+    PortableCost,
     Quantized,
     Refilled,
     Sample,
@@ -165,6 +166,7 @@ class StagesDone:
         refill: How the compact model was fine-tuned.
         snap: What the last correction of the masks did; `None` where nothing was steered.
         quantized: What the compact model became in 8 bits.
+        portable: What padding costs; `None` where the compact model has its own widths.
         size_variants: Models of other sizes that the run made.
     """
 
@@ -174,4 +176,5 @@ class StagesDone:
     refill: Refilled | None = None
     snap: Snap | None = None
     quantized: Quantized | None = None
+    portable: PortableCost | None = None
     size_variants: Sequence[SizeVariant] = ()

@@ -82,14 +82,12 @@ Made by bplightning ([arXiv 2109.04838](https://arxiv.org/abs/2109.04838)).
 ## Load it
 
 ```python
-import bplightning  # lets from_pretrained read the widths of its layers
-from transformers import {reader}
+{imports}from transformers import {reader}
 
 model = {reader}.from_pretrained("FOLDER_OR_NAME")
 ```
 
-If `config.json` has a field `compaction`, the import is required.
-`compaction_plan.json` lists the heads, feed-forward units and dimensions of the residual stream that were kept.
+{needs}
 
 ## Results
 
@@ -107,7 +105,16 @@ If `config.json` has a field `compaction`, the import is required.
 """
 
 
+IMPORT = "import bplightning  # lets from_pretrained read the widths of its layers\n"
+
+WITH_IMPORT = """If `config.json` has a field `compaction`, the import is required.
+`compaction_plan.json` lists the heads, feed-forward units and dimensions of the residual stream that were kept."""
+
+WITHOUT = "It is an ordinary checkpoint: every layer is padded with zeros to widths that `config.json` can say."
+
+
 def _text(report: Report, name: str, reader: str) -> str:
+    portable = report["portable"] is not None
     table = [(label, dense, compact) for label, dense, _, compact in rows(report) if label.strip() == label]
     return TEXT.format(
         model=_plain(name),
@@ -116,6 +123,8 @@ def _text(report: Report, name: str, reader: str) -> str:
         warnings="".join(f"> **Warning.** {_plain(each['message'])}\n\n" for each in report["warnings"]),
         what=_what(report, name),
         reader=reader,
+        imports="" if portable else IMPORT,
+        needs=WITHOUT if portable else WITH_IMPORT,
         table="\n".join(f"| {' | '.join(map(_plain, row))} |" for row in table),
         notes="\n".join(f"- {_plain(line)}" for line in notes(report)),
         command=" ".join(report["command"].split()),

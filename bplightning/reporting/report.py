@@ -108,6 +108,7 @@ def build_report(
         refill=stages.refill,
         snap=stages.snap,
         quantized=stages.quantized,
+        portable=stages.portable,
         family=[{**variant, "metrics": _numbers(variant["metrics"]) or {}} for variant in stages.size_variants],
         density=Density(
             encoder_linear=masked["encoder_linear"] / full["encoder_linear"],

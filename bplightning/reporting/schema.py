@@ -19,6 +19,7 @@ _LATER: dict[str, Any] = {"alignment": None, "mask_hashes": []}
 _NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None, "quantized": None}
 _STREAM: dict[str, Any] = {"stream": None, "skipped": []}
 _SEEN: dict[str, Any] = {
+    "portable": None,
     "warnings": [],
     "speedup_interval": {},
     "score_interval": {},
@@ -225,6 +226,19 @@ class Quantized(TypedDict):
     speedup_interval: dict[str, Interval]
 
 
+class PortableCost(TypedDict):
+    """The compact model with uneven widths, where the saved one is padded to what config.json can say.
+
+    `config` has the fields that are smaller than the dense model's, with both values; `speedup` is over that model.
+    """
+
+    config: dict[str, list[int]]
+    parameters: int
+    flops: int
+    latency_ms: dict[str, float]
+    speedup: dict[str, float]
+
+
 class Snap(TypedDict):
     """The last correction of the masks, after the penalty was steered to a target.
 
@@ -306,6 +320,7 @@ class Report(TypedDict):
     refill: Refilled | None
     snap: Snap | None
     quantized: Quantized | None
+    portable: PortableCost | None
     family: list[SizeVariant]
     density: Density
     heads: Heads

@@ -333,6 +333,13 @@ def _stages(report: Report) -> Iterator[str]:
         times = ratios(small["speedup"], small["speedup_interval"])
         times = f"; speed-up over the dense model in torch, with the gain of the backend: {times}" if times else ""
         yield f"in {small['kind']} ({small['backend']}): {scores}, {quantity(small['bytes_on_disk'])}{times}"
+    if (uneven := report["portable"]) is not None:
+        said = ", ".join(f"{name} {before} to {now}" for name, (before, now) in uneven["config"].items())
+        times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in uneven["speedup"].items())
+        yield (
+            f"portable, padded with zeros: {said or 'config.json as it was'}; with uneven widths it would be "
+            f"{quantity(uneven['parameters'], bytes=False)} parameters, {uneven['flops'] / 1e9:.2f} GFLOP{times}"
+        )
     for variant in report["family"]:
         scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in variant["metrics"].items())
         times = ratios(variant["speedup"], variant["speedup_interval"])

@@ -30,6 +30,7 @@ def compact_run(
     vocabulary: Path | None = None,
     dtype: str | None = None,
     multiple_of: int | str | None = None,
+    portable: bool = False,
     command: str = "",
 ) -> Report | None:
     """Write the compact model of a run from one of its checkpoints, and ``report.json`` beside its weights.
@@ -41,6 +42,7 @@ def compact_run(
         vocabulary: A corpus, to keep only the tokens that occur in it.
         dtype: Precision to save in, a key of `DTYPES`.
         multiple_of: As `Alignment` has it; by default as the run has it, which then measures nothing anew.
+        portable: Whether it is padded with zeros to widths that config.json can say.
         command: The command that does this, for the report.
 
     Returns:
@@ -48,7 +50,7 @@ def compact_run(
 
     Raises:
         UserError: The folder is no run or has no such checkpoint, `out` holds files, the corpus cannot be read,
-            widths cannot be so, or a check failed.
+            widths cannot be so, no portable model would be smaller, or a check failed.
     """
     _require_possible(out, dtype=dtype, vocabulary=vocabulary)
     wanted = None if multiple_of is None else Alignment(multiple_of)
@@ -67,6 +69,7 @@ def compact_run(
         dtype=None if dtype is None else DTYPES[dtype],
         vocabulary=vocabulary,
         task_of=lambda folder: task_of_run(run, model=folder),
+        portable=portable,
     )
     return finish(
         Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
@@ -20,6 +20,7 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.compaction.loading import save_compact
 from bplightning.compaction.plan import CompactionPlan
+from bplightning.compaction.portable import as_portable
 from bplightning.compaction.saved_models import load_saved
 from bplightning.compaction.vocabulary import Corpus, trim_vocabulary
 from bplightning.contracts.task import Task
@@ -53,11 +54,26 @@ class Saving:
         dtype: Its precision; by default as it was trained.
         vocabulary: A corpus, to keep only the tokens that occur in it; `None` keeps all.
         task_of: From the folder of a model with a tokenizer of its own to the task with that; needed for `vocabulary`.
+        portable: Whether it is padded with zeros to widths that config.json can say.
     """
 
     dtype: torch.dtype | None = None
     vocabulary: Path | None = None
     task_of: Callable[[Path], Task] | None = None
+    portable: bool = False
+
+
+@dataclass(frozen=True)
+class Padded:
+    """What a portable model was before it was padded.
+
+    Attributes:
+        uneven: The compact model.
+        changes: Each configuration field that is smaller than the dense model's, with its value there and now.
+    """
+
+    uneven: PreTrainedModel
+    changes: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,7 @@ class Compacted:
         plan: What was kept.
         vocabulary: Tokens kept.
         refilled: What a report says of the refill; `None` without one.
+        padded: What it was padded from; `None` where it has its own widths.
     """
 
     model: PreTrainedModel
@@ -77,6 +94,7 @@ class Compacted:
     plan: CompactionPlan
     vocabulary: Vocabulary
     refilled: Refilled | None
+    padded: Padded | None = None
 
 
 def make_compact(
@@ -139,6 +157,12 @@ def make_compact(
             )
     if saving.dtype is not None:
         nn.Module.to(small, saving.dtype)
+    padded = None
+    if saving.portable:
+        made = as_portable(small)
+        require_equal(small, made.model, comparison_inputs(small), what="the portable model")
+        padded = Padded(small, made.changes)
+        small = cast(PreTrainedModel, made.model)
     if trainer.is_global_zero:
         save_compact(
             small,
@@ -151,7 +175,7 @@ def make_compact(
     if saving.vocabulary is not None:
         assert saving.task_of is not None
         task = saving.task_of(out)
-    return Compacted(small, task, plan, tokens, refilled)
+    return Compacted(small, task, plan, tokens, refilled, padded)
 
 
 def _saved(task: Task, out: Path) -> PreTrainedModel:

@@ -153,6 +153,7 @@ def _finished(
     )
     if not trainer.is_global_zero:
         return None
+    speed, cost = speed_of(of_dense_shapes, made, also=shape_of(hardened.snap))
     stages = StagesDone(
         distillation=module.distillation.settings(),
         simplification=module.simplification.settings(),
@@ -160,6 +161,7 @@ def _finished(
         refill=made.refilled,
         snap=snap_record(hardened.snap, evaluated.results["masked"]["metrics"]),
         quantized=small,
+        portable=cost,
         size_variants=variants,
     )
     shown = {} if evaluated.dense is None else {"dense": (evaluated.dense, task)}
@@ -173,7 +175,7 @@ def _finished(
         ),
         structure_of(module, hardened, made),
         sizes_of(module, hardened, made, dense=ending.dense, out=ending.out),
-        speed_of(of_dense_shapes, made, also=shape_of(hardened.snap)),
+        speed,
         differences_of(notes),
         stages,
     )

@@ -9,16 +9,18 @@ from typing import Any, cast
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 from transformers import PreTrainedModel
 
 from bplightning.compaction.skipped_sublayers import is_skipped
 from bplightning.contracts.task import Task
 from bplightning.io.provenance import now, versions
+from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.measuring import measure
 from bplightning.plugins import name_of
 from bplightning.reporting.findings import Differences, Origin, Scores, Sizes, Speed, Structure
 from bplightning.reporting.patterns import head_patterns
-from bplightning.reporting.schema import Aligned, Monitor, Sample, Snap, Stream
+from bplightning.reporting.schema import Aligned, Monitor, PortableCost, Sample, Snap, Stream
 from bplightning.stages.compact_stage import Compacted
 from bplightning.stages.request import RunRequest
 from bplightning.stages.stage_cache import Notes
@@ -148,8 +150,10 @@ def sizes_of(module: PruningModule, hardened: Hardened, made: Compacted, *, dens
     )
 
 
-def speed_of(dense: PreTrainedModel, made: Compacted, *, also: tuple[int, int] | None) -> Speed:
-    """Latency and FLOPs of a model of the dense shapes and of the compact one.
+def speed_of(
+    dense: PreTrainedModel, made: Compacted, *, also: tuple[int, int] | None
+) -> tuple[Speed, PortableCost | None]:
+    """Latency and FLOPs of a model of the dense shapes and of the compact one; and what padding it costs, if it was.
 
     Args:
         dense: The model of the dense shapes.
@@ -157,7 +161,10 @@ def speed_of(dense: PreTrainedModel, made: Compacted, *, also: tuple[int, int] |
         also: Rows and tokens of a shape to measure besides the usual ones.
     """
     rank_zero_info("Measuring dense and compact latency side by side.")
-    pair = {"dense": dense, "compact": made.model}
+    pair: dict[str, nn.Module] = {"dense": dense, "compact": made.model}
+    if made.padded is not None:
+        nn.Module.to(made.padded.uneven, made.model.device)
+        pair["uneven"] = made.padded.uneven
     make_inputs = made.task.example_inputs  # its tokens are among the dense model's
     asked = [*measure.DEFAULT_SHAPES, *([] if also is None else [also])]
     latency = measure.latency(pair, make_inputs, list(dict.fromkeys(measure.fitting(made.model, asked))))
@@ -167,13 +174,25 @@ def speed_of(dense: PreTrainedModel, made: Compacted, *, also: tuple[int, int] |
             latency[name] |= {f"{shape}+{GENERATED_TOKENS}": time for shape, time in times.items()}
     (flops_shape,) = measure.fitting(made.model, [measure.FLOPS_SHAPE])
     inputs = make_inputs(*flops_shape)
-    return Speed(
-        flops={name: measure.flops(model, inputs) for name, model in pair.items()},
+    flops = {name: measure.flops(model, inputs) for name, model in pair.items()}
+    latency_ms = {name: measure.median_ms(times) for name, times in latency.items()}
+    cost = None
+    if made.padded is not None:
+        cost = PortableCost(
+            config={name: [before, now] for name, (before, now) in made.padded.changes.items()},
+            parameters=measure.parameters(made.padded.uneven, PrunableLayout.of(made.padded.uneven))["all"],
+            flops=flops["uneven"],
+            latency_ms=latency_ms["uneven"],
+            speedup=measure.speedup(latency["dense"], latency["uneven"]),
+        )
+    speed = Speed(
+        flops=flops,
         flops_shape=measure.shape_name(*flops_shape),
-        latency_ms={name: measure.median_ms(times) for name, times in latency.items()},
+        latency_ms=latency_ms,
         speedup=measure.speedup(latency["dense"], latency["compact"]),
         speedup_interval=measure.speedup_interval(latency["dense"], latency["compact"]),
     )
+    return speed, cost
 
 
 def differences_of(notes: Notes) -> Differences:

@@ -26,6 +26,7 @@ from bplightning.strategies.shared.head_gates import gradients_by_example
 from bplightning.strategies.shared.mask_search import best_counts
 from bplightning.strategies.shared.size_targets import SizeTarget
 from bplightning.strategies.shared.targets import size_target
+from bplightning.strategies.shared.uniform import WHOLE, levelled
 
 
 class Budgeted(Targeted, OneShot, Prepared):
@@ -41,6 +42,7 @@ class Budgeted(Targeted, OneShot, Prepared):
     """
 
     target_kinds: ClassVar[tuple[str, ...]] = ("flops", "latency_speedup")
+    keeps_uniform: ClassVar[bool] = True
     default_target: ClassVar[Target] = Target(flops=0.5)
 
     def __init__(self, target: Target = NO_TARGET) -> None:
@@ -176,15 +178,27 @@ class Budgeted(Targeted, OneShot, Prepared):
         return kept | {group.name: ranks_N < kept_units for group, ranks_N in zip(units, unit_ranks, strict=True)}
 
     def _ranked(self, groups: Sequence[Group], losses: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What is lost of each, the best a weight first; and the place of each in that order, by group."""
+        """What is lost of each, the best a weight first; and the place of each in that order, by group.
+
+        With a uniform target those of the same rank in their layers have the same place, and go together.
+        """
         if not groups:
             return torch.zeros(0), []
+        if self.asked.uniform:
+            masks = [self.mask(group) for group in groups]
+            roles = {mask.role: WHOLE[0] for mask in masks}
+            even = levelled(masks, [losses[group.name] for group in groups], roles)
+            losses = dict(zip((group.name for group in groups), even, strict=True))
         sizes = [len(losses[group.name]) for group in groups]
         lost_N = torch.cat([losses[group.name] for group in groups])
         weights = [self.mask(group).weights_per_entry for group in groups]
         a_weight_N = lost_N / torch.tensor(weights).repeat_interleave(torch.tensor(sizes))
         order_N = a_weight_N.argsort(descending=True, stable=True)
-        ranks_N = torch.empty(len(order_N)).scatter_(0, order_N, torch.arange(len(order_N), dtype=torch.float32))
+        places_N = torch.arange(len(order_N), dtype=torch.float32)
+        if self.asked.uniform:
+            _, level_N, counts = a_weight_N[order_N].unique_consecutive(return_inverse=True, return_counts=True)
+            places_N = (counts.cumsum(0) - counts)[level_N].to(places_N)
+        ranks_N = torch.empty(len(order_N)).scatter_(0, order_N, places_N)
         return lost_N[order_N], list(ranks_N.split(sizes))
 
     def _require_reachable(self) -> None:

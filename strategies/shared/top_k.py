@@ -16,6 +16,7 @@ from bplightning.errors import UserError
 from bplightning.layout.prunable_layout import PrunableLayout
 from bplightning.masks.masking import Mask
 from bplightning.masks.selection import keep_largest, keep_of_neighbours, keep_within
+from bplightning.strategies.shared.uniform import require_whole
 
 
 class TopK(Targeted, ScheduledStrategy):
@@ -34,6 +35,7 @@ class TopK(Targeted, ScheduledStrategy):
     """
 
     keeps_patterns: ClassVar[bool] = True
+    keeps_uniform: ClassVar[bool] = True  # in each layer by itself, which is scope local
     default_target: ClassVar[Target] = Target(density=0.25)
 
     def __init__(
@@ -49,6 +51,11 @@ class TopK(Targeted, ScheduledStrategy):
         if scope not in ("local", "global"):
             raise UserError(
                 f"scope is {scope!r}; it must be 'local', each matrix by itself, or 'global', all together."
+            )
+        if self.asked.uniform and scope == "global":
+            raise UserError(
+                "target.uniform is true and scope is 'global', in which layers keep different numbers: leave one of "
+                "them out."
             )
         if refresh_every < 1:
             raise UserError(f"refresh_every is {refresh_every}; it must be 1 or more optimizer steps.")
@@ -69,6 +76,8 @@ class TopK(Targeted, ScheduledStrategy):
     def attach(self, layout: PrunableLayout) -> None:
         super().attach(layout)
         self.layout = layout
+        if self.asked.uniform:
+            require_whole(self.granularity, self.all_masks)
         free = {name: mask for name, mask in self.masks.items() if mask in self._free_masks()}
         if self.target_given and not free and len(self.masks):
             patterns = dict.fromkeys(self.granularity[mask.role] for mask in self.all_masks)

@@ -536,11 +536,11 @@ def test_compact_is_a_sibling_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     main(["compact", "runs/qa-hybrid/version_0", "out"])
     folders = Path("runs/qa-hybrid/version_0"), Path("out")
     command = {"command": "bplightning compact 'a run' out"}  # for the report
-    usual: dict[str, Any] = dict.fromkeys(("checkpoint", "vocabulary", "dtype", "multiple_of"))
+    usual: dict[str, Any] = dict.fromkeys(("checkpoint", "vocabulary", "dtype", "multiple_of")) | {"portable": False}
     assert calls.pop() == (folders, usual | command)
     options = ["--dtype", "float16", "--vocabulary=a.txt", "--checkpoint", "best", "--multiple_of", "16"]
-    main(["compact", *map(str, folders), *options])
-    given = {"checkpoint": "best", "vocabulary": Path("a.txt"), "dtype": "float16", "multiple_of": 16}
+    main(["compact", *map(str, folders), *options, "--portable", "true"])
+    given = {"checkpoint": "best", "vocabulary": Path("a.txt"), "dtype": "float16", "multiple_of": 16, "portable": True}
     assert calls.pop() == (folders, given | command)
 
 

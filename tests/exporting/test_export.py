@@ -404,8 +404,8 @@ def test_a_mismatch_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: p
         ({"quantize": "int4"}, "quantize is 'int4'; it must be one of int8."),
         ({"opset": 0}, "opset is 0; it must be from 18 to 25"),
         ({"opset": 17}, "opset is 17; it must be from 18 to 25"),
-        ({"quantize": "int8", "dtype": "float16"}, "int8 weights need float32"),
-        ({"quantize": "int8", "format": "torch-export"}, "quantize and opset are only for onnx"),
+        ({"quantize": "int8", "dtype": "float16"}, "8-bit weights need float32"),
+        ({"quantize": "int8", "format": "torch-export"}, "quantize int8 is only for onnx"),
     ],
 )
 def test_options_that_do_not_go(classifier: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -34,6 +34,9 @@ FREE_NAMES = {
     "snap.metrics_before": "NAME",
     "quantized.metrics": "NAME",
     "quantized.speedup": "BxL",
+    "portable.config": "FIELD",
+    "portable.latency_ms": "BxL",
+    "portable.speedup": "BxL",
     "family[].metrics": "NAME",
     "family[].speedup": "BxL",
     "alignment.metrics_before": "NAME",
@@ -186,7 +189,14 @@ def test_another_schema_version_is_refused_before_its_keys() -> None:
         validate_report([])
 
 
-SEEN: dict[str, Any] = {"warnings": [], "speedup_interval": {}, "score_interval": {}, "classes": None, "samples": []}
+SEEN: dict[str, Any] = {
+    "portable": None,
+    "warnings": [],
+    "speedup_interval": {},
+    "score_interval": {},
+    "classes": None,
+    "samples": [],
+}
 STREAM: dict[str, Any] = {"stream": None, "skipped": []} | SEEN
 FAMILY: dict[str, Any] = {"family": []} | STREAM
 NEW: dict[str, Any] = {"patterns": [], "data": None, "monitor": None} | FAMILY
@@ -238,6 +248,7 @@ def test_the_document_explains_every_key_and_no_other() -> None:
         "refill",
         "snap",
         "quantized",
+        "portable",
         "family",
         "stream",
         "classes",

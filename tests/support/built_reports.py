@@ -106,6 +106,10 @@ def built(**changes: Any) -> Report:
             "speedup": {"1x128": 4.25},
             "speedup_interval": {"1x128": {"low": 4.2, "high": 4.3, "settled": True}},
         },
+        "portable": {
+            **{"config": {"intermediate_size": [3072, 1536]}, "parameters": 40_000_000, "flops": 4_000_000_000},
+            **{"latency_ms": {"8x128": 45.0}, "speedup": {"8x128": 2.67}},
+        },
         "family": [
             {
                 **{"name": "1.5x", "folder": "compact-1.5x", "metrics": {"f1": 88.25, "loss": float("nan")}},
@@ -144,6 +148,7 @@ def without_baseline() -> Report:
         refill=None,
         snap=None,
         quantized=None,
+        portable=None,
         family=[],
         stream=None,
         skipped=[],

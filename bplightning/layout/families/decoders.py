@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bplightning.layout.families.rows import AttentionNames, Family, FeedForwardNames, Stack
+from bplightning.layout.families.rows import AttentionNames, ConfigWidths, Family, FeedForwardNames, Stack
 from bplightning.layout.instance_mixin import Mixin, mix_in
 
 LLAMA = Family(
@@ -27,6 +27,13 @@ LLAMA = Family(
                 up=("mlp.gate_proj", "mlp.up_proj"), down="mlp.down_proj", activation="mlp.act_fn"
             ),
             name="decoder",
+            config=ConfigWidths(
+                units="intermediate_size",
+                heads="num_attention_heads",
+                kv_heads="num_key_value_heads",
+                head_size="head_dim",
+                layers="num_hidden_layers",
+            ),
         ),
     ),
     residual={
@@ -77,6 +84,7 @@ _GPT2 = Family(
             ),
             feed_forward=FeedForwardNames(up=("mlp.c_fc",), down="mlp.c_proj", activation="mlp.act", transposed=True),
             name="decoder",
+            config=ConfigWidths(units="n_inner", layers="n_layer"),
         ),
     ),
     residual={
@@ -105,6 +113,7 @@ _OPT = Family(
             ),
             feed_forward=FeedForwardNames(up=("fc1",), down="fc2", activation="activation_fn"),
             name="decoder",
+            config=ConfigWidths(units="ffn_dim"),  # some are post-norm, so no layer is left out
         ),
     ),
     residual={

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bplightning.layout.families.position_bias import BiasFromFirstLayer, taken_by
-from bplightning.layout.families.rows import AttentionNames, Family, FeedForwardNames, Stack
+from bplightning.layout.families.rows import AttentionNames, ConfigWidths, Family, FeedForwardNames, Stack
 
 
 def _t5_attention(module: str, *, kind: str, position_bias: str | None = None) -> AttentionNames:
@@ -35,6 +35,12 @@ def _t5_stack(name: str, *, table_of: str = "0") -> Stack:
             activation=f"{inner}.act",
         ),
         name=name,
+        config=ConfigWidths(
+            units="d_ff",
+            heads="num_heads",
+            head_size="d_kv",
+            layers="num_layers" if name == "encoder" else "num_decoder_layers",
+        ),
     )
 
 
@@ -79,6 +85,7 @@ def _bart_stack(name: str) -> Stack:
         feed_forward=FeedForwardNames(up=("fc1",), down="fc2", activation="activation_fn"),
         name=name,
         heads=f"{name}_attention_heads",
+        config=ConfigWidths(units=f"{name}_ffn_dim"),  # most are post-norm, so no layer is left out
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bplightning.layout.families.position_bias import BiasFromStack, taken_by
-from bplightning.layout.families.rows import AttentionNames, Family, FeedForwardNames, Stack
+from bplightning.layout.families.rows import AttentionNames, ConfigWidths, Family, FeedForwardNames, Stack
 from bplightning.layout.families.without_heads import AddsAndNormalizes, ReadsPositions, when_headless
 
 _BERT = Family(
@@ -28,6 +28,7 @@ _BERT = Family(
                 activation="intermediate.intermediate_act_fn",
                 adds="output",
             ),
+            config=ConfigWidths(units="intermediate_size", layers="num_hidden_layers"),
         ),
     ),
     residual={
@@ -54,6 +55,7 @@ _DISTILBERT = Family(
                 ),
             ),
             feed_forward=FeedForwardNames(up=("ffn.lin1",), down="ffn.lin2", activation="ffn.activation"),
+            config=ConfigWidths(units="hidden_dim"),
         ),
     ),
     residual={
@@ -82,6 +84,7 @@ _ALBERT = Family(
                 ),
             ),
             feed_forward=FeedForwardNames(up=("ffn",), down="ffn_output", activation="activation"),
+            config=ConfigWidths(units="intermediate_size"),
         ),
     ),
     residual={
@@ -113,6 +116,7 @@ _DEBERTA_V2 = Family(
             feed_forward=FeedForwardNames(
                 up=("intermediate.dense",), down="output.dense", activation="intermediate.intermediate_act_fn"
             ),
+            config=ConfigWidths(units="intermediate_size"),
         ),
     ),
     residual={
@@ -143,6 +147,7 @@ _MODERNBERT = Family(
                 ),
             ),
             feed_forward=FeedForwardNames(up=("mlp.Wi",), down="mlp.Wo", activation="mlp.act", fused=True),
+            config=ConfigWidths(units="intermediate_size"),
         ),
     ),
     residual={
@@ -169,6 +174,7 @@ _MPNET = Family(
                 ),
             ),
             feed_forward=_BERT.stacks[0].feed_forward,
+            config=ConfigWidths(units="intermediate_size"),
         ),
     ),
     residual=_BERT.residual,
@@ -189,6 +195,7 @@ _VIT = Family(
                 ),
             ),
             feed_forward=FeedForwardNames(up=("mlp.fc1",), down="mlp.fc2", activation="mlp.activation_fn"),
+            config=ConfigWidths(units="intermediate_size", layers="num_hidden_layers"),
         ),
     ),
     residual={

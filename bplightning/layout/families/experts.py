@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bplightning.layout.families.decoders import LLAMA
-from bplightning.layout.families.rows import Family, FeedForwardNames
+from bplightning.layout.families.rows import ConfigWidths, Family, FeedForwardNames
 
 _EXPERTS = FeedForwardNames(
     up=("gate_up_proj",),
@@ -24,7 +24,11 @@ _SHARED = FeedForwardNames(
     activation="mlp.shared_expert.act_fn",
     part="shared",
 )
-_STACK = replace(LLAMA.stacks[0], feed_forward=_EXPERTS)
+_STACK = replace(
+    LLAMA.stacks[0],
+    feed_forward=_EXPERTS,
+    config=ConfigWidths(heads="num_attention_heads", kv_heads="num_key_value_heads", head_size="head_dim"),
+)
 _RESIDUAL = {**LLAMA.residual, "*.mlp.gate.weight": 1}
 
 _MIXTRAL = Family(stacks=(_STACK,), residual=_RESIDUAL)
@@ -38,7 +42,7 @@ _QWEN = Family(
 # Its queries and keys are normalized over all heads together, so no head can be removed without changing the others:
 # attention is not pruned.
 _OLMOE = Family(
-    stacks=(replace(_STACK, attention=()),),
+    stacks=(replace(_STACK, attention=(), config=ConfigWidths()),),
     residual={
         **_RESIDUAL,
         "*.self_attn.q_proj.weight": 1,

@@ -75,6 +75,28 @@ class FeedForwardNames:
 
 
 @dataclass(frozen=True)
+class ConfigWidths:
+    """The configuration fields that give a stack its widths, the same in all of its layers.
+
+    They are all that a checkpoint can say which others read. Stacks that name the same field share its value.
+
+    Attributes:
+        units: Units of a feed-forward layer.
+        heads: Query heads; `None` where more or fewer heads would change the head size, or the family fixes the number.
+        kv_heads: Key/value heads, where queries may be grouped.
+        head_size: Size of a head, where it may be given; `None` where `heads` does not change it.
+        layers: Number of layers; `None` where no layer can be left out. A layer can be where the residual stream passes
+            it unchanged: in pre-norm stacks an empty one, and where `AttentionNames.adds` is given a skipped one.
+    """
+
+    units: str | None = None
+    heads: str | None = None
+    kv_heads: str | None = None
+    head_size: str | None = None
+    layers: str | None = None
+
+
+@dataclass(frozen=True)
 class Stack:
     """One stack of layers with the same names.
 
@@ -88,6 +110,7 @@ class Stack:
             the family's.
         also: Feed-forward sub-layers that a layer may have instead of `feed_forward`, or as well; names that it does
             not have are skipped.
+        config: The configuration fields with its widths.
     """
 
     layers: str
@@ -96,6 +119,7 @@ class Stack:
     name: str = "encoder"
     heads: str | None = None
     also: tuple[FeedForwardNames, ...] = ()
+    config: ConfigWidths = ConfigWidths()
 
 
 @dataclass(frozen=True)
