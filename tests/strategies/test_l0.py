@@ -86,7 +86,7 @@ def test_gradients_are_those_of_the_formula(granularity: dict[str, str], trainin
     strategy.double()
     logits(model, seed=5).square().sum().backward()
     plain = tiny("bert", **SHAPE, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).double()
-    plain.load_state_dict(model.state_dict())
+    plain.load_state_dict(dict(model.named_parameters()))
     weights, scores = dict(plain.named_parameters()), []
     for mask in strategy.all_masks:
         scores.append(mask.scores.detach().clone().requires_grad_())

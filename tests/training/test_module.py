@@ -118,7 +118,7 @@ def test_training_trains_prunes_and_ends_with_the_last_masks(tmp_path: Path) -> 
     assert float(module.strategy.score_threshold) == pytest.approx(0.1)
     assert 0 < float(module.strategy.density()["total"]) < 1
     assert all(
-        not torch.equal(value, before[name]) for name, value in module.model.state_dict().items() if value.ndim > 1
+        not torch.equal(value, before[name]) for name, value in module.model.named_parameters() if value.ndim > 1
     )
 
 
