@@ -5,7 +5,7 @@ and with the same random numbers. Both land on the same size; they differ in whi
 
     python benchmarks/quality/cofi_gates.py
 
-Rows land in benchmarks/results/cofi_gates.json. Two minutes on one core.
+Rows land in benchmarks/results/cofi_gates.json. Two minutes on a free core.
 """
 
 from __future__ import annotations
