@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from bplightning.io.private import without_secrets
 from bplightning.io.run_folder import CONFIG_FILE
 
 OF_ONE_RUN = (
@@ -19,7 +20,7 @@ OF_ONE_RUN = (
 
 
 def read_options(run: Path) -> dict[str, str]:
-    """The options of a run; none where it has no configuration, or one that cannot be read.
+    """The options of a run, its secrets masked; none where it has no configuration, or one that cannot be read.
 
     Args:
         run: The run's folder.
@@ -28,7 +29,7 @@ def read_options(run: Path) -> dict[str, str]:
         document = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return dict(_flat(document, "")) if isinstance(document, dict) else {}
+    return dict(_flat(without_secrets(document), "")) if isinstance(document, dict) else {}
 
 
 def of_configuration(options: Mapping[str, str]) -> dict[str, str]:

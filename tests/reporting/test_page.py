@@ -107,6 +107,10 @@ def test_some_answers_and_the_whole_configuration(run: Path) -> None:
     for said in ("question Who?", "dense model answer: Ada; score: 0.75", "compact model answer: Bob; score: 0.5"):
         assert said in page.text, said
     assert "strategy a.Hybrid strategy.target.density 0.25" in " ".join(page.text.split())
+    (run / "config.yaml").write_text("trainer: {logger: {api_key: abc123}}")  # as an earlier version wrote it
+    page = Page(draw(built(), run))
+    assert "trainer.logger.api_key <masked>" in " ".join(page.text.split())
+    assert "abc123" not in page.text
     (run / "config.yaml").write_text("{")
     assert "whole configuration" not in Page(draw(built(), run)).text
 
