@@ -96,12 +96,14 @@ def stopped(words: list[str], folder: Path, generator: random.Random) -> dict[st
         begun = time.monotonic()
         while process.poll() is None and not (any(out.rglob(".*")) if writing else time.monotonic() - begun > wait):
             time.sleep(0.005)
-        at = time.monotonic()
+        at, over = time.monotonic(), process.poll() is not None
         process.send_signal(signum)
         status = process.wait()
         left = [name for name in names(out) if (out / name).is_file()]
         stops.append({"signal": signum.name, "writing": writing, "status": status, "left": left})
-        stops[-1]["seconds"] = round(time.monotonic() - at, 2)
+        stops[-1] |= {"seconds": round(time.monotonic() - at, 2), "over_before": over}
+        if over:  # it was faster than before, and its output would be in the way
+            shutil.rmtree(out)
     again = begin(words, folder).wait()
     same = [name for name in expected if name not in names(out)]
     shutil.rmtree(out, ignore_errors=True)
