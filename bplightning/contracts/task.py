@@ -71,6 +71,18 @@ class Task(LightningDataModule, ABC):
     def load_model(self, folder: str | Path) -> PreTrainedModel:
         """The task's model read from a saved folder, dense or compact, with all its weights from there."""
 
+    def write_files(self, folder: Path) -> None:
+        """Write what other programs that read a saved model need next to it; by default nothing.
+
+        Args:
+            folder: The model's folder, which holds model and processor.
+        """
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether there is nothing to learn from the data without a teacher, as from texts without labels."""
+        return False
+
     def model_inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The entries of a batch that the model's `forward` takes."""
         return batch
@@ -78,6 +90,15 @@ class Task(LightningDataModule, ABC):
     def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """The task loss, a scalar; by default the one transformers computes when labels are among the inputs."""
         return outputs.loss
+
+    def calibration_loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """What strategies that prune by data measure with, a scalar, the mean over the rows; by default `loss`.
+
+        Args:
+            outputs: The model's.
+            batch: The model's inputs, and nothing else.
+        """
+        return self.loss(outputs, batch)
 
     @abstractmethod
     def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
@@ -96,7 +117,18 @@ class Task(LightningDataModule, ABC):
             teacher: What it gave for the teacher.
             temperature: Both are divided by it before they are compared.
         """
-        return soft_label_loss(student=student, teacher=teacher, temperature=temperature)
+        both = min(student.shape[-1], teacher.shape[-1])  # vocabularies may be padded to different sizes
+        return soft_label_loss(student=student[..., :both], teacher=teacher[..., :both], temperature=temperature)
+
+    def teacher_logits(self, teacher: nn.Module, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """What a teacher decided; by default as `logits` has it. One that `load_model` read may need other steps.
+
+        Args:
+            teacher: The teacher.
+            outputs: Its outputs.
+            batch: The batch they are of, or only the model's inputs.
+        """
+        return self.logits(outputs, batch)
 
     @abstractmethod
     def build_metric(self) -> Metric:

@@ -20,12 +20,13 @@ TASK_FILE_VERSION = 1
 
 
 def save_task(task: Task, folder: str | Path) -> None:
-    """Write which task a model is for, so that `predict` knows.
+    """Write which task a model is for, so that `predict` knows, and what else the task has to write.
 
     Args:
         task: The task; the values of its `saved_settings` are written.
         folder: Folder of the saved model.
     """
+    task.write_files(Path(folder))
     content = {
         "version": TASK_FILE_VERSION,
         "task": _recorded_name(type(task)),

@@ -163,15 +163,12 @@ class Teacher:
         inputs, given = self.task.model_inputs(batch), None
         with torch.no_grad():  # not inference mode: autograd saves the teacher's outputs
             if self.settings.cache_megabytes:
-                logits = self.cache.logits(inputs, lambda rows: self.task.logits(self.model(**self.inputs(rows)), rows))
+                logits = self.cache.logits(inputs, self._decided)
             else:
                 given = self.model(**self.inputs(inputs), **self.student_options)
-                logits = self.task.logits(given, batch)
+                logits = self.task.teacher_logits(self.model, given, batch)
         own = self.task.logits(outputs, batch)
-        both = min(own.shape[-1], logits.shape[-1])  # vocabularies may be padded to different sizes
-        decided = self.task.distillation_loss(
-            own[..., :both], logits[..., :both], temperature=self.settings.temperature
-        )
+        decided = self.task.distillation_loss(own, logits, temperature=self.settings.temperature)
         loss = self.settings.alpha_ce * task_loss + self.settings.alpha_teacher * decided
         if self.settings.alpha_hidden:
             loss = loss + self.settings.alpha_hidden * self._hidden_loss(outputs, given, batch)
@@ -184,6 +181,10 @@ class Teacher:
             mask = batch.get("attention_mask")
             loss = loss + self.of_layers.layer_loss(states, wanted, mask if _is_of(mask, states[0]) else None)
         return loss, decided
+
+    def _decided(self, inputs: dict[str, Tensor]) -> Tensor:
+        """What the teacher makes of the student's inputs."""
+        return self.task.teacher_logits(self.model, self.model(**self.inputs(inputs)), inputs)
 
     def _hidden_loss(self, outputs: Any, given: Any, batch: dict[str, Any]) -> Tensor:
         """Mean squared distance of hidden states ``(B, L, hidden size)`` without padding; layers are matched evenly."""

@@ -95,7 +95,7 @@ def prune(
         if (prepared := module.strategy.capability(Prepared)) is not None:
             prepared.prepare(module.hardened_copy)
         rank_zero_info(f"Pruning without training, by {batches.examples} training examples.")
-        one_shot.calibrate(model, batches, task.loss)
+        one_shot.calibrate(model, batches, task.calibration_loss)
         module.strategy.advance(END)
     return finish(trainer, module, Ending(out=run.compact, report=run.report, dense=dense, at_once=True), request)
 

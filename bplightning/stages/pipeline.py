@@ -134,9 +134,25 @@ def _require_consistent(module: PruningModule, request: RunRequest, stage_traine
     for what, is_wanted in wanted.items():
         if is_wanted and stage_trainer is None:
             raise UserError(f"{what}, but no stage_trainer was given to train it with: give one.")
+    if module.task.needs_teacher:
+        _require_teacher(module, baseline)
     if module.distillation.teacher == BASELINE and baseline == "none":
         raise UserError(
             "--distillation.teacher baseline needs a baseline: pass --baseline train or a folder, or give another."
+        )
+
+
+def _require_teacher(module: PruningModule, baseline: str) -> None:
+    """Refuse to learn from data that teaches nothing by itself."""
+    if module.distillation.teacher is None:
+        raise UserError(
+            "the training data has nothing to learn from but a teacher, and there is none: give "
+            "--distillation.teacher, the folder of a model, or baseline with --baseline FOLDER."
+        )
+    if baseline == "train":
+        raise UserError(
+            "baseline is 'train', and the training data has nothing to learn from but a teacher, which a baseline has "
+            "not: give the folder of the unpruned model, or 'none'."
         )
 
 

@@ -104,7 +104,7 @@ class TaskContract:
         """The loss is a finite scalar, and its gradient reaches the model, which is in float32."""
         model = made.build_model()
         assert next(model.parameters()).dtype == torch.float32
-        (batch,) = batches(made, 1)
+        batch = next(iter(made.train_dataloader()))
         loss = made.loss(model(**made.model_inputs(batch)), batch)
         assert loss.ndim == 0
         assert torch.isfinite(loss)

@@ -62,7 +62,7 @@ def calibrate(trainer: Trainer, task: Task, model: nn.Module, strategy: OneShot,
         rank_zero_info(f"Calibrating on {sum(map(rows_of, batches.batches))} examples at step {step}.")
         model.eval()
         try:
-            strategy.calibrate(model, batches, task.loss)
+            strategy.calibrate(model, batches, task.calibration_loss)
         finally:
             for module in training:
                 module.training = True

@@ -43,7 +43,8 @@ class TextTask(TokenizedTask):
             examples: The task's columns under the task's own names.
 
         Returns:
-            ``input_ids`` and what else goes into a batch; no attention mask, which padding makes.
+            ``input_ids`` and what else goes into a batch; no attention mask, which padding makes. ``length`` where it
+            is not the tokens of ``input_ids``.
         """
 
     def encode_inputs(self, examples: Columns) -> Columns:
@@ -147,7 +148,7 @@ class TextTask(TokenizedTask):
 
 def _with_length(encoded: Columns) -> Columns:
     kept = {name: values for name, values in encoded.items() if name != "attention_mask"}  # padding makes it
-    return kept | {"length": [len(ids) for ids in encoded["input_ids"]]}
+    return {"length": [len(ids) for ids in encoded["input_ids"]]} | kept
 
 
 def _sources(cls: type) -> list[str]:

@@ -55,6 +55,8 @@ def make(shelf: Path) -> None:
         "csarron/bert-base-uncased-squad-v1": BertForQuestionAnswering(BertConfig(**BERT)),
         "FINE_TUNED_FOLDER": BertForSequenceClassification(BertConfig(**BERT | {"intermediate_size": 512}, **labels)),
         "DENSE_FOLDER": BertForQuestionAnswering(BertConfig.from_pretrained(EMBEDDED_MODEL, dtype="float32")),
+        **{name: BertModel(BertConfig(**BERT)) for name in ("MINILM_FOLDER", "COMPACT_FOLDER")},
+        "RERANKER_FOLDER": BertForSequenceClassification(BertConfig(**BERT, num_labels=1)),
         **{name: MixtralForCausalLM(MixtralConfig(**MIXTRAL)) for name in ("FOLDER", "DENSE", "COMPACT")},
     }
     models["COMPACT"].load_state_dict(models["DENSE"].state_dict())
@@ -67,6 +69,9 @@ def make(shelf: Path) -> None:
         AutoTokenizer.from_pretrained(shelf / name, model_max_length=512).save_pretrained(shelf / name)
     questions(shelf)
     sentences(shelf)
+    lines = [{"text": f"Where does river {n} flow?", "text_pair": f"River {n} flows north."} for n in range(16)]
+    (shelf / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (shelf / "labelled.jsonl").write_text("".join(json.dumps(line | {"label": 1}) + "\n" for line in lines))
     for name in ("texts.txt", "held-out.txt"):
         (shelf / name).write_text(TEXT)
     rows = [("text", "label"), *((each["text"], n % 2) for n, each in enumerate(generate("train", size=64)))]

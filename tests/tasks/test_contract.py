@@ -30,6 +30,8 @@ def records(name: str, folder: Path) -> list[dict[str, Any]]:
         return [{"image": str(folder / f"{number}.png")} for number in range(3)]
     if name == "token-classification":
         return [{"tokens": sentence.split()} for sentence in SENTENCES]
+    if name == "reranking":
+        return [{"text": "Where does Kelholm lie?", "text_pair": sentence} for sentence in SENTENCES]
     mask = " [MASK]." if name == "masked-language-modeling" else ""
     return [{"text": sentence + mask} for sentence in SENTENCES]
 

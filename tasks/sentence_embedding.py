@@ -1,0 +1,387 @@
+"""Embeddings of texts, for search and for comparing texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Unpack
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, mse_loss
+from torchmetrics.functional import spearman_corrcoef
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from bplightning.errors import UserError
+from bplightning.tasks.embedded.search import generate
+from bplightning.tasks.embedding.examples import (
+    Kind,
+    Search,
+    kind_of,
+    prompted,
+    require_learnable,
+    require_measurable,
+    require_vectors,
+    require_written,
+    say_cut,
+    stacked,
+    with_numbers,
+    without_blank_lines,
+)
+from bplightning.tasks.embedding.folder import dimensions, read_length, read_pooling, write_folder
+from bplightning.tasks.embedding.losses import TeacherLoss, distance, fingerprints, gathered, ranking_loss
+from bplightning.tasks.embedding.pooling import Mode, Pooling
+from bplightning.tasks.embedding.rankings import retrieval_scores
+from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
+from bplightning.tasks.shared.table import own_columns, require_texts
+from bplightning.tasks.shared.text_task import Columns, Split, TextTask
+from bplightning.tasks.shared.tokenized_task import TextData
+
+PARTS = ("text", "text_pair", "negative")
+"""Columns of texts; a batch has all of the first, then all of the second, then all of the third."""
+
+
+class SentenceEmbedding(TextTask):
+    """Embed texts, for search.
+
+    Embedding models: one vector a text, such that texts of like meaning are close to each other.
+
+    What is learned follows from the columns of the training data. Texts alone are learned from a teacher
+    (`distillation.teacher`). With `embedding`, a teacher's vectors, they need none. Pairs of a text and a passage that
+    answers it are learned against the other passages of the batch, and against `negative` where there is one. Pairs
+    with a `score` are learned by the cosine. Validation pairs are measured by retrieval of the passages, scored pairs
+    by Spearman's correlation, and embeddings by the mean cosine. With no argument it uses its embedded data set and
+    model.
+
+    Args:
+        model: A folder of sentence-transformers or any other encoder, or its Hugging Face hub name; empty for the
+            embedded one.
+        pooling: How tokens become one vector: mean, cls (the first token) or last. Default: as the model's folder says,
+            else mean.
+        normalize: Whether vectors have length 1. Default: as the model's folder says, else true.
+        teacher_loss: How vectors are compared with a teacher's: by cosine, by squared distance, or by similarities (the
+            cosines of all pairs of a batch, for a teacher with vectors of another length).
+        scale: What cosines are multiplied by where passages are learned against each other, above 0. Not used for a
+            model that compares by dot products.
+        passages_file: Further passages, a column "text", which answer no validation query and must not be found.
+        columns: What the columns "text", "text_pair", "negative", "score" and "embedding" are called in the data, where
+            they have other names; all but the first may be missing.
+        max_length: Tokens of a text, what is longer is cut. Default: what the model's folder says, else 128.
+
+    Raises:
+        UserError: The data is given twice or in part, or without a model, a number is out of range, or the model's
+            folder says otherwise than `pooling` or `normalize`.
+    """
+
+    auto: ClassVar[Any] = AutoModel
+    head: ClassVar[str] = "encoder"
+    label_names: ClassVar[Sequence[str]] = ()
+    embedded_model: ClassVar[Path] = EMBEDDED_MODEL
+    embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "embedded" / "sentence_embedding_default.yaml"
+    inputs: ClassVar[Mapping[str, bool]] = {"text": False}
+    targets: ClassVar[Mapping[str, bool]] = {"text_pair": True, "negative": True, "score": True, "embedding": True}
+    left_out: ClassVar[Sequence[str]] = ("length", "cut")
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        pooling: Mode | None = None,
+        normalize: bool | None = None,
+        teacher_loss: TeacherLoss = "cosine",
+        scale: float = 20.0,
+        passages_file: str | None = None,
+        **data: Unpack[TextData],
+    ) -> None:
+        super().__init__(model, **data)
+        if not scale > 0:
+            raise UserError(f"scale is {scale:g}; it must be above 0. Usual is 20.")
+        if passages_file and not (self.dataset or self.sources["validation"]):
+            raise UserError(f"passages_file is {passages_file!r}, but there is no validation data: give both.")
+        self.chosen_pooling, self.chosen_normalize = pooling, normalize
+        self.teacher_loss: TeacherLoss = teacher_loss
+        self.scale = scale
+        self.passages_file = passages_file
+        self._texts: list[str] = []
+
+    @classmethod
+    def supports(cls, config: PreTrainedConfig) -> bool:
+        """Not encoder-decoders, whose last hidden states are of the decoder, nor models of images."""
+        text = hasattr(config.get_text_config(), "vocab_size")  # AutoModel reads images too
+        return super().supports(config) and text and not config.is_encoder_decoder
+
+    # -- model ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def pooling(self) -> Pooling:
+        """What follows the encoder."""
+        found = read_pooling(self.model)
+        given = {"mode": self.chosen_pooling, "normalized": self.chosen_normalize}
+        given = {name: value for name, value in given.items() if value is not None}
+        if found is None:
+            return Pooling(**given)  # type: ignore[arg-type]
+        for name, option in (("mode", "pooling"), ("normalized", "normalize")):
+            if name in given and given[name] != getattr(found, name):
+                raise UserError(
+                    f"{option} is {given[name]!r}, but the model {self.model!r} was made for {getattr(found, name)!r}, "
+                    f"as its folder says: leave --task.{option} out."
+                )
+        return found
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens of a text."""
+        own = read_length(self.model)
+        if own is None and self.pooling.from_folder:  # newer folders have it with the tokenizer
+            own = self.tokenizer.model_max_length
+        return self.pretrained.length(self.max_length or (own and min(own, self.pretrained.positions or own)))
+
+    @cached_property
+    def dimensions(self) -> int:
+        """Numbers of a vector."""
+        return dimensions(self.model)
+
+    def build_model(self) -> PreTrainedModel:
+        """The encoder, in float32."""
+        if self.pretrained.config.is_encoder_decoder:
+            raise UserError(f"The model {self.model!r} is an encoder-decoder: choose an encoder, such as BERT.")
+        self.pooling  # noqa: B018  options that do not fit the folder are refused here
+        return _without_pooler(super().build_model())
+
+    def load_model(self, folder: str | Path) -> PreTrainedModel:
+        """The encoder of a saved folder, in the precision it was saved in.
+
+        Raises:
+            UserError: Its vectors are of another length, and `teacher_loss` cannot compare them.
+        """
+        model = _without_pooler(super().load_model(folder))
+        self._require_comparable(dimensions(str(folder)), "its vectors")
+        return model
+
+    def write_files(self, folder: Path) -> None:
+        """What makes it a folder of sentence-transformers."""
+        there = (folder / "config.json").is_file()
+        size = dimensions(str(folder)) if there else self.dimensions
+        write_folder(folder, self.pooling, length=self.length, dimensions=size)
+
+    def _require_comparable(self, found: int, what: str) -> None:
+        """Refuse vectors of another length, unless only their similarities are compared."""
+        if found != self.dimensions and self.teacher_loss != "similarities":
+            raise UserError(
+                f"{what} have {found} numbers, and those of the model {self.model!r} {self.dimensions}: give "
+                "--task.teacher_loss similarities, which compares any two models, or vectors of the same length"
+            )
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """The vectors of all texts, ``(B, D)``."""
+        return self.pooling(outputs.last_hidden_state.float(), batch["attention_mask"])
+
+    def teacher_logits(self, teacher: nn.Module, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """A teacher's vectors, pooled as its own folder says."""
+        config: Any = teacher.config
+        pooling = _pooling_of(config._name_or_path) or self.pooling
+        return pooling(outputs.last_hidden_state.float(), batch["attention_mask"])
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+        """How far vectors are from a teacher's, which have no temperature."""
+        return distance(student, teacher, self.teacher_loss)
+
+    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """What the columns of the training data ask for; 0 for texts alone, from which only a teacher learns."""
+        vectors = self.logits(outputs, batch)
+        if "score" in batch:
+            return mse_loss(
+                cosine_similarity(vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :]), batch["score"].float()
+            )
+        if "embedding" in batch:
+            return distance(vectors, batch["embedding"], self.teacher_loss)
+        examples = len(batch["index"])
+        return self._ranking_loss(vectors, batch, examples) if len(vectors) > examples else 0 * vectors.sum()
+
+    def calibration_loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """Of pairs how well passages are found in the batch; else how well texts are told from one another."""
+        vectors = self.logits(outputs, batch)
+        table, origin = self.table("train")
+        parts = sum(name in table.column_names for name in PARTS)
+        if kind_of(table, origin=origin) == Kind.PAIRS and len(vectors) % parts == 0:
+            return self._ranking_loss(vectors, batch, len(vectors) // parts)
+        return ranking_loss(self.pooling.comparable(vectors), self.pooling.comparable(vectors), None, scale=self._scale)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the training data is texts alone."""
+        return "train" in self.splits and self.kind_in("train") == Kind.TEXTS
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 if self.pooling.dot else self.scale
+
+    def _ranking_loss(self, vectors: Tensor, batch: dict[str, Any], examples: int) -> Tensor:
+        """The loss of finding each text's passage among those of all ranks, negatives included."""
+        vectors = self.pooling.comparable(vectors)
+        prints = fingerprints(batch["input_ids"], batch["attention_mask"])
+        own_passages, offset = gathered(vectors[examples : 2 * examples])
+        candidates = torch.cat([own_passages, gathered(vectors[2 * examples :])[0]])
+        of_candidates = torch.cat([gathered(prints[examples : 2 * examples])[0], gathered(prints[2 * examples :])[0]])
+        same = prints[examples : 2 * examples, None] == of_candidates
+        return ranking_loss(vectors[:examples], candidates, same, scale=self._scale, offset=offset)
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    def generate(self, split: Split) -> list[dict[str, Any]]:
+        """Questions, each with the passage that answers it."""
+        return generate(split)
+
+    def read_source(self, source: str) -> Dataset:
+        """The rows of a file; of a text file the lines that are not empty."""
+        rows = super().read_source(source)
+        return without_blank_lines(rows) if Path(source).suffix.lower() == ".txt" else rows
+
+    def kind_in(self, split: Split) -> Kind:
+        """What the examples of a split are."""
+        table, origin = self.table(split)
+        return kind_of(table, origin=origin)
+
+    def check(self, examples: Dataset, *, origin: str) -> Dataset:
+        """Texts that are not empty, scores from -1 to 1, embeddings of one length; prompts are added here."""
+        examples = require_written(require_texts(examples, PARTS, origin=origin), PARTS, origin=origin)
+        kind = kind_of(examples, origin=origin)
+        if kind == Kind.SCORED:
+            examples = with_numbers(examples, "score", origin=origin)
+        if kind == Kind.TAUGHT:
+            found = require_vectors(examples, origin=origin)
+            self._require_comparable(found, f"the embeddings of {origin!r}")
+        if kind == Kind.PAIRS:
+            query, passage = self.pooling.query_prompt, self.pooling.passage_prompt
+            examples = prompted(examples, {"text": query, "text_pair": passage, "negative": passage})
+        return examples
+
+    def examples(self, split: Split) -> Dataset:
+        """The examples of a split; for retrieval all queries, then all passages, each once."""
+        if split not in self._examples:
+            found, (_, origin) = super().examples(split), self.table(split)
+            if split == "train":
+                require_learnable(found, batch_size=self.batch_size, origin=origin)
+            elif self.kind_in(split) == Kind.PAIRS:
+                self._examples[split] = self.search.texts
+            else:
+                require_measurable(found, dimensions=self.dimensions, origin=origin)
+        return self._examples[split]
+
+    @cached_property
+    def search(self) -> Search:
+        """The queries and passages of validation pairs."""
+        table, origin = self.table("validation")
+        more: list[str] = []
+        if self.passages_file:
+            own = {"text": "text"}
+            passages = own_columns(
+                self.read_source(self.passages_file), {"text": False}, own, origin=self.passages_file
+            )
+            require_texts(passages, ["text"], origin=self.passages_file)
+            require_written(passages, ["text"], origin=self.passages_file)
+            more = [self.pooling.passage_prompt + text for text in passages["text"][:]]
+        return Search.of(self.check(table, origin=origin), more, origin=origin)
+
+    def features(self, split: Split) -> Dataset:
+        """The tokens of all texts; says how many rows are cut."""
+        if split not in self._features:
+            say_cut(super().features(split)["cut"][:], split, length=self.length)
+        return self._features[split]
+
+    def encode(self, examples: Columns) -> Columns:
+        """Tokens of each text, scores and embeddings as they are."""
+        encoded: Columns = {"length": [0] * len(examples["text"]), "cut": [False] * len(examples["text"])}
+        for name in PARTS:
+            if name in examples:
+                found = self.tokenizer(examples[name], truncation=True, max_length=self.length)
+                encoded["input_ids" if name == "text" else name] = found["input_ids"]
+                overflow = [bool(each.overflowing) for each in found.encodings]
+                encoded["cut"] = [one or other for one, other in zip(encoded["cut"], overflow, strict=True)]
+                lengths = map(len, found["input_ids"])
+                encoded["length"] = [max(pair) for pair in zip(encoded["length"], lengths, strict=True)]
+        return encoded | {name: examples[name] for name in ("score", "embedding") if name in examples}
+
+    def encode_inputs(self, examples: Columns) -> Columns:
+        """Tokens of each text with the model's prompt."""
+        return self.encode({"text": [self.pooling.prompt + text for text in examples["text"]]})
+
+    def collator(self, split: Split | None) -> Callable[[list[dict[str, Any]]], Any]:
+        """Pads all texts to the longest: of all examples the first text, then of all the second, then the third."""
+        return partial(stacked, pad=super().collator(split), parts=("input_ids", *PARTS[1:]))
+
+    # -- measuring and prediction --------------------------------------------------------------------------------------
+
+    @property
+    def monitor(self) -> str:  # type: ignore[override]
+        """The usual metric of what validation data there is."""
+        return {Kind.PAIRS: "ndcg_at_10", Kind.SCORED: "spearman"}.get(self.kind_in("validation"), "agreement")
+
+    def example_values(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """Of retrieval each text's number and vector; of scored pairs cosine and score; else the cosine only."""
+        vectors = self.logits(outputs, batch)
+        if "score" in batch:
+            return torch.stack(
+                [
+                    cosine_similarity(vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :]),
+                    batch["score"].to(vectors.dtype),
+                ],
+                dim=1,
+            )
+        if "embedding" in batch:
+            return cosine_similarity(vectors, batch["embedding"].to(vectors.dtype))[:, None]
+        return torch.cat([batch["index"][:, None].to(vectors.dtype), self.pooling.comparable(vectors)], dim=1)
+
+    def scores(self, rows: Tensor) -> dict[str, Any]:
+        """The metrics, in per cent."""
+        kind = self.kind_in("validation")
+        if kind == Kind.PAIRS:
+            return retrieval_scores(*self.search.seen(rows[:, 0].long(), rows[:, 1:]))
+        if kind == Kind.SCORED:
+            return {"spearman": 100 * spearman_corrcoef(rows[:, 0], rows[:, 1])}
+        return {"agreement": 100 * rows.mean()}
+
+    def evaluation_settings(self, metric: Any) -> dict[str, Any]:
+        """How many texts are searched, or how many examples were compared."""
+        if self.kind_in("validation") != Kind.PAIRS:
+            return super().evaluation_settings(metric)
+        return {"queries": self.search.queries, "passages": len(self.search.texts) - self.search.queries}
+
+    def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
+        """Take records with a text."""
+        super().read_inputs(records, places)
+        self._texts = [record["text"] for record in records]
+
+    def check_input(self, name: str, value: Any, *, place: str) -> None:
+        """A text that is not empty."""
+        super().check_input(name, value, place=place)
+        if not value.strip():
+            raise UserError(f"{place} has an empty {name!r}, which means nothing: write a text.")
+
+    def predict_batch(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
+        """The texts' numbers and vectors."""
+        return {"index": batch["index"], "vectors": self.logits(model(**self.model_inputs(batch)), batch)}
+
+    def answers(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """``text`` and its ``embedding``, which another model can learn from."""
+        pairs = zip(batch["index"].tolist(), batch["vectors"].tolist(), strict=True)
+        return [{"text": self._texts[index], "embedding": vector} for index, vector in pairs]
+
+
+@cache
+def _pooling_of(name: str) -> Pooling | None:
+    """What follows a teacher's encoder, where its folder says so."""
+    return read_pooling(name)
+
+
+def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model, in which BERT's last layer, from which no vector comes, neither learns nor has to be there."""
+    for name, parameter in model.named_parameters():
+        if name.startswith("pooler."):
+            parameter.requires_grad_(False)
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' mark of weights it read
+    return model
