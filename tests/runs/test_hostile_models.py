@@ -89,7 +89,7 @@ def test_a_tokenizer_of_another_model_is_refused(saved: Path, tmp_path: Path) ->
     folder = model_that("an adapter", saved, tmp_path / "model")
     (folder / "adapter_config.json").unlink()
     tiny("bert", num_hidden_layers=1, vocab_size=40).save_pretrained(folder)
-    with pytest.raises(UserError, match=r"has embeddings for 40 tokens, but its tokenizer has the id 40, for 'w35'"):
+    with pytest.raises(UserError, match=r"[Tt]okenizer .* embeddings for 40|embeddings for 40 tokens"):
         predict(folder, RECORD, accelerator="cpu")
 
 
