@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from bplightning.io.files import remove_unfinished
@@ -21,6 +21,9 @@ GRACE = 1.0
 """Seconds in which a program may end by itself."""
 
 _graceful = False
+_received: int | None = None
+"""The signal that ends this process."""
+
 _watched: int | None = None
 """The process whose signals are watched here; a copy of it (a fork) is another one."""
 
@@ -68,6 +71,11 @@ def ends_on_signals() -> Iterator[None]:
         yield
     except Interrupted:
         ends = True
+        if _received is not None:  # at once: to take the libraries down in order can take seconds
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+            os._exit(128 + _received)
         raise
     finally:
         if not ends:  # an end that hangs is still watched
@@ -80,7 +88,9 @@ def ends_on_signals() -> Iterator[None]:
 
 
 def _end(signum: int, _: FrameType | None) -> None:
+    global _received
     if os.getpid() == _watched:
+        _received = signum
         say(f"bplightning: stopped by {signal.Signals(signum).name}")
         raise Interrupted(signum)
     signal.signal(signum, signal.SIG_DFL)
