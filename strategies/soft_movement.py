@@ -108,7 +108,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         super().__init__(granularity, window)
         self.take_target(target)
         if target.kind is None and regularization is not None:
-            self.asked = NO_TARGET
+            self.asked = Target(uniform=target.uniform)
         self.target = size_target(self.asked)
         regularization = REGULARIZATION if regularization is None else regularization
         for name, value in (("initial", initial_score_threshold), ("final", final_score_threshold)):
