@@ -19,7 +19,7 @@ from bplightning.errors import UserError
 from bplightning.tasks.embedded.search import generate_candidates
 from bplightning.tasks.embedding.examples import require_written, say_cut, with_numbers
 from bplightning.tasks.embedding.folder import IDENTITY, SIGMOID, read_activation
-from bplightning.tasks.embedding.rankings import ranking_scores
+from bplightning.tasks.embedding.rankings import intervals, means, ranking_scores
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 from bplightning.tasks.shared.tokenized_task import TextData
@@ -169,7 +169,14 @@ class Reranking(TextTask):
 
     def scores(self, rows: Tensor) -> dict[str, Any]:
         """The metrics of the ranking, in per cent."""
+        return means(self._by_query(rows))
+
+    def _by_query(self, rows: Tensor) -> dict[str, Tensor]:
         return ranking_scores(rows[:, 1], rows[:, 2], self.queries[rows[:, 0].long()])
+
+    def evaluation_details(self, metric: Any) -> dict[str, Any]:
+        """The intervals, by drawing queries."""
+        return {} if metric.counted is None else {"intervals": intervals(self._by_query(metric.counted))}
 
     def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
         """Take records with a query and one passage, or a list of passages to be ranked."""
@@ -177,12 +184,12 @@ class Reranking(TextTask):
         where: list[str] = []
         self._passages = []
         for place, record in zip(places, records, strict=True):
-            given = record.get("text_pair")
+            given = self.wanted.own_record(record).get("text_pair")
             passages = given if isinstance(given, list) else [given]
             if not passages:
                 raise UserError(f"{place} has an empty list as 'text_pair': give a passage, or several to be ranked.")
             self._passages.append(len(passages) if isinstance(given, list) else None)
-            pairs += [record | {"text_pair": passage} for passage in passages]
+            pairs += [record | {self.wanted.names["text_pair"]: passage} for passage in passages]
             where += [place] * len(passages)
         super().read_inputs(pairs, where)
 

@@ -33,7 +33,7 @@ from bplightning.tasks.embedding.examples import (
 from bplightning.tasks.embedding.folder import dimensions, read_length, read_pooling, write_folder
 from bplightning.tasks.embedding.losses import TeacherLoss, distance, fingerprints, gathered, ranking_loss
 from bplightning.tasks.embedding.pooling import Mode, Pooling
-from bplightning.tasks.embedding.rankings import retrieval_scores
+from bplightning.tasks.embedding.rankings import intervals, means, retrieval_scores
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 from bplightning.tasks.shared.table import own_columns, require_texts
 from bplightning.tasks.shared.text_task import Columns, Split, TextTask
@@ -278,7 +278,7 @@ class SentenceEmbedding(TextTask):
         table, origin = self.table("validation")
         more: list[str] = []
         if self.passages_file:
-            own = {"text": "text"}
+            own = {"text": self.columns.get("text", "text")}
             passages = own_columns(
                 self.read_source(self.passages_file), {"text": False}, own, origin=self.passages_file
             )
@@ -340,10 +340,23 @@ class SentenceEmbedding(TextTask):
         """The metrics, in per cent."""
         kind = self.kind_in("validation")
         if kind == Kind.PAIRS:
-            return retrieval_scores(*self.search.seen(rows[:, 0].long(), rows[:, 1:]))
+            return means(self._by_query(rows))
         if kind == Kind.SCORED:
             return {"spearman": 100 * spearman_corrcoef(rows[:, 0], rows[:, 1])}
         return {"agreement": 100 * rows.mean()}
+
+    def _by_query(self, rows: Tensor) -> dict[str, Tensor]:
+        return retrieval_scores(*self.search.seen(rows[:, 0].long(), rows[:, 1:]))
+
+    def evaluation_details(self, metric: Any) -> dict[str, Any]:
+        """The intervals; of retrieval by drawing queries, since texts by themselves have no score."""
+        if self.kind_in("validation") != Kind.PAIRS or metric.counted is None:
+            return super().evaluation_details(metric)
+        return {"intervals": intervals(self._by_query(metric.counted))}
+
+    def sample_records(self, count: int) -> list[dict[str, Any]]:
+        """None: nobody reads vectors in a report."""
+        return []
 
     def evaluation_settings(self, metric: Any) -> dict[str, Any]:
         """How many texts are searched, or how many examples were compared."""
@@ -354,7 +367,7 @@ class SentenceEmbedding(TextTask):
     def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
         """Take records with a text."""
         super().read_inputs(records, places)
-        self._texts = [record["text"] for record in records]
+        self._texts = [self.wanted.own_record(record)["text"] for record in records]
 
     def check_input(self, name: str, value: Any, *, place: str) -> None:
         """A text that is not empty."""

@@ -1,12 +1,16 @@
-"""The field's metrics of rankings.
+"""The field's metrics of rankings, query by query: what is reported is their mean.
 
 Legend: `Q` queries, `P` passages, `D` numbers of a vector, `K` places of a ranking.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+
+from bplightning.tasks.shared.bootstrap import bootstrap
 
 PLACES = 10
 """Places of a ranking that nDCG and MRR look at."""
@@ -23,14 +27,14 @@ def retrieval_scores(queries_QD: Tensor, passages_PD: Tensor, relevant: Tensor) 
         relevant: Pairs of a query's number and a relevant passage's, ``(N, 2)``; each query has one or more.
 
     Returns:
-        ``recall_at_1``, ``recall_at_5``, ``ndcg_at_10`` and ``mrr_at_10``, the mean over queries.
+        ``recall_at_1``, ``recall_at_5``, ``ndcg_at_10`` and ``mrr_at_10`` of each query, ``(Q,)``.
 
     >>> found = retrieval_scores(torch.eye(2), torch.eye(2), torch.tensor([[0, 0], [1, 0]]))
-    >>> {name: round(value.item(), 1) for name, value in found.items()}
+    >>> {name: round(value.item(), 1) for name, value in means(found).items()}
     {'recall_at_1': 50.0, 'recall_at_5': 100.0, 'ndcg_at_10': 81.5, 'mrr_at_10': 75.0}
     """
-    if not len(queries_QD):  # as in a check of a few batches
-        return dict.fromkeys(("recall_at_1", "recall_at_5", "ndcg_at_10", "mrr_at_10"), torch.tensor(0.0))
+    if not len(queries_QD):
+        return dict.fromkeys(("recall_at_1", "recall_at_5", "ndcg_at_10", "mrr_at_10"), torch.zeros(0))
     places = min(PLACES, len(passages_PD))
     best = [(block @ passages_PD.T).topk(places, dim=1).indices for block in queries_QD.split(BLOCK)]
     best_QK = torch.cat(best)
@@ -40,9 +44,9 @@ def retrieval_scores(queries_QD: Tensor, passages_PD: Tensor, relevant: Tensor) 
     count_Q = torch.bincount(relevant[:, 0], minlength=len(queries_QD)).double()
     ideal_QK = (torch.arange(places) < count_Q[:, None]).double()
     return {
-        **{f"recall_at_{k}": 100 * (hits_QK[:, :k].sum(1) / count_Q).mean() for k in (1, 5)},
-        "ndcg_at_10": 100 * (discounted(hits_QK) / discounted(ideal_QK)).mean(),
-        "mrr_at_10": 100 * reciprocal_rank(hits_QK).mean(),
+        **{f"recall_at_{k}": 100 * hits_QK[:, :k].sum(1) / count_Q for k in (1, 5)},
+        "ndcg_at_10": 100 * discounted(hits_QK) / discounted(ideal_QK),
+        "mrr_at_10": 100 * reciprocal_rank(hits_QK),
     }
 
 
@@ -73,11 +77,10 @@ def ranking_scores(scores_N: Tensor, labels_N: Tensor, groups_N: Tensor) -> dict
         groups_N: Number of the pair's query.
 
     Returns:
-        ``ndcg_at_10`` and ``mrr_at_10`` (relevant is what is labelled above half of the query's best), the mean over
-        queries.
+        ``ndcg_at_10`` and ``mrr_at_10`` (relevant is what is labelled above half of the query's best) of each query.
 
     >>> found = ranking_scores(torch.tensor([0.1, 0.9]), torch.tensor([1.0, 0.0]), torch.tensor([0, 0]))
-    >>> {name: round(value.item(), 1) for name, value in found.items()}
+    >>> {name: round(value.item(), 1) for name, value in means(found).items()}
     {'ndcg_at_10': 63.1, 'mrr_at_10': 50.0}
     """
     gained, reciprocal = [], []
@@ -89,6 +92,25 @@ def ranking_scores(scores_N: Tensor, labels_N: Tensor, groups_N: Tensor) -> dict
         ranked_1K, ideal_1K = labels[order][None, :PLACES], labels.sort(descending=True).values[None, :PLACES]
         gained.append(discounted(ranked_1K) / discounted(ideal_1K))
         reciprocal.append(reciprocal_rank((ranked_1K > labels.max() / 2).double()))
-    if not gained:  # as in a check of a few batches
-        return {"ndcg_at_10": torch.tensor(0.0), "mrr_at_10": torch.tensor(0.0)}
-    return {"ndcg_at_10": 100 * torch.cat(gained).mean(), "mrr_at_10": 100 * torch.cat(reciprocal).mean()}
+    if not gained:
+        return {"ndcg_at_10": torch.zeros(0), "mrr_at_10": torch.zeros(0)}
+    return {"ndcg_at_10": 100 * torch.cat(gained), "mrr_at_10": 100 * torch.cat(reciprocal)}
+
+
+def means(by_query: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over queries; 0 where there is none, as in a check of a few batches.
+
+    Args:
+        by_query: Metric to its value of each query.
+    """
+    return {name: values.mean() if len(values) else torch.tensor(0.0) for name, values in by_query.items()}
+
+
+def intervals(by_query: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """Ends of the 95 % confidence interval of each mean, by drawing other queries.
+
+    Args:
+        by_query: Metric to its value of each query.
+    """
+    rows = torch.stack(list(by_query.values()), dim=1)
+    return bootstrap(rows, lambda rows: dict(zip(by_query, rows.mean(0), strict=True)))
