@@ -27,7 +27,7 @@ COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 class Model:
-    """An exported model: a folder with model.onnx, tokenizer.json and config.json."""
+    """An exported model: a folder with onnx/model.onnx, tokenizer.json and config.json."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         """Read it.
@@ -42,7 +42,8 @@ class Model:
         self.tokenizer.no_truncation()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        file = folder / "onnx" / "model.onnx"
+        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def answer(self, *texts: str) -> dict[str, Any]:
@@ -85,8 +86,7 @@ class Model:
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         best = int(probabilities.argmax())
-        names = self.config.get("id2label", {})  # not written where nobody named the labels
-        return {"label": names.get(str(best), f"LABEL_{best}"), "score": round(float(probabilities[best]), 4)}
+        return {"label": self.config["id2label"][str(best)], "score": round(float(probabilities[best]), 4)}
 
     def span(self, tokens: Encoding, passage: str, starts: Any, ends: Any) -> dict[str, Any]:
         """The part of the passage with the highest sum of start and end logit."""

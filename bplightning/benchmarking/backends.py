@@ -155,8 +155,8 @@ def compiling() -> Iterator[None]:
 
 
 def _onnx(model: PreTrainedModel, folder: Path, *, int8: bool) -> Bind:
-    from bplightning.exporting.export import export_onnx, exported_parts
     from bplightning.exporting.files import onnx_calls
+    from bplightning.exporting.variants import export_onnx, exported_parts
 
     folder.mkdir()
     calls = onnx_calls(export_onnx(model, folder, int8=int8))

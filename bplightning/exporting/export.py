@@ -1,41 +1,29 @@
-"""Exporting a saved or loaded model to files that run without this project, checked against torch.
-
-transformers' exporter (`transformers.exporters`) does the work. It uses a model's real shapes, so pruned widths need no
-special treatment. The graphs that it gets are built in `bplightning.exporting.graphs`.
-"""
+"""Exporting a saved model to a folder that runs without this project."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from bplightning.compaction.example_inputs import comparison_inputs
+from bplightning.compaction.example_inputs import comparison_inputs, positions_of
 from bplightning.compaction.saved_models import class_saved, load_saved, read_part
 from bplightning.errors import UserError
-from bplightning.exporting.check import LIMITS, largest_difference, text_inputs
-from bplightning.exporting.files import (
-    OPSET,
-    check_opset,
-    exporting,
-    onnx_calls,
-    quantize_onnx,
-    require_onnx,
-    save_onnx,
-    save_torch,
-    torch_calls,
-)
+from bplightning.exporting.check import largest_difference, text_inputs
+from bplightning.exporting.companions import copy_companions
+from bplightning.exporting.files import OPSET, check_opset, exporting, require_onnx, save_torch, torch_calls
 from bplightning.exporting.gguf_format import ARCHITECTURE, GGUF_FILE, require_gguf, write_gguf
 from bplightning.exporting.gguf_tokenizer import vocabulary_of
-from bplightning.exporting.graphs import Parts, parts_of
-from bplightning.io.files import copy_file, made_parent, require_empty, whole_folder
+from bplightning.exporting.graphs import BATCH, LENGTH
+from bplightning.exporting.variants import DTYPES, Variant, exported_parts, require_near, write_variants
+from bplightning.io.files import made_parent, require_empty, whole_folder
 from bplightning.io.run_folder import find_model
 
 FORMATS = ("onnx", "torch-export", "gguf")
@@ -43,41 +31,21 @@ FORMATS = ("onnx", "torch-export", "gguf")
 QUANTIZATIONS = {"int8": "onnx", "q8_0": "gguf"}
 """Name to the format that knows it."""
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-COPIED = (
-    "config.json",
-    "generation_config.json",
-    "task.json",
-    "*tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "*.spm",
-    "*processor_config.json",
-)
-"""Files copied from the model's folder: those needed to make inputs and to read outputs, without weights."""
-
 
 @dataclass(frozen=True)
 class Exported:
-    """The files written, and their difference from torch.
+    """What was written.
 
     Attributes:
-        files: The files of the model, in the folder written.
-        difference: Largest difference of two outputs between torch, in float32, and the files before any quantization,
-            divided by the largest output; `None` where nothing could compute the files here (GGUF).
-        limit: The largest difference allowed, or `None`.
-        quantized_difference: The difference of the quantized files; `None` where nothing was quantized.
+        variants: The model in each precision.
     """
 
-    files: tuple[Path, ...]
-    difference: float | None
-    limit: float | None
-    quantized_difference: float | None
+    variants: tuple[Variant, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files with graphs."""
+        return tuple(file for variant in self.variants for file in variant.files)
 
 
 def export_model(
@@ -88,6 +56,8 @@ def export_model(
     dtype: str = "float32",
     quantize: str | None = None,
     opset: int | None = None,
+    batch: int | None = None,
+    length: int | None = None,
 ) -> Exported:
     """Write a saved model in another format, checked against torch, along with its tokenizer and configuration.
 
@@ -96,10 +66,13 @@ def export_model(
         out: Folder to write, which appears whole or not at all; it must not exist, or be empty.
         format: ``onnx``; ``torch-export`` for a `torch.export` program of one forward pass, without a cache; or
             ``gguf`` for a file of llama.cpp, which holds the tokenizer too and is not compared with torch.
-        dtype: Precision of the exported model, a key of `DTYPES`.
-        quantize: ``int8`` for ONNX Runtime's dynamic quantization of the weights, by channel; ``q8_0`` for GGUF's
-            weights in 8 bits, in blocks of 32.
+        dtype: ``float16`` for ONNX files in this precision next to those in float32; the precision of a
+            `torch.export` program or a GGUF file.
+        quantize: ``int8`` for ONNX files with ONNX Runtime's dynamic quantization of the weights, by channel, next to
+            those in float32; ``q8_0`` for GGUF's weights in 8 bits, in blocks of 32.
         opset: Version of ONNX's operators, 18 to 25; by default `OPSET`.
+        batch: The only number of rows that the ONNX files take; by default any.
+        length: The only number of tokens that they take; by default any.
 
     Returns:
         The files, and their difference from torch.
@@ -108,7 +81,7 @@ def export_model(
         UserError: There is no such model, `out` holds files, options exclude each other, a library is missing, the
             model cannot be exported, or the exported model does not compute what torch does.
     """
-    _check_options(format=format, dtype=dtype, quantize=quantize, opset=opset)
+    _check_options(format=format, dtype=dtype, quantize=quantize, opset=opset, sizes=(batch, length))
     path = find_model(folder)
     if not (path / "config.json").is_file():
         raise UserError(f"{str(folder)!r} has no compact model yet: write one with `compact`, and give its folder.")
@@ -119,36 +92,21 @@ def export_model(
     model = _load(path)
     if format == "gguf":
         return _export_gguf(model, path, out, quantize or dtype)
-    checks = [comparison_inputs(model, rows=1, length=5), comparison_inputs(model, rows=3, length=160)]
-    text = text_inputs(model, path)
-    checks += [] if text is None else [text]
+    fixed = _fixed(model, batch=batch, length=length)
+    checks = _checks(model, path, fixed)
     with whole_folder(out) as unproved:
-        parts = exported_parts(model, DTYPES[dtype], with_past=format == "onnx")
-        names = ", ".join(graph.name for graph in parts.graphs)
-        rank_zero_info(f"Exporting {type(model).__name__} to {format}, in {len(parts.graphs)} part(s): {names}")
-        with exporting(parts, format):
-            if format == "onnx":
-                files = save_onnx(parts, unproved, opset=opset or OPSET)
-                calls = onnx_calls(files)
-            else:
-                files = save_torch(parts, unproved)
-                calls = torch_calls(files)
-            difference = max(largest_difference(model, parts, calls, inputs) for inputs in checks)
-        limit = _require_near(difference, DTYPES[dtype], what=repr(str(path)))
-        quantized = None
-        if quantize is not None:
-            with exporting(parts, f"{format} of {quantize}"):
-                for file in files:
-                    quantize_onnx(file)
-                calls = onnx_calls(files)
-                quantized = max(largest_difference(model, parts, calls, inputs) for inputs in checks)
-            _require_numbers(quantized, what=repr(str(path)))
-        for pattern in COPIED:
-            for file in path.glob(pattern):
-                copy_file(file, unproved / file.name)
-    exported = Exported(tuple(out / file.name for file in files), difference, limit, quantized)
-    kind = f"ONNX, opset {opset or OPSET}" if format == "onnx" else "torch.export"
-    rank_zero_info(_summary(exported, kind=f"{kind}, {quantize or dtype}", real=text is not None))
+        if format == "onnx":
+            precisions = list(dict.fromkeys(["float32", dtype, *([] if quantize is None else [quantize])]))
+            variants = write_variants(
+                model, unproved, precisions=precisions, checks=checks, opset=opset or OPSET, fixed=fixed
+            )
+        else:
+            variants = [_torch_program(model, unproved, dtype, checks)]
+        copy_companions(path, unproved, model.config)
+    exported = Exported(
+        tuple(replace(each, files=tuple(out / file.relative_to(unproved) for file in each.files)) for each in variants)
+    )
+    rank_zero_info(_summary(exported, out, kind=f"ONNX, opset {opset or OPSET}" if format == "onnx" else format))
     return exported
 
 
@@ -162,80 +120,12 @@ def _export_gguf(model: PreTrainedModel, path: Path, out: Path, type: str) -> Ex
     file = out / GGUF_FILE
     text = "" if vocabulary is not None else "; the folder has no tokenizer, so the file knows no text"
     rank_zero_info(f"{out}: {file.name} {file.stat().st_size / 1e6:.1f} MB (GGUF, {ARCHITECTURE}, {type}){text}")
-    return Exported((file,), None, None, None)
+    return Exported((Variant(type, (file,), None, None),))
 
 
-def export_onnx(
-    model: PreTrainedModel,
-    out: Path,
-    *,
-    opset: int = OPSET,
-    dtype: torch.dtype | None = None,
-    int8: bool = False,
-    with_past: bool = True,
-) -> list[Path]:
-    """Write the ONNX files of a loaded model, checked against it; batch and length may have any size.
-
-    A model that does not generate, or any model without `with_past`, becomes ``model.onnx``, with the arguments of its
-    forward pass as inputs. A decoder with its cache is also one file; an encoder-decoder becomes
-    ``encoder_model.onnx``, ``decoder_model.onnx`` and ``decoder_with_past_model.onnx``. More than 1.5 GiB of weights go
-    into a separate file.
-
-    Args:
-        model: The model, on the CPU and in evaluation mode; it stays unchanged.
-        out: An existing folder.
-        opset: Version of ONNX's operators, 18 to 25.
-        dtype: Precision of the exported model, float32 or float16; by default the model's own.
-        int8: Whether weights are quantized, as by `export_model`.
-        with_past: Whether a model that generates gets inputs and outputs for a key/value cache.
-
-    Returns:
-        The files with graphs.
-
-    Raises:
-        UserError: A library is missing, the model cannot be exported, or the exported model does not compute the same.
-    """
-    require_onnx()
-    check_opset(opset)
-    if (precision := dtype or model.dtype) not in LIMITS:
-        raise UserError(
-            f"the model is in {precision}, but ONNX files are in float32 or float16: give one of these as dtype."
-        )
-    parts = exported_parts(model, dtype, with_past=with_past)
-    reference = parts.model if precision == torch.float32 else model  # the more precise of both
-    with exporting(parts, "onnx"):
-        files = save_onnx(parts, out, opset=opset)
-        inputs = comparison_inputs(model, rows=3, length=9)
-        difference = largest_difference(reference, parts, onnx_calls(files), inputs)
-    what = f"a {type(model).__name__}"
-    _require_near(difference, precision, what=what)
-    if int8:
-        with exporting(parts, "onnx of int8"):
-            for file in files:
-                quantize_onnx(file)
-            difference = largest_difference(reference, parts, onnx_calls(files), inputs)
-        _require_numbers(difference, what=what)
-    return files
-
-
-def _require_numbers(difference: float, *, what: str) -> None:
-    if not isfinite(difference):
-        raise UserError(f"int8 makes outputs of {what} NaN or infinite, so it is not used: leave the quantization out.")
-
-
-def _require_near(difference: float, dtype: torch.dtype, *, what: str) -> float:
-    """Refuse a difference from torch that rounding does not explain; return the limit."""
-    limit = LIMITS[dtype]
-    if not difference <= limit:
-        raise UserError(
-            f"the export of {what} differs from torch by {difference:.3g} of the largest output, more than the "
-            f"{limit:g} that {str(dtype).removeprefix('torch.')} rounding explains, so it is not written: try another "
-            "format or dtype."
-        )
-    return limit
-
-
-def _check_options(*, format: str, dtype: str, quantize: str | None, opset: int | None) -> None:
+def _check_options(
+    *, format: str, dtype: str, quantize: str | None, opset: int | None, sizes: tuple[int | None, int | None]
+) -> None:
     for name, value, known in (
         ("format", format, FORMATS),
         ("dtype", dtype, DTYPES),
@@ -243,18 +133,59 @@ def _check_options(*, format: str, dtype: str, quantize: str | None, opset: int 
     ):
         if value is not None and value not in known:
             raise UserError(f"{name} is {value!r}; it must be one of {', '.join(known)}.")
-    if format != "onnx" and opset is not None:
-        raise UserError(f"format is {format!r}, but opset is only for onnx: leave it out, or give onnx.")
+    if format != "onnx" and any(each is not None for each in (opset, *sizes)):
+        raise UserError(
+            f"format is {format!r}, but opset, batch and length are only for onnx: leave them out, or give onnx."
+        )
     if quantize is not None and QUANTIZATIONS[quantize] != format:
         raise UserError(
             f"format is {format!r}, but quantize {quantize} is only for {QUANTIZATIONS[quantize]}: leave it "
             "out, or give that format."
         )
-    if quantize is not None and dtype != "float32":
+    if format == "gguf" and quantize is not None and dtype != "float32":
         raise UserError(
-            f"quantize is {quantize!r} and dtype {dtype!r}, but 8-bit weights need float32: give only one of both."
+            f"quantize is {quantize!r} and dtype {dtype!r}, but a GGUF file has one precision: give only one of both."
         )
+    for name, size in zip(("batch", "length"), sizes, strict=True):
+        if size is not None and size < 1:
+            raise UserError(f"{name} is {size}; it must be 1 or more, or left out for any size.")
     check_opset(OPSET if opset is None else opset)
+
+
+def _fixed(model: PreTrainedModel, *, batch: int | None, length: int | None) -> dict[str, int]:
+    """Names of axes to their only size."""
+    fixed = {name: size for name, size in ((BATCH, batch), (LENGTH, length)) if size is not None}
+    if fixed and model.can_generate():
+        raise UserError(
+            f"batch or length is given, and {type(model).__name__} generates text, whose length grows: leave them out."
+        )
+    positions = positions_of(model)
+    if length is not None and positions is not None and length > positions:
+        raise UserError(f"length is {length}, and the model has {positions} positions: give at most these.")
+    return fixed
+
+
+def _checks(model: PreTrainedModel, path: Path, fixed: Mapping[str, int]) -> list[Mapping[str, Tensor]]:
+    """Inputs on which files are compared with the model: random ones, and a few sentences where it reads text."""
+    if fixed:
+        return [comparison_inputs(model, rows=fixed.get(BATCH, 3), length=fixed.get(LENGTH, 16))]
+    text = text_inputs(model, path)
+    random: list[Mapping[str, Tensor]] = [
+        comparison_inputs(model, rows=1, length=5),
+        comparison_inputs(model, rows=3, length=160),
+    ]
+    return random if text is None else [*random, text]
+
+
+def _torch_program(model: PreTrainedModel, out: Path, dtype: str, checks: Sequence[Mapping[str, Tensor]]) -> Variant:
+    """Write a `torch.export` program of one forward pass, checked against the model."""
+    parts = exported_parts(model, DTYPES[dtype], with_past=False)
+    with exporting(parts, "torch-export"):
+        files = save_torch(parts, out)
+        difference = max(largest_difference(model, parts, torch_calls(files), inputs) for inputs in checks)
+    return Variant(
+        dtype, tuple(files), difference, require_near(difference, DTYPES[dtype], what=f"a {type(model).__name__}")
+    )
 
 
 def _load(path: Path) -> PreTrainedModel:
@@ -265,35 +196,13 @@ def _load(path: Path) -> PreTrainedModel:
     return load_saved(read, path, what="the model").eval()
 
 
-def exported_parts(model: PreTrainedModel, dtype: torch.dtype | None = None, *, with_past: bool = True) -> Parts:
-    """The parts that a model is exported as, in a precision; the model itself stays unchanged.
-
-    Args:
-        model: The model, on the CPU and in evaluation mode.
-        dtype: The precision; by default the model's own.
-        with_past: Whether a model that generates gets graphs with a key/value cache.
-    """
-    typed: Any = model
-    if model.dtype != (dtype or model.dtype):
-        typed = copy.deepcopy(typed).to(dtype)
-    if getattr(model.config, "num_experts_per_tok", None) is not None:
-        # A loop over the experts that get tokens cannot be traced, but computing all of them at once can.
-        typed = copy.deepcopy(typed) if typed is model else typed
-        typed.set_experts_implementation("grouped_mm")
-    return parts_of(typed, comparison_inputs(typed, rows=3, length=9), with_past=with_past)
-
-
-def _summary(exported: Exported, *, kind: str, real: bool) -> str:
-    sizes = ", ".join(f"{file.name} {file.stat().st_size / 1e6:.1f} MB" for file in exported.files)
-    difference, limit = exported.difference, exported.limit
-    assert difference is not None
-    lines = [
-        f"{exported.files[0].parent}: {sizes} ({kind})",
-        f"Largest difference from torch on {'random inputs and text' if real else 'random inputs'}: "
-        f"{difference:.2g} of the largest output (limit {limit:g})",
-    ]
-    if exported.quantized_difference is not None:
+def _summary(exported: Exported, out: Path, *, kind: str) -> str:
+    lines = [f"{out}: {kind}"]
+    for variant in exported.variants:
+        sizes = ", ".join(f"{file.relative_to(out)} {file.stat().st_size / 1e6:.1f} MB" for file in variant.files)
+        rule = "measure its scores" if variant.limit is None else f"limit {variant.limit:g}"
         lines.append(
-            f"After quantization: {exported.quantized_difference:.2g}; measure the scores of the quantized model."
+            f"{variant.precision}: {sizes}; largest difference from torch {variant.difference:.2g} of the largest "
+            f"output ({rule})"
         )
     return "\n".join(lines)

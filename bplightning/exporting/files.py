@@ -26,6 +26,8 @@ OPSET = 20
 OPSETS = range(18, 26)
 """The versions that torch writes and ONNX Runtime reads."""
 
+TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 ONE_FILE = int(1.5 * 2**30)
@@ -55,17 +57,22 @@ def check_opset(opset: int) -> None:
         )
 
 
-def save_onnx(parts: Parts, out: Path, *, opset: int) -> list[Path]:
+def save_onnx(
+    parts: Parts, out: Path, *, opset: int, suffix: str = "", fixed: Mapping[str, int] | None = None
+) -> list[Path]:
     """Write the graphs of a model as ONNX.
 
     Args:
         parts: The graphs.
         out: An existing folder.
         opset: Version of ONNX's operators.
+        suffix: Follows the name of each graph in the name of its file.
+        fixed: Names of axes to their only size; other axes may have any.
 
     Returns:
         The files with graphs.
     """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     files = []
@@ -73,19 +80,22 @@ def save_onnx(parts: Parts, out: Path, *, opset: int) -> list[Path]:
         with _quiet():
             config = OnnxConfig(dynamic_shapes=_dynamic(graph.axes), opset_version=opset)
             model = OnnxExporter().export(graph.module, dict(graph.inputs), config).components["model"].program
-        _name_axes(model, graph)
+        _name_axes(model, graph, fixed or {})
+        _take_float32(model.graph)
+        ClearMetadataAndDocStringPass()(model)  # where in the Python code each node comes from, in hundreds of kB
         model.producer_name, model.producer_version = "bplightning", version("bplightning")
-        files.append(_write(model, out / f"{graph.name}.onnx"))
+        files.append(write_onnx(model, out / f"{graph.name}{suffix}.onnx"))
     return files
 
 
-def quantize_onnx(file: Path) -> None:
+def quantize_onnx(file: Path, quantized: Path) -> Path:
     """Quantize the weights of an ONNX file to int8 by channel; activations are quantized at run time.
 
     Where a layer has lost everything, its weights are empty and stay as they are.
 
     Args:
-        file: The file, which is replaced.
+        file: The file.
+        quantized: The file to write.
     """
     import onnx_ir
     from transformers.exporters import ExportFormat, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
@@ -93,10 +103,8 @@ def quantize_onnx(file: Path) -> None:
     with _quiet():
         model = onnx_ir.load(file)
         quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True, nodes_to_exclude=_empty(model)))
-        quantized = quantizer.quantize(model, {}, ExportFormat.ONNX)
-    for old in (file, _data(file)):
-        old.unlink(missing_ok=True)
-    _write(quantized, file)
+        made = quantizer.quantize(model, {}, ExportFormat.ONNX)
+    return write_onnx(made, quantized)
 
 
 def _empty(model: Any) -> list[str]:
@@ -109,40 +117,47 @@ def _empty(model: Any) -> list[str]:
     return found
 
 
-def onnx_calls(files: Sequence[Path]) -> dict[str, Call]:
+def onnx_calls(files: Sequence[Path], *, suffix: str = "") -> dict[str, Call]:
     """The functions that compute the graphs of ONNX files with ONNX Runtime on the CPU, by name.
 
     Args:
         files: The files.
+        suffix: What follows the names of the graphs in those of the files.
     """
-    from onnxruntime import InferenceSession, SessionOptions
-
-    options = SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only; it also warns about what it optimizes
-    calls: dict[str, Call] = {}
-    for file in files:
-        session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        calls[file.stem] = _Session(session)
-    return calls
+    return {file.stem.removesuffix(suffix): Session(file) for file in files}
 
 
-class _Session:
-    """Runs a session of ONNX Runtime on nested tensors.
+class Session:
+    """Runs an ONNX file with ONNX Runtime on the CPU, on nested tensors.
 
     Args:
-        session: The session.
+        file: The file.
+
+    Attributes:
+        inputs: The declared inputs, each with ``name``, ``type`` and ``shape``.
     """
 
-    def __init__(self, session: Any) -> None:
-        self.session = session
-        self.halves = {each.name: each.type == "tensor(float16)" for each in session.get_inputs()}
-        self.outputs = [each.name for each in session.get_outputs()]
+    def __init__(self, file: Path) -> None:
+        from onnxruntime import InferenceSession, SessionOptions
 
-    def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        flat = dict(_flat(inputs))
-        arrays = {name: flat[name].numpy() for name in self.halves}
-        fed = {name: array.astype("float16") if self.halves[name] else array for name, array in arrays.items()}
+        options = SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors only; it also warns about what it optimizes
+        self.session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.inputs = self.session.get_inputs()
+        self.outputs = [each.name for each in self.session.get_outputs()]
+
+    def __call__(self, inputs: dict[str, Any], *, otherwise: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Its outputs, nested.
+
+        Args:
+            inputs: Inputs, nested; those that the file does not read are ignored.
+            otherwise: Inputs by name for what is not among them.
+        """
+        flat = {**(otherwise or {}), **dict(_flat(inputs))}
+        fed = {}
+        for each in self.inputs:
+            fed[each.name] = flat[each.name].to(TYPES.get(each.type, flat[each.name].dtype)).numpy()
         found = zip(self.outputs, self.session.run(None, fed), strict=True)
         return _nested({name: torch.from_numpy(array) for name, array in found})
 
@@ -187,18 +202,22 @@ def torch_calls(files: Sequence[Path]) -> dict[str, Call]:
     return calls
 
 
-def _write(model: Any, file: Path) -> Path:
+def write_onnx(model: Any, file: Path) -> Path:
+    """Write an `onnx_ir.Model`; large weights go into a file of their own next to it.
+
+    Args:
+        model: The model.
+        file: The file.
+    """
     import onnx_ir
 
     values = (value.const_value for value in model.graph.initializers.values())
     large = sum(value.nbytes for value in values if value is not None) > ONE_FILE
-    onnx_ir.save(model, file, external_data=_data(file).name if large else None)
+    data = file.with_name(f"{file.name}.data")
+    for old in (file, data):  # removed and not written over, since the model may still read its weights from there
+        old.unlink(missing_ok=True)
+    onnx_ir.save(model, file, external_data=data.name if large else None)
     return file
-
-
-def _data(file: Path) -> Path:
-    """The file of weights that are too large for the graph's file."""
-    return file.with_name(f"{file.name}.data")
 
 
 def _dynamic(axes: Any) -> Any:
@@ -208,8 +227,8 @@ def _dynamic(axes: Any) -> Any:
     return {key: Dim.DYNAMIC if isinstance(each, str) else _dynamic(each) for key, each in axes.items()}
 
 
-def _name_axes(model: Any, graph: Graph) -> None:
-    """Replace torch's symbols by the names of the axes."""
+def _name_axes(model: Any, graph: Graph, fixed: Mapping[str, int]) -> None:
+    """Replace torch's symbols by the names of the axes, or by their size where it is fixed."""
     import onnx_ir
 
     inputs, names = {value.name: value for value in model.graph.inputs}, {}
@@ -221,7 +240,20 @@ def _name_axes(model: Any, graph: Graph) -> None:
         for axis, dim in enumerate(value.shape or ()):
             if isinstance(dim, onnx_ir.SymbolicDim) and dim.value is not None:  # None: its size is unknown
                 named = re.sub(r"\bs\d+\b", lambda found: names.get(found[0], found[0]), str(dim.value))
-                value.shape[axis] = named
+                value.shape[axis] = fixed.get(named, named)
+
+
+def _take_float32(graph: Any) -> None:
+    """Let numbers come in float32, as readers give them; only a key/value cache stays in the model's precision."""
+    import onnx_ir as ir
+
+    for value in graph.inputs:
+        if value.dtype == ir.DataType.FLOAT16 and not value.name.startswith("past_key_values"):
+            cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16})
+            ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+            cast.replace_input_with(0, value)
+            value.dtype = ir.DataType.FLOAT
+            graph.insert_before(graph[0], cast)
 
 
 def _flat_axes(axes: Any, prefix: str = "") -> Iterator[tuple[str, int, str]]:

@@ -25,8 +25,13 @@ from bplightning.exporting.modules import Encode, Forward, LaterStep, Start, Ste
 Call = Callable[[dict[str, Any]], dict[str, Any]]
 """Computes a graph: from its inputs to its outputs, both nested as those of its module."""
 
-BATCH, LENGTH, PAST, ENCODER_LENGTH = "batch", "length", "past_length", "encoder_length"
-"""Names of the axes that may have any size."""
+BATCH, LENGTH, PAST = "batch_size", "sequence_length", "past_sequence_length"
+ENCODER_LENGTH, DECODER_LENGTH = "encoder_sequence_length", "decoder_sequence_length"
+"""Names of the axes that may have any size, as readers expect them: transformers.js makes a cache by them."""
+
+
+STEPS = ("encoder_model", "decoder_model", "decoder_with_past_model")
+"""Names of the graphs of an encoder-decoder model: the encoder, the decoder's first step, and its later steps."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ class Decoder(Parts):
 
 
 class EncoderDecoder(Parts):
-    """Three graphs: the encoder, the decoder's first step, and its later steps."""
+    """The three graphs of `STEPS`."""
 
     def build(self, inputs: dict[str, Tensor]) -> list[Graph]:
         read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -191,11 +196,12 @@ class EncoderDecoder(Parts):
             for layer in past
         ]
         later = {name: first[name] for name in first_axes}
+        encoder, begin, go_on = STEPS
         return [
-            Graph("encoder_model", encode, read, dict.fromkeys(read, mask_axes)),
-            Graph("decoder_model", start, first, {**first_axes, "encoder_hidden_states": mask_axes}),
+            Graph(encoder, encode, read, dict.fromkeys(read, mask_axes)),
+            Graph(begin, start, first, {**first_axes, "encoder_hidden_states": mask_axes}),
             Graph(
-                "decoder_with_past_model",
+                go_on,
                 step,
                 {**later, "past_key_values": past},
                 {**first_axes, "past_key_values": past_axes},
@@ -236,7 +242,7 @@ def _axes(name: str, tensor: Tensor) -> dict[int, str]:
     """The axes of an input that may have any size: rows, and tokens if it has them."""
     if tensor.ndim != 2:
         return {0: BATCH}
-    return {0: BATCH, 1: "decoder_length" if name == "decoder_input_ids" else LENGTH}
+    return {0: BATCH, 1: DECODER_LENGTH if name == "decoder_input_ids" else LENGTH}
 
 
 def serves_as_decoder(model: PreTrainedModel) -> bool:

@@ -1,5 +1,8 @@
 """The modules that exporters trace: each computes one graph of a model, with nested outputs by name.
 
+Whatever precision the model computes in, numbers come out in float32, which is what readers of such files expect. Only
+a key/value cache stays in the model's own.
+
 Legend: `B` batch, `L` tokens, `S` tokens of the encoder.
 """
 
@@ -39,7 +42,7 @@ class Forward(Wrapped):
             inputs = {**inputs, "decoder_input_ids": self._last_first(inputs["input_ids"])}
         outputs = self.model(**inputs, **uncached)
         return {
-            name: value
+            name: value.float()
             for name, value in outputs.items()
             if isinstance(value, Tensor) and not name.startswith("encoder_")
         }
@@ -57,7 +60,7 @@ class Step(Wrapped):
         """Their logits ``(B, L, vocabulary)``, and the cache extended by them."""
         cache = to_cache(past_key_values)
         outputs = self.model(**inputs, past_key_values=cache, use_cache=True)
-        return {"logits": outputs.logits, "present": from_cache(cache)}
+        return {"logits": outputs.logits.float(), "present": from_cache(cache)}
 
 
 class Encode(Wrapped):
@@ -65,7 +68,7 @@ class Encode(Wrapped):
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """The hidden states ``(B, S, hidden size)``."""
-        return {"last_hidden_state": self.model.get_encoder()(**inputs).last_hidden_state}
+        return {"last_hidden_state": self.model.get_encoder()(**inputs).last_hidden_state.float()}
 
 
 class Start(Wrapped):
@@ -77,13 +80,13 @@ class Start(Wrapped):
         """The logits ``(B, L, vocabulary)``, and both caches."""
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         outputs = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states),
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoder_hidden_states.to(self.model.dtype)),
             attention_mask=encoder_attention_mask,
             decoder_input_ids=input_ids,
             past_key_values=cache,
             use_cache=True,
         )
-        return {"logits": outputs.logits, "present": from_cross_cache(cache)}
+        return {"logits": outputs.logits.float(), "present": from_cross_cache(cache)}
 
 
 class LaterStep(Wrapped):
@@ -104,4 +107,4 @@ class LaterStep(Wrapped):
             past_key_values=cache,
             use_cache=True,
         )
-        return {"logits": outputs.logits, "present": [{SELF: each[SELF]} for each in from_cross_cache(cache)]}
+        return {"logits": outputs.logits.float(), "present": [{SELF: each[SELF]} for each in from_cross_cache(cache)]}

@@ -14,8 +14,8 @@ from transformers.utils import ModelOutput
 
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
-from bplightning.exporting.export import export_onnx
 from bplightning.exporting.files import onnx_calls, require_onnx
+from bplightning.exporting.variants import export_onnx
 from bplightning.measuring import measure
 from bplightning.reporting.schema import Numbers, Quantized
 

@@ -140,7 +140,7 @@ def test_a_narrower_model_that_skips_exports(tmp_path: Path) -> None:
     save_compact(small, tmp_path / "compact")  # type: ignore[arg-type]
     export_model(tmp_path / "compact", tmp_path / "onnx")
     inputs = padded_inputs("right") | {"token_type_ids": torch.zeros(3, 11, dtype=torch.long)}
-    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "onnx" / "model.onnx")
     got, *_ = session.run(None, {each.name: inputs[each.name].numpy() for each in session.get_inputs()})
     torch.testing.assert_close(torch.from_numpy(got), small(**inputs)[0], rtol=1e-4, atol=1e-5)
 

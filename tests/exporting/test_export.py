@@ -35,10 +35,13 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.errors import UserError
 from bplightning.exporting import export as exporting
+from bplightning.exporting import variants
 from bplightning.exporting.check import LIMITS, largest_difference, text_inputs
-from bplightning.exporting.export import Exported, export_model, export_onnx, exported_parts
-from bplightning.exporting.files import onnx_calls
-from bplightning.exporting.graphs import Call, Parts, parts_of
+from bplightning.exporting.export import Exported, export_model
+from bplightning.exporting.files import Session, onnx_calls, write_onnx
+from bplightning.exporting.graphs import STEPS, Call, Parts, parts_of
+from bplightning.exporting.merged import merge_files, merged_calls
+from bplightning.exporting.variants import export_onnx, exported_parts
 from bplightning.layout.prunable_layout import PrunableLayout
 
 pytestmark = pytest.mark.slow
@@ -106,6 +109,11 @@ def run(file: Path, **inputs: Tensor) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in zip(names, opened.run(None, fed), strict=True)}
 
 
+def weights_of(file: Path) -> int:
+    """Bytes of all tensors that a file holds."""
+    return sum(len(onnx.numpy_helper.to_array(each).tobytes()) for each in onnx.load(file).graph.initializer)
+
+
 # -- what is written ---------------------------------------------------------------------------------------------------
 
 
@@ -115,28 +123,28 @@ def test_any_batch_and_length(exported: tuple[Path, Exported], classifier: Path,
     inputs["token_type_ids"] = (inputs["input_ids"] % 2) * inputs["attention_mask"]
     with torch.no_grad():
         expected = AutoModelForSequenceClassification.from_pretrained(classifier)(**inputs).logits
-    got = run(exported[0] / "model.onnx", **inputs)["logits"]
+    got = run(exported[0] / "onnx" / "model.onnx", **inputs)["logits"]
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_axes_are_named_and_nothing_is_said_of_what_is_unknown(exported: tuple[Path, Exported]) -> None:
-    graph = onnx.load(exported[0] / "model.onnx").graph
+    graph = onnx.load(exported[0] / "onnx" / "model.onnx").graph
     names = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in [*graph.input, *graph.output, *graph.value_info]
     }
-    assert names["input_ids"] == names["token_type_ids"] == ["batch", "length"]
-    assert names["logits"] == ["batch", 2]
+    assert names["input_ids"] == names["token_type_ids"] == ["batch_size", "sequence_length"]
+    assert names["logits"] == ["batch_size", 2]
     # ONNX Runtime takes equal names for equal sizes, and reuses memory accordingly.
-    assert {dim for dims in names.values() for dim in dims if isinstance(dim, str)} == {"batch", "length"}
+    assert {dim for dims in names.values() for dim in dims if isinstance(dim, str)} == {"batch_size", "sequence_length"}
 
 
 def test_the_folder_has_what_its_users_need_and_says_the_opset(exported: tuple[Path, Exported]) -> None:
     out, result = exported
     there = {path.name for path in out.iterdir()}
-    assert there == {"model.onnx", "config.json", "task.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
-    assert result.files == (out / "model.onnx",)
-    assert [(each.domain, each.version) for each in onnx.load(out / "model.onnx").opset_import] == [("", 20)]
+    assert there == {"onnx", "config.json", "task.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+    assert result.files == (out / "onnx" / "model.onnx",)
+    assert [(each.domain, each.version) for each in onnx.load(result.files[0]).opset_import] == [("", 20)]
     assert not list(out.parent.glob(".*"))
 
 
@@ -191,15 +199,15 @@ def test_int8_is_smaller_and_its_difference_is_said(
     with caplog.at_level("INFO"):
         main(["export", str(classifier), str(tmp_path / "int8"), "--quantize", "int8"])
     said = caplog.text
-    assert "ONNX, opset 20, int8" in said
-    assert float(re.search(r"After quantization: (\S+);", said)[1]) > 0  # type: ignore[index]
-    file = tmp_path / "int8" / "model.onnx"
-    assert file.stat().st_size < 0.9 * (exported[0] / "model.onnx").stat().st_size
+    assert "ONNX, opset 20" in said
+    assert float(re.search(r"int8: .* from torch (\S+) of the largest output \(measure", said)[1]) > 0  # type: ignore[index]
+    file = tmp_path / "int8" / "onnx" / "model_quantized.onnx"
+    assert file.stat().st_size < 0.9 * (exported[0] / "onnx" / "model.onnx").stat().st_size
     kinds = {each.data_type for each in onnx.load(file).graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
     inputs = padded_inputs("right")
     inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-    full, int8 = (run(path, **inputs)["logits"] for path in (exported[0] / "model.onnx", file))
+    full, int8 = (run(path, **inputs)["logits"] for path in (exported[0] / "onnx" / "model.onnx", file))
     assert 0 < (full - int8).abs().max() < full.abs().max()
 
 
@@ -218,11 +226,37 @@ def test_int8_of_layers_that_lost_everything(tmp_path: Path, family: str, auto: 
     assert file.stat().st_size > 0
 
 
+def test_only_the_sizes_that_were_asked_for(classifier: Path, tmp_path: Path) -> None:
+    result = export_model(classifier, tmp_path / "fixed", batch=2, length=11)
+    opened = session(result.files[0])
+    assert {tuple(each.shape) for each in opened.get_inputs()} == {(2, 11)}
+    inputs = padded_inputs("right", batch=2, length=11)
+    inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    with torch.no_grad():
+        expected = AutoModelForSequenceClassification.from_pretrained(classifier)(**inputs).logits
+    torch.testing.assert_close(run(result.files[0], **inputs)["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_other_programs_find_an_ordinary_configuration(exported: tuple[Path, Exported], classifier: Path) -> None:
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (classifier, exported[0]))
+    assert {"compaction", "quantization_config"} <= set(before)
+    assert set(after) == set(before) - {"compaction", "quantization_config"} | {"id2label", "label2id"}
+    assert after["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+    assert after["label2id"] == {"LABEL_0": 0, "LABEL_1": 1}
+
+
 def test_float16(tmp_path: Path) -> None:
     tiny("vit", num_hidden_layers=1).save_pretrained(tmp_path / "model")
     result = export_model(tmp_path / "model", tmp_path / "half", dtype="float16")
-    assert 1e-4 < result.difference < LIMITS[torch.float16] == result.limit
-    assert session(tmp_path / "half" / "model.onnx").get_outputs()[0].type == "tensor(float16)"
+    full, half = result.variants
+    assert full.difference < LIMITS[torch.float32] == full.limit
+    assert 1e-4 < half.difference < LIMITS[torch.float16] == half.limit
+    inside = tmp_path / "half" / "onnx"
+    assert {file.name for file in inside.iterdir()} == {"model.onnx", "model_fp16.onnx"}
+    opened = session(inside / "model_fp16.onnx")  # numbers come and go in float32, as readers expect
+    assert {each.type for each in [*opened.get_inputs(), *opened.get_outputs()]} == {"tensor(float)"}
+    weights = onnx.load(inside / "model_fp16.onnx").graph.initializer
+    assert onnx.TensorProto.FLOAT16 in {each.data_type for each in weights if np.prod(each.dims) > 100}
 
 
 def test_torch_export_reloads_at_any_size(classifier: Path, tmp_path: Path) -> None:
@@ -247,7 +281,7 @@ def test_decoder_generates_as_torch_does(decoder: tuple[PreTrainedModel, Sequenc
     opened = session(file)
     past = {
         each.name: np.zeros(
-            [3 if dim == "batch" else 0 if isinstance(dim, str) else dim for dim in each.shape], "float32"
+            [3 if dim == "batch_size" else 0 if isinstance(dim, str) else dim for dim in each.shape], "float32"
         )
         for each in opened.get_inputs()
         if each.name.startswith("past_key_values")
@@ -286,6 +320,22 @@ def test_encoder_decoder_generates_as_torch_does(
         outputs = run(step, input_ids=fresh, **mask, **past)
     expected = model.generate(**prompt, max_new_tokens=5, do_sample=False)
     assert tokens.tolist() == expected.tolist()
+
+
+def test_one_file_has_both_kinds_of_steps_and_one_copy_of_the_weights(
+    encoder_decoder: tuple[PreTrainedModel, Sequence[Path]], tmp_path: Path
+) -> None:
+    model, (encoder, first, later) = encoder_decoder
+    merged = write_onnx(merge_files(first, later), tmp_path / "merged.onnx")
+    onnx.checker.check_model(merged)
+    calls = {STEPS[0]: onnx_calls([encoder])[STEPS[0]], **merged_calls(Session(merged))}
+    parts = exported_parts(model)
+    inputs = comparison_inputs(model, rows=3, length=7)
+    assert largest_difference(model, parts, calls, inputs) < 1e-5
+    prompt = padded_inputs("right", batch=3, length=7)
+    expected = model.generate(**prompt, max_new_tokens=5, do_sample=False)
+    assert parts.generate(calls, prompt, tokens=5).tolist() == expected[:, 1:].tolist()
+    assert weights_of(merged) < 1.1 * weights_of(first)
 
 
 def test_without_past_a_decoder_is_one_forward_pass(tmp_path: Path) -> None:
@@ -375,14 +425,15 @@ def test_a_model_in_half_precision_is_checked_against_what_is_exported(tmp_path:
 def test_int8_that_gives_no_numbers_is_refused(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def overflowing(file: Path) -> None:
+    def overflowing(file: Path, quantized: Path) -> Path:
         """Stands for a quantizer whose scales overflow."""
         model = onnx.load(file)
         (bias,) = (each for each in model.graph.initializer if each.name.endswith("classifier.bias"))
         bias.CopyFrom(onnx.numpy_helper.from_array(np.full_like(onnx.numpy_helper.to_array(bias), np.nan), bias.name))
-        onnx.save(model, file)
+        onnx.save(model, quantized)
+        return quantized
 
-    monkeypatch.setattr(exporting, "quantize_onnx", overflowing)
+    monkeypatch.setattr(variants, "quantize_onnx", overflowing)
     with pytest.raises(UserError, match=r"int8 makes outputs of .* NaN or infinite"):
         export_model(classifier, tmp_path / "out", quantize="int8")
     assert not list(tmp_path.iterdir())
@@ -404,8 +455,12 @@ def test_a_mismatch_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: p
         ({"quantize": "int4"}, "quantize is 'int4'; it must be one of int8."),
         ({"opset": 0}, "opset is 0; it must be from 18 to 25"),
         ({"opset": 17}, "opset is 17; it must be from 18 to 25"),
-        ({"quantize": "int8", "dtype": "float16"}, "8-bit weights need float32"),
+        ({"quantize": "q8_0", "format": "gguf", "dtype": "float16"}, "a GGUF file has one precision"),
         ({"quantize": "int8", "format": "torch-export"}, "quantize int8 is only for onnx"),
+        ({"opset": 20, "format": "torch-export"}, "opset, batch and length are only for onnx"),
+        ({"batch": 1, "format": "torch-export"}, "opset, batch and length are only for onnx"),
+        ({"batch": 0}, "batch is 0; it must be 1 or more, or left out for any size"),
+        ({"length": 1000}, "length is 1000, and the model has 40 positions: give at most these"),
     ],
 )
 def test_options_that_do_not_go(classifier: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -471,7 +526,7 @@ def test_what_stops_an_exporter_is_one_line(
     def stops(*_: object, **__: object) -> None:
         raise RuntimeError("no such operator.\nA page of advice")
 
-    monkeypatch.setattr(exporting, "save_onnx", stops)
+    monkeypatch.setattr(variants, "save_onnx", stops)
     with pytest.raises(SystemExit, match="2"):
         main(["export", str(classifier), str(tmp_path / "out")])
     line = capsys.readouterr().err.splitlines()[-1]

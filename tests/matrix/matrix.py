@@ -25,7 +25,7 @@ from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.contracts.suitability import prunes_by_training
 from bplightning.contracts.target import Target
 from bplightning.errors import UserError
-from bplightning.exporting.export import export_onnx
+from bplightning.exporting.variants import export_onnx
 from bplightning.layout.families import FAMILIES
 from bplightning.measuring import measure
 from bplightning.plugins import STRATEGIES, TASKS, available, load

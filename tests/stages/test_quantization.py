@@ -12,7 +12,7 @@ from tiny_task import TinyTask, trainer
 
 from bplightning.contracts.window import PruningWindow
 from bplightning.errors import UserError
-from bplightning.exporting.export import export_onnx
+from bplightning.exporting.variants import export_onnx
 from bplightning.measuring import measure
 from bplightning.reporting.table import notes
 from bplightning.stages import pipeline, quantization
