@@ -204,7 +204,8 @@ def build(name: str, auto: Any, *, seed: int | None, new_head: bool, **config: A
             f"the model {name!r} cannot be loaded: {damaged[0]!r} and {len(damaged) - 1} more of its weights are of "
             "other shapes than its config.json says: give a folder that holds both as `save_pretrained` writes them."
         )
-    if new := unread_weights(model):
+    # The pooler of an encoder without a head is no head: nothing comes from it.
+    if new := [name for name in unread_weights(model) if not name.startswith("pooler.")]:
         more = f" and {len(new) - 1} more" if new[1:] else ""
         rank_zero_info(f"The model {name!r} has no head for this task: a new one is trained ({new[0]}{more}).")
     return model
