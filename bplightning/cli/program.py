@@ -14,7 +14,7 @@ from typing import NoReturn
 from bplightning.cli.help_pages import ALL, PAGES, page
 from bplightning.cli.verbs import TRAINING_VERBS, VERBS, verb_parser
 from bplightning.errors import UserError, did_you_mean
-from bplightning.io.ending import ends_on_signals
+from bplightning.io.ending import ends_on_signals, say
 from bplightning.io.files import REFUSED, not_written
 from bplightning.io.parser_errors import OneLine
 from bplightning.io.printable import printable
@@ -38,6 +38,9 @@ def _said(args: list[str]) -> None:
         sys.stdout.flush()  # now, while a reader that is gone can still be handled
     except UserError as error:
         _refuse(str(error))
+    except KeyboardInterrupt:  # raised by something else than the signal, which ends the program by itself
+        say("bplightning: interrupted")
+        sys.exit(130)
     except BrokenPipeError:  # the program that reads our output, `head` for example, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the very end
         sys.exit(141)  # 128 + SIGPIPE

@@ -52,7 +52,7 @@ def ends_on_signals() -> Iterator[None]:
 
     Other threads than the main one, and the processes that this one forks, are left as they are.
     """
-    global _watched
+    global _watched, _received
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield
         return
@@ -61,7 +61,7 @@ def ends_on_signals() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    _watched = os.getpid()
+    _watched, _received = os.getpid(), None
     let_finish(False)
     threading.Thread(target=_watch, args=(reader,), daemon=True, name="ends_on_signals").start()
     for signum in before:

@@ -55,11 +55,11 @@ def made(package: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     models = {}
     for kind, (start, auto) in MODELS.items():
         source = EMBEDDED / start
-        model = auto.from_config(AutoConfig.from_pretrained(source)).eval()
+        model = auto.from_config(AutoConfig.from_pretrained(source), dtype=torch.float32).eval()
         with torch.no_grad():
             for weight in model.parameters():
                 if weight.ndim == 2:
-                    weight.normal_(std=0.12)
+                    weight.normal_(std=0.08)
         zero_randomly(model, "heads", seed=5)
         zero_randomly(model, "units", seed=5)
         models[kind] = compact(model).eval()

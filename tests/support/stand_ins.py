@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from bplightning.tasks.embedded.classification import generate
+from bplightning.tasks.embedded.qa import generate as asked_of_passages
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,9 @@ def sentences(shelf: Path) -> None:
     records = generate("train", size=64)
     for name in ("train", "validation", "a", "b"):
         (shelf / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (shelf / "corpus.jsonl").write_text("".join(json.dumps({"text": each["text"]}) + "\n" for each in records))
+    passages = [(each["question"], each["context"]) for each in asked_of_passages("validation", size=500)]
+    corpus = [each["text"] for each in records] + [text for pair in passages for text in pair]
+    (shelf / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in corpus))
     columns = Features(
         {"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"]), "idx": Value("int32")}
     )

@@ -46,7 +46,7 @@ from bplightning.cli import main
 if word == "ort-alone":
     os.environ.pop("ORT_DISABLE_TELEMETRY", None)
     import onnxruntime
-    onnxruntime.InferenceSession("exported/model.onnx")
+    onnxruntime.InferenceSession("exported/onnx/model.onnx")
 else:
     fast = ["--batch_sizes", "1", "--lengths", "8", "--seconds", "0.1", "--tolerance", "0.9"]
     main(["predict", "compact", "--input", "questions.jsonl", "--output", "answers.jsonl"])

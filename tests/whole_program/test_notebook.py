@@ -27,4 +27,4 @@ def test_every_cell_runs_and_onnx_says_what_torch_says(tmp_path: Path, monkeypat
             exec(compile(source, str(NOTEBOOK), "exec"), seen)
     assert seen["OPTIONS"]["trainer.max_steps"] == 4
     assert seen["logits"] == pytest.approx(seen["expected"], abs=1e-4)
-    assert (tmp_path / seen["run"] / "onnx" / "model.onnx").is_file()
+    assert (tmp_path / seen["run"] / "onnx" / "onnx" / "model.onnx").is_file()
