@@ -61,7 +61,7 @@ def require_embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         raise UserError(
             f"the model {str(name)!r} has embeddings for {rows} tokens, but its tokenizer has the id "
             f"{tokens[first]}, for {first[:80]!r}: they are of different models; give a folder with both as "
-            "`save_pretrained` wrote them, or resize the embeddings."
+            "`save_pretrained` wrote them, or call model.resize_token_embeddings."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from bplightning.compaction.saved_models import read_part
 from bplightning.errors import UserError
 
 LLAMA3 = (
@@ -64,7 +65,7 @@ def vocabulary_of(folder: Path, rows: int) -> Vocabulary | None:
     """
     if not (folder / "tokenizer.json").is_file():
         return None
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_part(AutoTokenizer, folder, what="the tokenizer")
     document = json.loads(tokenizer.backend_tokenizer.to_str())
     split = _split(document, folder)
     tokens, kinds = [f"[PAD{index}]" for index in range(rows)], [UNUSED] * rows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
+
+import yaml
 
 from bplightning.errors import UserError
 
@@ -20,6 +22,15 @@ COLUMN = 1 << 30
 UNPACKED = 200
 """How many times the size of its file a column may have beyond that."""
 
+SETTINGS_TEXT = 1 << 22
+"""Most characters of a configuration."""
+
+SETTINGS = 100_000
+"""Most values of a configuration, those that an alias repeats counted again."""
+
+NESTED = 64
+"""How deep a configuration may be nested."""
+
 PACKED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -29,6 +40,44 @@ PACKED = {
     b"\x04\x22\x4d\x18": "lz4",
 }
 """How packed files begin; libraries unpack them wherever they find one."""
+
+
+class UnboundedYamlError(yaml.YAMLError):
+    """YAML of a size that no configuration has."""
+
+
+def read_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
+    """What YAML holds, where it is no larger than a configuration can be: a few aliases make a billion values.
+
+    Args:
+        text: The YAML.
+        load: What reads it.
+
+    Raises:
+        YAMLError: It is no YAML, or larger than a configuration, or nested deeper, or has a number that is too long.
+    """
+    if len(text) > SETTINGS_TEXT:
+        raise UnboundedYamlError(f"it is longer than {SETTINGS_TEXT >> 20} MiB")
+    try:
+        content = load(text)
+    except RecursionError as error:
+        raise UnboundedYamlError(f"it is nested deeper than {NESTED} levels") from error
+    except ValueError as error:  # of Python's own limit on digits
+        raise UnboundedYamlError(str(error)) from error
+    _values(content, depth=0)
+    return content
+
+
+def _values(content: Any, *, depth: int) -> int:
+    """How many values there are, those that an alias repeats counted again."""
+    if depth > NESTED:
+        raise UnboundedYamlError(f"it is nested deeper than {NESTED} levels")
+    count = 1
+    for each in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        count += _values(each, depth=depth + 1)
+        if count > SETTINGS:
+            raise UnboundedYamlError(f"it has more than {SETTINGS:,} values")
+    return count
 
 
 def bounded_lines(stream: TextIO, name: str) -> Iterator[str]:

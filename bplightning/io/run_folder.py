@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from bplightning.errors import UserError
+from bplightning.io.bounds import read_yaml
 from bplightning.io.locks import PATIENCE, locked
 
 CONFIG_FILE = "config.yaml"
@@ -120,7 +121,7 @@ def settings_of(run: Path) -> dict[str, Any]:
     if not config.is_file():
         raise UserError(f"{str(run)!r} has no config.yaml: give the folder of a run, such as runs/qa-hybrid/version_0.")
     try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+        content = read_yaml(config.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:
         raise unreadable(config, error) from error
     if not isinstance(content, dict):

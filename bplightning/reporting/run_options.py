@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from bplightning.io.bounds import read_yaml
 from bplightning.io.private import without_secrets
 from bplightning.io.run_folder import CONFIG_FILE
 
@@ -26,7 +27,7 @@ def read_options(run: Path) -> dict[str, str]:
         run: The run's folder.
     """
     try:
-        document = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        document = read_yaml((run / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return dict(_flat(without_secrets(document), "")) if isinstance(document, dict) else {}

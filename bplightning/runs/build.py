@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,3 +123,9 @@ def refusals_said() -> Iterator[None]:
         raise
     except (ValueError, OSError, ImportError, MisconfigurationException) as error:
         raise UserError(str(error)) from error
+    except TypeError as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not str(frame.f_globals.get("__name__")).startswith("jsonargparse."):
+            raise  # a fault of a plugin's own
+        reason = str(error).rpartition(">) ")[2]  # without the objects of the parser
+        raise UserError(f"the value of an option with options of its own is of another form ({reason}).") from error

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from bplightning.errors import UserError
+from bplightning.io.bounds import read_yaml
 from bplightning.io.private import without_secrets
 from bplightning.io.run_folder import RunFolder, settings_of
 from bplightning.plugins import load
@@ -105,7 +106,7 @@ def find_same(runs: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
 def _read(config: Path) -> dict[str, Any]:
     """A run's configuration in this version's spellings; empty where it has none that can be read."""
     try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+        content = read_yaml(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return _comparable(content) if isinstance(content, dict) else {}

@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.strategies import StrategyRegistry
 
 from bplightning.errors import UserError
+from bplightning.io.bounds import UnboundedYamlError, read_yaml
 from bplightning.io.parser_errors import OneLine
 from bplightning.plugins import GROUPS, STRATEGIES, available, load, summary
 from bplightning.runs.class_paths import (
@@ -184,7 +185,9 @@ class PluginParser(OneLine, LightningArgumentParser):
         """`jsonargparse.ArgumentParser.parse_string`, with plugins by name; configuration files come through here."""
         if self.plugins or self.sections:
             try:
-                config = get_loader("yaml")(content)
+                config = read_yaml(content, get_loader("yaml"))
+            except UnboundedYamlError as error:
+                raise UserError(f"the configuration cannot be read: {error}.") from error
             except yaml.YAMLError:
                 config = None  # jsonargparse reports it, with the file's name
             if isinstance(config, dict):

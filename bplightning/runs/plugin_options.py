@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from bplightning.io.bounds import read_yaml
+
 
 def class_path_of(value: Any) -> str | None:
     """The plugin's name or class path, in a value as YAML gives it."""
@@ -76,7 +78,7 @@ def chosen_in(files: Sequence[str], key: str) -> str | None:
         given = file.partition("=")[2]
         try:
             path = Path(given)
-            config = yaml.safe_load(path.read_text(encoding="utf-8") if path.is_file() else given)
+            config = read_yaml(path.read_text(encoding="utf-8") if path.is_file() else given)
         except (OSError, ValueError, yaml.YAMLError):
             continue  # the parser reports it
         if isinstance(config, dict) and (found := class_path_of(config.get(key))) is not None:

@@ -108,3 +108,7 @@ def _read(run: Path, model: Path | None = None) -> BuiltRun:
         return build(kept)
     except ArgumentError as error:
         raise unreadable(RunFolder(run).config, error) from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise  # a fault of a plugin's own
+        raise unreadable(RunFolder(run).config, error) from error

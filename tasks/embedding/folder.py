@@ -7,12 +7,13 @@ encoder, ``1_Pooling``, and possibly a normalization.
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
+from bplightning.compaction.saved_models import read_part
 from bplightning.errors import UserError
 from bplightning.tasks.embedding.pooling import MODES, Pooling
 
@@ -26,6 +27,7 @@ SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.lin
 """What makes a score of a cross-encoder's output, as the library writes it."""
 KINDS = ("Transformer", "Pooling", "Normalize")
 """Modules that are understood, by the last part of their class path."""
+Content = TypeVar("Content", dict[str, Any], list[Any])
 
 
 def read_pooling(name: str) -> Pooling | None:
@@ -37,19 +39,24 @@ def read_pooling(name: str) -> Pooling | None:
     Raises:
         UserError: It has modules that are not understood, or pools in another way than one of `MODES`.
     """
-    modules = _read(name, MODULES)
-    if not isinstance(modules, list):
+    modules = _read(name, MODULES, list)
+    if not modules:
         return None
+    modules = [module if isinstance(module, dict) else {} for module in modules]
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
     if kinds[:2] != list(KINDS[:2]) or set(kinds[2:]) - {KINDS[2]}:
         raise UserError(
             f"the model {name!r} is made of {', '.join(kinds)} by its {MODULES}, and what can be pruned is "
             f"{', '.join(KINDS[:2])} and possibly {KINDS[2]}: choose another model."
         )
-    settings = _read(name, SETTINGS) or {}
-    prompts: dict[str, str] = settings.get("prompts") or {}
-    default = settings.get("default_prompt_name")
-    pooling = _read(name, f"{modules[1]['path']}/config.json") or {}
+    settings = _read(name, SETTINGS, dict)
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in (default, *prompts.values())):
+        raise UserError(f"{SETTINGS!r} of the model {name!r} must have prompts by name, texts: mend the file.")
+    path = modules[1].get("path", POOLING)
+    if not isinstance(path, str) or path in ("", "..") or PurePath(path).name != path:
+        raise UserError(f"{MODULES!r} of the model {name!r} has path {path!r}, and must name a folder in its own.")
+    pooling = _read(name, f"{path}/config.json", dict)
     if prompts and pooling.get("include_prompt") is False:
         raise UserError(f"the model {name!r} does not pool its prompts, which is not supported: choose another model.")
     return Pooling(
@@ -66,8 +73,8 @@ def read_pooling(name: str) -> Pooling | None:
 
 def read_length(name: str) -> int | None:
     """Tokens of a text at most, as a folder of sentence-transformers says it; `None` where it does not."""
-    length = (_read(name, TOKENS) or {}).get("max_seq_length")
-    return length if isinstance(length, int) else None
+    length = _read(name, TOKENS, dict).get("max_seq_length")
+    return length if type(length) is int and length > 0 else None
 
 
 def read_activation(name: str) -> str:
@@ -79,11 +86,12 @@ def read_activation(name: str) -> str:
     Raises:
         UserError: It is something else.
     """
-    config: Any = AutoConfig.from_pretrained(name)
-    own = getattr(config, "sentence_transformers", None) or {}
+    config = read_part(AutoConfig, name, what="the model")
+    own = getattr(config, "sentence_transformers", None)
     older = getattr(config, "sbert_ce_default_activation_function", None)
-    said = own.get("activation_fn") or (_read(name, SETTINGS) or {}).get("activation_fn") or older or SIGMOID
-    found = {each.rpartition(".")[2]: each for each in (SIGMOID, IDENTITY)}.get(said.rpartition(".")[2])
+    newer = own.get("activation_fn") if isinstance(own, dict) else None
+    said = newer or _read(name, SETTINGS, dict).get("activation_fn") or older or SIGMOID
+    found = {each.rpartition(".")[2]: each for each in (SIGMOID, IDENTITY)}.get(str(said).rpartition(".")[2])
     if found is None:
         raise UserError(
             f"the model {name!r} makes its scores with {said!r}, and what is supported is {SIGMOID} or {IDENTITY}: "
@@ -130,14 +138,14 @@ def dimensions(name: str) -> int:
     Args:
         name: Folder or Hugging Face hub name.
     """
-    config: Any = AutoConfig.from_pretrained(name)
+    config = read_part(AutoConfig, name, what="the model")
     return int(config.get_text_config().hidden_size)
 
 
 def _mode(config: dict[str, Any], name: str) -> str:
     """How a ``1_Pooling`` folder says that it pools."""
     new = config.get("pooling_mode")
-    given = [new] if isinstance(new, str) else list(new or [])
+    given = [new] if isinstance(new, str) else [str(each) for each in new] if isinstance(new, list) else []
     if not given:
         given = [
             key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on
@@ -151,8 +159,12 @@ def _mode(config: dict[str, Any], name: str) -> str:
     return found[0]
 
 
-def _read(name: str, file: str) -> Any:
-    """A JSON file of a model; `None` where it has none."""
+def _read(name: str, file: str, kind: type[Content]) -> Content:
+    """A JSON file of a model, which holds a dictionary or a list; an empty one where it has none.
+
+    Raises:
+        UserError: It is damaged, or holds something else.
+    """
     path = cached_file(
         name,
         file,
@@ -161,11 +173,17 @@ def _read(name: str, file: str) -> Any:
         _raise_exceptions_for_connection_errors=False,
     )
     if path is None:
-        return None
+        return kind()
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file!r} of the model {name!r} is not valid JSON ({error}): save the model again.") from error
+    if not isinstance(content, kind):
+        raise UserError(
+            f"{file!r} of the model {name!r} holds a {type(content).__name__}, and must hold a {kind.__name__}: save "
+            "the model again."
+        )
+    return content
 
 
 def _write(file: Path, content: Any) -> None:

@@ -79,28 +79,23 @@ class Pretrained:
         return tokenizer
 
     def _require_own(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuse a tokenizer that is not the model's: transformers makes an empty one where a folder holds none."""
+        """Refuse a tokenizer that is not the model's: transformers makes an empty one where a folder holds none.
+
+        One that has tokens without embeddings is refused by `require_embedded`, when the embeddings are there.
+        """
         special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-        numbers = tokenizer.get_vocab().values()
         remedy = "save the tokenizer that the model was trained with into that folder"
-        words = set(numbers) - special
+        words = set(tokenizer.get_vocab().values()) - special
         if len(words) < 2:  # an empty T5 tokenizer has one, the blank
             raise UserError(
                 f"The tokenizer of {self.name!r} has special tokens only, so that each text would be unknown to the "
                 f"model (the folder may hold no tokenizer): {remedy}."
             )
         rows = getattr(self.config.get_text_config(), "vocab_size", None)
-        if rows is None:
-            return
-        if len(tokenizer) * FEWEST < rows:
+        if rows is not None and len(tokenizer) * FEWEST < rows:
             raise UserError(
                 f"The tokenizer of {self.name!r} has {len(tokenizer)} tokens, and the model {rows}: it is another "
                 f"model's, and most of this one would not be used; {remedy}."
-            )
-        if max(words) >= rows:
-            raise UserError(
-                f"The tokenizer of {self.name!r} has the token number {max(words)}, and the model embeddings for "
-                f"{rows}: it is another model's; {remedy}, or call model.resize_token_embeddings."
             )
 
     def build(self, *, new_head: bool = False, **config: Any) -> PreTrainedModel:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as arrow
 import pytest
+import yaml
 from pyarrow import parquet
 
 from bplightning.errors import UserError
 from bplightning.io import bounds
-from bplightning.io.bounds import require_bounded
+from bplightning.io.bounds import read_yaml, require_bounded
 from bplightning.io.records import read_records
 
 
@@ -79,3 +81,24 @@ def test_ordinary_parquet_files(tmp_path: Path) -> None:
     require_bounded(tmp_path / "x.parquet")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing else")
     require_bounded(tmp_path / "x.parquet")  # its reader says what is wrong
+
+
+BOMBS = {
+    "aliases of aliases": "".join(f"{b}: &{b} [{'*' + a}{(', *' + a) * 9}]\n" for a, b in pairwise("abcdefgh")),
+    "itself": "task: &a [*a]\n",
+    "itself, by name": "task: &a {x: *a}\n",
+    "deep": "task: " + "[" * 900 + "]" * 900,
+    "deeper": "task: " + "{a: " * 3000,
+    "endless digits": "seed: " + "9" * 6000,
+    "long": "a: " + "x" * (1 << 22),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_configurations_that_are_made_to_fill_memory(kind: str) -> None:
+    with pytest.raises(yaml.YAMLError):
+        read_yaml("a: &a [x]\n" + BOMBS[kind])
+
+
+def test_a_configuration_may_use_aliases() -> None:
+    assert read_yaml("a: &a [x]\nb: [*a, *a]\n") == {"a": ["x"], "b": [["x"], ["x"]]}

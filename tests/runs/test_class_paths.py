@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,29 @@ def test_lightnings_own_and_registered_ones_need_no_trust(capsys: pytest.Capture
     )
     found = printed(capsys, "fit", "--config", "c.yaml")
     assert found["trainer"]["profiler"]["class_path"] == "lightning.pytorch.profilers.SimpleProfiler"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "task: &a [*a]\n",
+        "a: &a [x]\n" + "".join(f"{b}: &{b} [{'*' + a}{(', *' + a) * 9}]\n" for a, b in pairwise("abcdefgh")),
+        "strategy: {class_path: hybrid, init_args: {target: [1]}}\ntask: {class_path: classification}\n",
+    ],
+)
+def test_forged_configurations_are_one_line(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_that_names(tmp_path / "run", {})
+    (run / "config.yaml").write_text(content)
+    refused(capsys, "validate", "--config", str(run / "config.yaml"), "--task.model", str(tmp_path))
+    refused(capsys, "predict", str(run), "--input", str(run / "config.yaml"))
+    with pytest.raises(UserError, match=r"cannot be read|of another form \(argument after .* must be a mapping"):
+        load_run(run)
+
+
+def test_options_that_a_constructor_does_not_take_are_one_line(tmp_path: Path) -> None:
+    task = {"class_path": "classification", "init_args": {"model": "x"}, "dict_kwargs": {"other": 1}}
+    with pytest.raises(UserError, match=r"config\.yaml' cannot be read .*'other'"):
+        load_run(run_that_names(tmp_path / "run", {"task": task}))
 
 
 def test_the_settings_of_other_parsers_stay_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
