@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bplightning.errors import UserError
 from bplightning.tasks.embedded.search import generate_candidates
-from bplightning.tasks.embedding.examples import require_written, say_cut, with_numbers
+from bplightning.tasks.embedding.examples import require_text, require_written, say_cut, with_numbers
 from bplightning.tasks.embedding.folder import IDENTITY, SIGMOID, read_activation
 from bplightning.tasks.embedding.rankings import intervals, means, ranking_scores
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
@@ -30,8 +30,9 @@ class Reranking(TextTask):
 
     Rerankers: a cross-encoder reads a query and a passage together, and gives one score.
 
-    Labels from 0 (no answer) to 1 (an answer) are learned by cross-entropy, and scores are then probabilities. Where a
-    label is outside of that, as a teacher's scores are, all are learned by squared error, and scores are of their kind.
+    Labels from 0 (no answer) to 1 (an answer) are learned by cross-entropy; scores are then probabilities, or logits
+    where the given cross-encoder's are. Where a label is outside of that, as a teacher's scores are, all are learned by
+    squared error, and scores are of their kind.
     Validation groups passages by their query and measures the ranking; queries without a relevant passage (a label
     above 0) are left out. With no argument it uses its embedded data set and model.
 
@@ -64,12 +65,21 @@ class Reranking(TextTask):
     # -- model ---------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def activation(self) -> str:
-        """What makes a score of the model's output: what the training data asks for, or without any the model's own."""
+    def are_probabilities(self) -> bool:
+        """Whether all training labels are from 0 to 1; without any, whether the model's scores are."""
         if "train" not in self.splits:
-            return read_activation(self.model)
-        labels = self.examples("train")["label"][:]
-        return SIGMOID if all(0 <= label <= 1 for label in labels) else IDENTITY
+            return read_activation(self.model) == SIGMOID
+        return all(0 <= label <= 1 for label in self.examples("train")["label"][:])
+
+    @cached_property
+    def activation(self) -> str:
+        """What makes a score of the model's output: a cross-encoder's own, unless labels are of another kind."""
+        own = read_activation(self.model)
+        if "train" not in self.splits:
+            return own
+        if not self.are_probabilities:
+            return IDENTITY
+        return own if self.pretrained.config.num_labels == 1 else SIGMOID
 
     @cached_property
     def length(self) -> int:
@@ -107,7 +117,7 @@ class Reranking(TextTask):
     def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """Cross-entropy of probabilities, squared error of other scores."""
         score_B, label_B = outputs.logits[:, 0].float(), batch["labels"].float()
-        loss = binary_cross_entropy_with_logits if self.activation == SIGMOID else mse_loss
+        loss = binary_cross_entropy_with_logits if self.are_probabilities else mse_loss
         return loss(score_B, label_B)
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
@@ -193,6 +203,11 @@ class Reranking(TextTask):
             where += [place] * len(passages)
         super().read_inputs(pairs, where)
 
+    def check_input(self, name: str, value: Any, *, place: str) -> None:
+        """A text that is not empty."""
+        super().check_input(name, value, place=place)
+        require_text(name, value, place=place)
+
     def predictions(self, batches: Sequence[Any]) -> list[dict[str, Any]]:
         """``score`` of each passage; of a list ``ranking``, the best first, each with its place in the list."""
         scored = iter(super().predictions(batches))
@@ -213,9 +228,15 @@ class Reranking(TextTask):
         found = super().predict_batch(model, batch)
         config: Any = model.config
         scores_B = found["logits"][:, 0].float()
-        own = read_activation(config._name_or_path)
+        own = _activation_of(config._name_or_path)
         return {"index": found["index"], "scores": scores_B.sigmoid() if own == SIGMOID else scores_B}
 
     def answers(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """``score``."""
         return [{"score": score} for score in batch["scores"].tolist()]
+
+
+@cache
+def _activation_of(name: str) -> str:
+    """What a saved model's scores are made with; of a model of the hub asked for once, not for each batch."""
+    return read_activation(name)

@@ -11,7 +11,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, mse_loss
-from torchmetrics.functional import spearman_corrcoef
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from bplightning.errors import UserError
@@ -23,6 +22,7 @@ from bplightning.tasks.embedding.examples import (
     prompted,
     require_learnable,
     require_measurable,
+    require_text,
     require_vectors,
     require_written,
     say_cut,
@@ -34,10 +34,12 @@ from bplightning.tasks.embedding.folder import dimensions, read_length, read_poo
 from bplightning.tasks.embedding.losses import TeacherLoss, distance, fingerprints, gathered, ranking_loss
 from bplightning.tasks.embedding.pooling import Mode, Pooling
 from bplightning.tasks.embedding.rankings import intervals, means, retrieval_scores
+from bplightning.tasks.shared.label_scores import correlations
 from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
-from bplightning.tasks.shared.table import own_columns, require_texts
+from bplightning.tasks.shared.table import read_file, require_texts
 from bplightning.tasks.shared.text_task import Columns, Split, TextTask
 from bplightning.tasks.shared.tokenized_task import TextData
+from bplightning.tasks.shared.wanted_columns import Wanted
 
 PARTS = ("text", "text_pair", "negative")
 """Columns of texts; a batch has all of the first, then all of the second, then all of the third."""
@@ -226,8 +228,10 @@ class SentenceEmbedding(TextTask):
         prints = fingerprints(batch["input_ids"], batch["attention_mask"])
         own_passages, offset = gathered(vectors[examples : 2 * examples])
         candidates = torch.cat([own_passages, gathered(vectors[2 * examples :])[0]])
-        of_candidates = torch.cat([gathered(prints[examples : 2 * examples])[0], gathered(prints[2 * examples :])[0]])
+        of_queries, of_passages = gathered(prints[:examples])[0], gathered(prints[examples : 2 * examples])[0]
+        of_candidates = torch.cat([of_passages, gathered(prints[2 * examples :])[0]])
         same = prints[examples : 2 * examples, None] == of_candidates
+        same[:, : len(of_queries)] |= prints[:examples, None] == of_queries  # another answer to the same question
         return ranking_loss(vectors[:examples], candidates, same, scale=self._scale, offset=offset)
 
     # -- data ----------------------------------------------------------------------------------------------------------
@@ -238,8 +242,7 @@ class SentenceEmbedding(TextTask):
 
     def read_source(self, source: str) -> Dataset:
         """The rows of a file; of a text file the lines that are not empty."""
-        rows = super().read_source(source)
-        return without_blank_lines(rows) if Path(source).suffix.lower() == ".txt" else rows
+        return _written_lines(super().read_source(source), source)
 
     def kind_in(self, split: Split) -> Kind:
         """What the examples of a split are."""
@@ -255,10 +258,10 @@ class SentenceEmbedding(TextTask):
         if kind == Kind.TAUGHT:
             found = require_vectors(examples, origin=origin)
             self._require_comparable(found, f"the embeddings of {origin!r}")
-        if kind == Kind.PAIRS:
-            query, passage = self.pooling.query_prompt, self.pooling.passage_prompt
-            examples = prompted(examples, {"text": query, "text_pair": passage, "negative": passage})
-        return examples
+        query, passage = self.pooling.query_prompt, self.pooling.passage_prompt
+        if kind != Kind.PAIRS:  # any other text has the prompt that `predict` gives it
+            query = passage = self.pooling.prompt
+        return prompted(examples, {"text": query, "text_pair": passage, "negative": passage})
 
     def examples(self, split: Split) -> Dataset:
         """The examples of a split; for retrieval all queries, then all passages, each once."""
@@ -278,14 +281,15 @@ class SentenceEmbedding(TextTask):
         table, origin = self.table("validation")
         more: list[str] = []
         if self.passages_file:
-            own = {"text": self.columns.get("text", "text")}
-            passages = own_columns(
-                self.read_source(self.passages_file), {"text": False}, own, origin=self.passages_file
-            )
-            require_texts(passages, ["text"], origin=self.passages_file)
-            require_written(passages, ["text"], origin=self.passages_file)
-            more = [self.pooling.passage_prompt + text for text in passages["text"][:]]
+            more = [self.pooling.passage_prompt + text for text in self._further_passages(self.passages_file)]
         return Search.of(self.check(table, origin=origin), more, origin=origin)
+
+    def _further_passages(self, file: str) -> list[str]:
+        """The texts of a file whose columns are its own: what pairs call theirs does not matter."""
+        wanted = Wanted({"text": False}, renamable=False)
+        rows = _written_lines(read_file(file, wanted=wanted, cache_dir=self.cache_dir), file)
+        passages = require_written(require_texts(rows, wanted.own, origin=file), wanted.own, origin=file)
+        return list(passages["text"][:])
 
     def features(self, split: Split) -> Dataset:
         """The tokens of all texts; says how many rows are cut."""
@@ -342,7 +346,7 @@ class SentenceEmbedding(TextTask):
         if kind == Kind.PAIRS:
             return means(self._by_query(rows))
         if kind == Kind.SCORED:
-            return {"spearman": 100 * spearman_corrcoef(rows[:, 0], rows[:, 1])}
+            return {"spearman": correlations(rows[:, 0], rows[:, 1])["spearman"]}
         return {"agreement": 100 * rows.mean()}
 
     def _by_query(self, rows: Tensor) -> dict[str, Tensor]:
@@ -359,10 +363,14 @@ class SentenceEmbedding(TextTask):
         return []
 
     def evaluation_settings(self, metric: Any) -> dict[str, Any]:
-        """How many texts are searched, or how many examples were compared."""
+        """How many texts were searched, or how many examples were compared."""
         if self.kind_in("validation") != Kind.PAIRS:
             return super().evaluation_settings(metric)
-        return {"queries": self.search.queries, "passages": len(self.search.texts) - self.search.queries}
+        if metric.counted is None:
+            return {"queries": self.search.queries, "passages": len(self.search.texts) - self.search.queries}
+        rows = metric.counted  # a few batches need not have all
+        queries, passages, _ = self.search.seen(rows[:, 0].long(), rows[:, 1:])
+        return {"queries": len(queries), "passages": len(passages)}
 
     def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
         """Take records with a text."""
@@ -372,8 +380,7 @@ class SentenceEmbedding(TextTask):
     def check_input(self, name: str, value: Any, *, place: str) -> None:
         """A text that is not empty."""
         super().check_input(name, value, place=place)
-        if not value.strip():
-            raise UserError(f"{place} has an empty {name!r}, which means nothing: write a text.")
+        require_text(name, value, place=place)
 
     def predict_batch(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
         """The texts' numbers and vectors."""
@@ -389,6 +396,11 @@ class SentenceEmbedding(TextTask):
 def _pooling_of(name: str) -> Pooling | None:
     """What follows a teacher's encoder, where its folder says so."""
     return read_pooling(name)
+
+
+def _written_lines(rows: Dataset, source: str) -> Dataset:
+    """The rows of a file; of a text file without those that are empty."""
+    return without_blank_lines(rows) if Path(source).suffix.lower() == ".txt" else rows
 
 
 def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:

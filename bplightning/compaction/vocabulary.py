@@ -52,8 +52,9 @@ class TrimmedVocabulary:
 class Corpus:
     """The texts of a file, read again at each iteration, and never held in memory all together.
 
-    These are lines of ``.txt``, all cells of ``.csv`` and ``.tsv``, and all strings, without keys, in each line of
-    ``.jsonl``, in ``.json`` (which is read whole), and in each row of ``.parquet``; in the encodings of `read_lines`.
+    These are lines of ``.txt``, the cells of ``.csv`` and ``.tsv`` as `Table` has them, and all strings, without keys,
+    in each line of ``.jsonl``, in ``.json`` (which is read whole, and may hold JSON lines too), and in each row of
+    ``.parquet``; in the encodings of `read_lines`.
 
     Attributes:
         path: The file.
@@ -83,7 +84,7 @@ class Corpus:
                         yield text
         except UserError:  # it says the line
             raise
-        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        except (ValueError, OSError, RecursionError, datasets.exceptions.DatasetsError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise UserError(
                 f"corpus {str(self.path)!r} cannot be read after {place} ({reason}): correct the file."
@@ -99,13 +100,23 @@ class Corpus:
             yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
         elif is_table(str(self.path)):
             yield from Table(str(self.path))
-        elif ending == ".json":
-            yield "its end", json.loads("".join(read_lines(str(self.path))))
+        elif ending == ".json" and (whole := self._whole()) is not None:
+            yield "its end", whole
         else:
             for number, line in enumerate(read_lines(str(self.path)), 1):
                 if line.strip():
                     is_text = ending == ".txt"
                     yield f"line {number}", line.rstrip("\r\n") if is_text else json.loads(line)
+
+    def _whole(self) -> Any:
+        """What a JSON file holds; `None` where it holds JSON lines."""
+        text = "".join(read_lines(str(self.path)))
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data"):
+                raise
+            return None
 
 
 def trim_vocabulary(

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -39,11 +39,12 @@ Placed = tuple[str, dict[str, Any]]
 """Where a record stands, for messages, and the record."""
 
 
-def read_records(path: str) -> Iterator[Placed]:
+def read_records(path: str, *, halves: bool = False) -> Iterator[Placed]:
     """Read JSON objects, one a line, as they come; a JSON list of them, which is read whole; or the rows of a table.
 
     Args:
         path: The file, or ``-`` for standard input. One that ends in ``.csv`` or ``.tsv`` is a table, see `Table`.
+        halves: Whether a text may have half of a surrogate pair, which JSON can say, and no tokenizer takes.
 
     Yields:
         Where a record stands, for messages, and the record.
@@ -60,11 +61,11 @@ def read_records(path: str) -> Iterator[Placed]:
         if not line.strip():
             continue
         if number == 0 and line.lstrip().startswith("["):
-            for number, record in enumerate(_parse(line + "".join(lines), line_number, name), 1):
+            for number, record in enumerate(_parse(line + "".join(lines), line_number, name, halves), 1):
                 yield _checked(f"record {number} of {name}", record)
         else:
             number += 1
-            yield _checked(f"line {line_number} of {name}", _parse(line.rstrip(), line_number, name))
+            yield _checked(f"line {line_number} of {name}", _parse(line.rstrip(), line_number, name, halves))
     if number == 0:
         raise UserError(f"{name} holds no records: give one JSON object a line.")
 
@@ -112,7 +113,7 @@ def is_table(path: str) -> bool:
 class Table:
     """The rows of a CSV or TSV file as records: column name to text, nothing for a cell that a short row lacks.
 
-    A CSV may be separated by semicolons, tabs or bars too, where its first row shows no comma. In a TSV quotes are
+    A CSV may be separated by semicolons, tabs or bars too, where its first two lines show it. In a TSV quotes are
     quotes. A column without a name, such as the index that pandas writes, and one whose name another has too are left
     out of the records.
 
@@ -133,15 +134,19 @@ class Table:
         lines, first, self._before = read_lines(path), "", -1
         while not first.strip() and (line := next(lines, None)) is not None:
             first, self._before = line, self._before + 1
+        start = [first]
         self._delimiter = usual
         if usual == "," and (said := _SAID.fullmatch(first)):  # as Excel writes it
-            self._delimiter, first, self._before = said[1], next(lines, ""), self._before + 1
+            self._delimiter, start, self._before = said[1], [next(lines, "")], self._before + 1
         elif usual == ",":
-            self._delimiter = _delimiter(first)
+            start += islice(lines, 1)
+            self._delimiter = _delimiter(*start)
         quoting: Literal[0, 3] = csv.QUOTE_NONE if usual == "\t" else csv.QUOTE_MINIMAL
-        self._rows = csv.reader(chain([first], lines, [_END]), delimiter=self._delimiter, quoting=quoting)
+        self._rows = csv.reader(chain(start, lines, [_END]), delimiter=self._delimiter, quoting=quoting)
         self.names = [name.strip() for name in next(self._rows)]
         self._require_closed(self.names, 1)
+        if not any(self.names):
+            raise self._empty()
 
     def __iter__(self) -> Iterator[Placed]:
         count = Counter(self.names)
@@ -163,9 +168,10 @@ class Table:
                 f"separated by {self._delimiter!r}."
             ) from error
         if not found:
-            raise UserError(
-                f"{self._name} holds no records: give a row of column names, and below it one row a record."
-            )
+            raise self._empty()
+
+    def _empty(self) -> UserError:
+        return UserError(f"{self._name} holds no records: give a row of column names, and below it one row a record.")
 
     def _place(self, line: int) -> str:
         return f"line {self._before + line} of {self._name}"
@@ -180,17 +186,24 @@ class Table:
     def _require_fitting(self, row: list[str], place: str) -> None:
         if any(row[len(self.names) :]):
             raise UserError(
-                f"{place} has {len(row)} cells, and the first line names {len(self.names)} columns: name each column, "
+                f"{place} has {len(row)} cells, and the first line names {len(self.names)} "
+                f"column{'s' * (len(self.names) != 1)}: name each column, "
                 f"and put a text with {self._delimiter!r} in it into quotes."
             )
 
 
-def _delimiter(first: str) -> str:
-    """What separates the columns of a CSV, by its first line."""
-    cells = next(csv.reader([first]), [])
-    if len(cells) != 1:
-        return ","
-    return next((each for each in OTHER_DELIMITERS if each in cells[0]), ",")
+def _delimiter(first: str, second: str = "") -> str:
+    """What separates the columns of a CSV, by its first two lines.
+
+    It is the comma, unless the first line has none, or both lines have more cells with another one: a name may have a
+    comma in it too.
+    """
+
+    def cells(delimiter: str) -> tuple[int, bool, int]:
+        names, row = (len(next(csv.reader([line], delimiter=delimiter), [])) for line in (first, second))
+        return min(names, row), delimiter == "," and names > 1, names
+
+    return max((",", *OTHER_DELIMITERS), key=cells)
 
 
 def _named(path: str) -> str:
@@ -211,13 +224,11 @@ def _open(path: str) -> AbstractContextManager[Any]:
     return stream
 
 
-def _parse(text: str, line_number: int, name: str) -> Any:
+def _parse(text: str, line_number: int, name: str, halves: bool) -> Any:
     try:
         record = json.loads(text)
-        if "\\u" in text:
-            json.dumps(
-                record, ensure_ascii=False
-            ).encode()  # refuses half of a surrogate pair, which no tokenizer takes
+        if not halves and "\\u" in text:
+            json.dumps(record, ensure_ascii=False).encode()  # refuses half of a surrogate pair
         return record
     except json.JSONDecodeError as error:
         place, reason = line_number + error.lineno - 1, f"{error.msg} at column {error.colno}"

@@ -48,6 +48,11 @@ def kind_of(table: Dataset, *, origin: str) -> Kind:
             )
         return Kind.TAUGHT
     if "score" in columns:
+        if "negative" in columns:
+            raise UserError(
+                f"{origin!r} has pairs with a score and a column 'negative', which has none: take 'negative' out, or "
+                "'score'."
+            )
         return Kind.SCORED
     return Kind.PAIRS if "text_pair" in columns else Kind.TEXTS
 
@@ -78,6 +83,21 @@ def require_written(table: Dataset, names: Iterable[str], *, origin: str) -> Dat
                         "remove the example."
                     )
     return table
+
+
+def require_text(name: str, value: str, *, place: str) -> None:
+    """Refuse a text of a record that is empty.
+
+    Args:
+        name: What its column is called.
+        value: The text.
+        place: Where the record stands, for messages.
+
+    Raises:
+        UserError: It is empty.
+    """
+    if not value.strip():
+        raise UserError(f"{place} has an empty {name!r}, which means nothing: write a text.")
 
 
 def with_numbers(table: Dataset, name: str, *, origin: str) -> Dataset:
@@ -114,7 +134,8 @@ def require_vectors(table: Dataset, *, origin: str) -> int:
         UserError: They are not lists of as many finite numbers each.
     """
     first = 0
-    for row, value in enumerate(table["embedding"][:]):
+    for row, example in enumerate(table.select_columns("embedding")):  # all at once they may be far larger than tokens
+        value = example["embedding"]
         good = isinstance(value, list) and value and all(isinstance(each, int | float) for each in value)
         if not good or not all(map(math.isfinite, value)):
             raise UserError(
@@ -142,11 +163,17 @@ def require_learnable(table: Dataset, *, batch_size: int, origin: str) -> None:
         UserError: Pairs come one by one, or a score is none that a cosine can have.
     """
     kind = kind_of(table, origin=origin)
-    if kind == Kind.PAIRS and "negative" not in table.column_names and batch_size == 1:
-        raise UserError(
-            "batch_size is 1, but pairs are learned against the other passages of their batch: give a batch_size of 2 "
-            "or more (32 is usual), or a column 'negative'."
-        )
+    if kind == Kind.PAIRS and "negative" not in table.column_names:
+        if batch_size == 1:
+            raise UserError(
+                "batch_size is 1, but pairs are learned against the other passages of their batch: give a batch_size "
+                "of 2 or more (32 is usual), or a column 'negative'."
+            )
+        if len(table) == 1:
+            raise UserError(
+                f"{origin!r} has one pair only, but pairs are learned against the passages of others: give two or "
+                "more, or a column 'negative'."
+            )
     if kind == Kind.SCORED:
         for row, score in enumerate(table["score"][:]):
             if not -1 <= score <= 1:

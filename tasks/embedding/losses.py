@@ -27,8 +27,8 @@ def ranking_loss(
     Args:
         queries_BD: Vectors of queries.
         candidates_CD: Vectors of passages: the own one of query ``i`` is at ``offset + i``.
-        same_BC: Where a candidate has the same text as the query's own passage, which makes it no negative; `None`
-            where none has.
+        same_BC: Where a candidate has the same text as the query's own passage, or answers the same query, which makes
+            it no negative; `None` where none does.
         scale: What similarities are multiplied by.
         offset: Place of the first query's passage.
     """

@@ -27,7 +27,8 @@ def retrieval_scores(queries_QD: Tensor, passages_PD: Tensor, relevant: Tensor) 
         relevant: Pairs of a query's number and a relevant passage's, ``(N, 2)``; each query has one or more.
 
     Returns:
-        ``recall_at_1``, ``recall_at_5``, ``ndcg_at_10`` and ``mrr_at_10`` of each query, ``(Q,)``.
+        ``recall_at_1``, ``recall_at_5``, ``ndcg_at_10`` and ``mrr_at_10`` of each query, ``(Q,)``. A similarity that is
+        no number finds nothing.
 
     >>> found = retrieval_scores(torch.eye(2), torch.eye(2), torch.tensor([[0, 0], [1, 0]]))
     >>> {name: round(value.item(), 1) for name, value in means(found).items()}
@@ -36,11 +37,12 @@ def retrieval_scores(queries_QD: Tensor, passages_PD: Tensor, relevant: Tensor) 
     if not len(queries_QD):
         return dict.fromkeys(("recall_at_1", "recall_at_5", "ndcg_at_10", "mrr_at_10"), torch.zeros(0))
     places = min(PLACES, len(passages_PD))
-    best = [(block @ passages_PD.T).topk(places, dim=1).indices for block in queries_QD.split(BLOCK)]
-    best_QK = torch.cat(best)
+    found = [(block @ passages_PD.T).topk(places, dim=1) for block in queries_QD.split(BLOCK)]
+    best_QK = torch.cat([each.indices for each in found])
+    real_QK = ~torch.cat([each.values for each in found]).isnan()
     pairs = relevant[:, 0] * len(passages_PD) + relevant[:, 1]
     numbers_Q1 = torch.arange(len(queries_QD))[:, None]
-    hits_QK = torch.isin(numbers_Q1 * len(passages_PD) + best_QK, pairs).double()
+    hits_QK = (torch.isin(numbers_Q1 * len(passages_PD) + best_QK, pairs) & real_QK).double()
     count_Q = torch.bincount(relevant[:, 0], minlength=len(queries_QD)).double()
     ideal_QK = (torch.arange(places) < count_Q[:, None]).double()
     return {
@@ -71,6 +73,9 @@ def reciprocal_rank(hits_QK: Tensor) -> Tensor:
 def ranking_scores(scores_N: Tensor, labels_N: Tensor, groups_N: Tensor) -> dict[str, Tensor]:
     """How well the passages of each query are ranked by scores, in per cent; queries with none relevant are left out.
 
+    Of equal scores the less relevant passage comes first: else a model that scores all alike would rank as the data
+    does, which often has the relevant passage first.
+
     Args:
         scores_N: A score of each pair of query and passage.
         labels_N: How relevant the passage is, 0 or more.
@@ -83,13 +88,15 @@ def ranking_scores(scores_N: Tensor, labels_N: Tensor, groups_N: Tensor) -> dict
     >>> {name: round(value.item(), 1) for name, value in means(found).items()}
     {'ndcg_at_10': 63.1, 'mrr_at_10': 50.0}
     """
+    order_N = labels_N.argsort(stable=True)
+    order_N = order_N[scores_N[order_N].argsort(descending=True, stable=True)]
+    order_N = order_N[groups_N[order_N].argsort(stable=True)]
+    sizes = groups_N.unique(return_counts=True)[1].tolist()
     gained, reciprocal = [], []
-    for group in groups_N.unique():
-        chosen = groups_N == group
-        labels, order = labels_N[chosen].double(), scores_N[chosen].argsort(descending=True, stable=True)
+    for labels in labels_N[order_N].double().split(sizes):
         if not labels.max() > 0:
             continue
-        ranked_1K, ideal_1K = labels[order][None, :PLACES], labels.sort(descending=True).values[None, :PLACES]
+        ranked_1K, ideal_1K = labels[None, :PLACES], labels.sort(descending=True).values[None, :PLACES]
         gained.append(discounted(ranked_1K) / discounted(ideal_1K))
         reciprocal.append(reciprocal_rank((ranked_1K > labels.max() / 2).double()))
     if not gained:

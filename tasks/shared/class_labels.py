@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from datasets import ClassLabel, Dataset
 from datasets.fingerprint import Hasher
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -132,6 +133,11 @@ def labels_of(
     """
     kind, values = read_labels(table, problem_type, origin=origin)
     if kind == REGRESSION:
+        if problem_type is None and all(value.is_integer() for value in values):
+            rank_zero_info(
+                f"The labels of {origin!r} have a decimal point, {values[0]}, so a regression is learned; for classes "
+                f"give --task.problem_type {SINGLE}."
+            )
         return Labels(kind)
     seen = {name for value in values for name in ([value] if kind == SINGLE else value)}
     names = _declared(table) or tuple(sorted(seen, key=_natural))
@@ -218,7 +224,7 @@ def read_labels(table: Dataset, kind: str | None, *, origin: str) -> tuple[str, 
 
 def _natural_kind(type_name: str, values: Sequence[Any], origin: str) -> str:
     """The kind of labels that is not given; a number may be written as a text, as all are in CSV."""
-    if type_name.startswith("float"):
+    if type_name.startswith(("float", "decimal")):
         return REGRESSION
     if "string" in type_name:
         numbers = all(map(NUMBER.fullmatch, values)) and not all(value.lstrip("+-").isdecimal() for value in values)

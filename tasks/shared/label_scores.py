@@ -40,13 +40,7 @@ def scores_of(labels: Labels, rows: Tensor) -> dict[str, Tensor]:
         return dict.fromkeys(NAMES[labels.kind], torch.tensor(0.0))
     if labels.kind == REGRESSION:
         values, targets = rows.unbind(1)
-        # Rounding makes a constant answer vary a little, and a correlation with that is noise.
-        constant = any(side.max() - side.min() <= 1e-5 * side.abs().max() for side in (values, targets))
-        return {
-            "pearson": torch.tensor(0.0) if constant else 100 * pearson_corrcoef(values, targets),
-            "spearman": torch.tensor(0.0) if constant else 100 * spearman_corrcoef(values, targets),
-            "mse": mean_squared_error(values, targets),
-        }
+        return correlations(values, targets) | {"mse": mean_squared_error(values, targets)}
     count = len(labels.names)
     if labels.kind == MULTI:
         predicted, targets = (rows[:, :count] > 0).int(), rows[:, count:].int()
@@ -65,6 +59,25 @@ def scores_of(labels: Labels, rows: Tensor) -> dict[str, Tensor]:
         "accuracy": 100 * (predicted == targets).double().mean(),
         "f1": 100 * f1,
         "matthews": 100 * matthews(predicted, targets, classes=count),
+    }
+
+
+def correlations(values_N: Tensor, targets_N: Tensor) -> dict[str, Tensor]:
+    """Pearson's and Spearman's correlation in per cent, 0 where one side is constant.
+
+    Args:
+        values_N: What is predicted, one number or more.
+        targets_N: What is right.
+
+    >>> {name: round(value.item(), 1) for name, value in correlations(torch.ones(2), torch.tensor([0.0, 1])).items()}
+    {'pearson': 0.0, 'spearman': 0.0}
+    """
+    # Rounding makes a constant answer vary a little, and a correlation with that is noise.
+    if any(side.max() - side.min() <= 1e-5 * side.abs().max() for side in (values_N, targets_N)):
+        return {"pearson": torch.tensor(0.0), "spearman": torch.tensor(0.0)}
+    return {
+        "pearson": 100 * pearson_corrcoef(values_N, targets_N),
+        "spearman": 100 * spearman_corrcoef(values_N, targets_N),
     }
 
 

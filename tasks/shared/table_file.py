@@ -75,10 +75,11 @@ def _read(path: Path, wanted: Wanted | None) -> tuple[pa.Schema, Batches]:
         texts = single if wanted is None else wanted.names_in(names, origin=str(path))
         return _batches(partial(read_records, str(path)), dict.fromkeys(texts, pa.string()))
     types = _Types(None if wanted is None else set(wanted.names.values()))
-    for batch in _chunks(read_records(str(path))):
+    records = partial(read_records, str(path), halves=True)  # in columns that nobody wants
+    for batch in _chunks(records()):
         types.add(batch)
     chosen = types.kinds if wanted is None else wanted.names_in(types.names, origin=str(path))
-    return _batches(partial(read_records, str(path)), {name: types.kinds[name] for name in chosen})
+    return _batches(records, {name: types.kinds[name] for name in chosen})
 
 
 @dataclass
@@ -125,6 +126,9 @@ class _Types:
         for place, record in batch:
             try:
                 kind = _widened(kind, [record.get(name)])
+            except UnicodeEncodeError as error:
+                half = error.object[error.start]
+                return UserError(f"{place} has {half!r}, half of a character, in {name!r}: correct the text.")
             except (pa.ArrowException, TypeError, ValueError, OverflowError):
                 before = "" if pa.types.is_null(kind) else f", where earlier ones are of type {kind}"
                 return UserError(
@@ -161,11 +165,12 @@ def _texts(path: Path) -> Iterator[Placed]:
 
 
 def _parquet(path: Path, wanted: Wanted | None) -> tuple[pa.Schema, Batches]:
-    """Parquet says its types; what pandas calls a category is of the type of its values."""
+    """Parquet says its types; what pandas calls a category is of the type of its values, a view of texts is texts."""
     whole = pq.read_schema(path)
     chosen = list(whole.names if wanted is None else wanted.names_in(whole.names, origin=str(path)))
     kinds = [whole.field(name).type for name in chosen]
     kinds = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in kinds]
+    kinds = [pa.large_string() if pa.types.is_string_view(kind) else kind for kind in kinds]
     schema = pa.schema(list(zip(chosen, kinds, strict=True)), metadata=whole.metadata)
 
     def made() -> Batches:

@@ -623,6 +623,8 @@ def test_every_format_gives_its_texts(tmp_path: Path) -> None:
     assert read["json"] == ["één", "two", "three"]
     for suffix in ("jsonl", "parquet", "csv", "tsv"):
         assert read[suffix] == ["één", "two", "2021", "NA"], suffix
+    (tmp_path / "a.jsonl").rename(tmp_path / "lines.json")  # as `fit` takes them
+    assert list(Corpus(tmp_path / "lines.json")) == ["één", "two", "2021", "NA"]
     corpus = Corpus(tmp_path / "a.txt")
     assert list(corpus) == list(corpus)
 
@@ -636,6 +638,7 @@ def test_every_format_gives_its_texts(tmp_path: Path) -> None:
         ("a.json", b'{"a": ', "cannot be read after its start .*Expecting value"),
         ("a.jsonl", b'{"a": "b"}\n{"a"\n', r"cannot be read after line 1 \(.*Expecting ':'"),
         ("a.jsonl", b'"\\ud83d"\n', "surrogates not allowed"),
+        ("a.json", b"[" * 100_000, r"cannot be read after its start \(.*recursion"),
         ("a.parquet", b"nothing of the kind", "cannot be read after its start"),
         ("a.doc", b"text", r"must be one of .txt, .jsonl, .json, .csv, .tsv, .parquet"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from bplightning.contracts.task_file import save_task
 from bplightning.errors import UserError
 from bplightning.runs.predicting import predict
+from bplightning.tasks.embedding.folder import IDENTITY, SIGMOID
+from bplightning.tasks.embedding.rankings import ranking_scores
 from bplightning.tasks.reranking import Reranking
 
 PASSAGES = [pair["text_pair"] for pair in PAIRS]
@@ -61,6 +64,28 @@ def test_labels_and_scores_of_a_teacher_are_learned(most: int, bert_folder: str,
     assert (one["id"], other["score"]) == (7, pytest.approx(best["score"], abs=1e-5))
 
 
+def test_a_cross_encoder_keeps_the_scale_of_its_scores(bert_folder: str, tmp_path: Path) -> None:
+    """Who prunes without training has thresholds that fit the scores as they are."""
+    raw = tmp_path / "raw"
+    task = reranker(bert_folder, tmp_path, [row | {"label": 8 * row["label"]} for row in LABELLED])
+    task.build_model().save_pretrained(raw)
+    task.tokenizer.save_pretrained(raw)
+    assert reranker(str(raw), tmp_path, LABELLED).activation == task.activation == IDENTITY
+    assert reranker(bert_folder, tmp_path, LABELLED).activation == SIGMOID  # a new head
+
+
+def test_equal_scores_rank_the_less_relevant_passage_first() -> None:
+    """Data often has the relevant passage first: a network that says one thing must not look perfect by that."""
+    labels, groups = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0]), torch.tensor([0, 0, 0, 1, 1])
+    found = {name: values.tolist() for name, values in ranking_scores(torch.zeros(5), labels, groups).items()}
+    assert found["mrr_at_10"] == pytest.approx([100 / 3, 50])
+    assert found["ndcg_at_10"] == pytest.approx([50, 100 / math.log2(3)])
+    mixed = torch.tensor([3, 0, 4, 1, 2])  # the order of the data makes no difference
+    again = ranking_scores(torch.zeros(5), labels[mixed], groups[mixed])
+    assert {name: values.tolist() for name, values in again.items()} == found
+    assert [len(values) for values in ranking_scores(*torch.zeros(3, 0)).values()] == [0, 0]
+
+
 def test_queries_without_a_relevant_passage_are_left_out_and_said(
     bert_folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,8 +116,13 @@ def test_bad_data_is_refused(row: Any, message: str, bert_folder: str, tmp_path:
 
 def test_bad_records_and_models_are_refused(bert_folder: str, tmp_path: Path) -> None:
     task = reranker(bert_folder, tmp_path, LABELLED)
-    with pytest.raises(UserError, match="line 1 has an empty list as 'text_pair'"):
-        task.read_inputs([{"text": "a", "text_pair": []}], ["line 1"])
+    for record, message in (
+        ({"text": "a", "text_pair": []}, "line 1 has an empty list as 'text_pair'"),
+        ({"text": "a"}, "line 1 must have 'text_pair', a text"),
+        ({"text": " ", "text_pair": ["a"]}, "line 1 has an empty 'text', which means nothing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            task.read_inputs([record], ["line 1"])
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertForSequenceClassification(BertConfig(vocab_size=512, num_labels=3, **sizes)).save_pretrained(tmp_path / "three")
     with pytest.raises(UserError, match="it has 3 outputs, and a score is one"):

@@ -19,6 +19,7 @@ from bplightning.runs.predicting import predict
 from bplightning.stages.pipeline import _require_consistent
 from bplightning.stages.request import RunRequest
 from bplightning.strategies.dense import Dense
+from bplightning.tasks.embedding.rankings import retrieval_scores
 from bplightning.tasks.sentence_embedding import SentenceEmbedding
 from bplightning.training.module import PruningModule
 
@@ -64,10 +65,12 @@ def test_a_hard_negative_is_one_more_passage_to_tell_apart(bert_folder: str, tmp
 def test_the_same_passage_of_another_question_is_no_negative(bert_folder: str, tmp_path: Path) -> None:
     """SQuAD asks several questions about a passage: to push that away would unlearn the answer."""
     twice = [PAIRS[0], {"text": "where is the sea", "text_pair": PAIRS[0]["text_pair"]}]
-    task = embedder(bert_folder, tmp_path, twice, PAIRS)
-    batch = next(iter(task.train_dataloader()))
-    model = task.build_model().eval()
-    assert task.loss(model(**task.model_inputs(batch)), batch).item() == 0  # there is nothing else to be told from
+    other = [PAIRS[0], {"text": PAIRS[0]["text"], "text_pair": PAIRS[1]["text_pair"]}]  # two answers to one question
+    for rows in (twice, other):
+        task = embedder(bert_folder, tmp_path, rows, PAIRS)
+        batch = next(iter(task.train_dataloader()))
+        model = task.build_model().eval()
+        assert task.loss(model(**task.model_inputs(batch)), batch).item() == 0  # there is nothing else to be told from
 
 
 def test_passages_of_a_file_are_in_the_way(bert_folder: str, tmp_path: Path) -> None:
@@ -75,6 +78,33 @@ def test_passages_of_a_file_are_in_the_way(bert_folder: str, tmp_path: Path) -> 
     task = embedder(bert_folder, tmp_path, None, PAIRS, passages_file=more)
     assert task.evaluation_settings(task.build_metric()) == {"queries": 4, "passages": 8}
     assert measure(task, task.build_model().eval())["recall_at_1"] == 0
+    rows = [{"question": pair["text"], "answer": pair["text_pair"]} for pair in PAIRS]
+    columns = {"text": "question", "text_pair": "answer"}  # of the pairs only
+    task = embedder(bert_folder, tmp_path, None, rows, passages_file=more, columns=columns)
+    assert len(task.search.texts) == 12
+
+
+def test_a_network_that_gives_all_texts_one_vector_has_no_correlation(bert_folder: str, tmp_path: Path) -> None:
+    task = embedder(bert_folder, tmp_path, SCORED)
+    rounding = torch.tensor([[1 - 1e-7, 0.1], [1.0, 0.5]], dtype=torch.float64)
+    assert task.scores(rounding)["spearman"].item() == task.scores(rounding[:1])["spearman"].item() == 0
+
+
+def test_a_similarity_that_is_no_number_finds_nothing() -> None:
+    broken = torch.full((2, 4), torch.nan)
+    found = retrieval_scores(broken, broken, torch.tensor([[0, 0], [1, 1]]))
+    assert not any(values.any() for values in found.values())
+
+
+def test_the_report_counts_what_was_searched(bert_folder: str, tmp_path: Path) -> None:
+    task = embedder(bert_folder, tmp_path, PAIRS)
+    metric, model = task.build_metric(), task.build_model().eval()
+    batch = next(iter(task.val_dataloader()))  # as with limit_val_batches
+    with torch.no_grad():
+        metric.update(task.evaluate_batch(model, batch), batch)
+    metric.compute()
+    found = task.evaluation_settings(metric)
+    assert sum(found.values()) <= 4
 
 
 def test_texts_alone_are_learned_from_a_teacher(bert_folder: str, tmp_path: Path) -> None:
@@ -168,6 +198,7 @@ def test_prompts_of_the_folder_go_before_queries_and_passages(bert_folder: str, 
     task = embedder(str(saved), tmp_path, PAIRS)
     assert task.pooling.dot
     assert task.examples("train")[1] == {"text": "what what is long", "text_pair": "the the nile is long"}
+    assert embedder(str(saved), tmp_path, TEXTS, PAIRS).examples("train")[1]["text"] == "what what is long"
     (with_prompt,) = predict(saved, [{"text": "is long"}])
     save_task(task, saved)  # keeps what it does not know
     assert json.loads(file.read_text())["prompts"]["passage"] == "the "
@@ -181,6 +212,8 @@ def test_prompts_of_the_folder_go_before_queries_and_passages(bert_folder: str, 
     [
         ([{"text": " ", "text_pair": "a"}], {}, "example 1 of .*train.jsonl' has an empty 'text'"),
         ([{"text": "a", "text_pair": "b", "score": 2.5}], {}, "example 1 .* has the score 2.5, which a cosine learns"),
+        ([SCORED[0] | {"negative": "a"}], {}, "has pairs with a score and a column 'negative', which has none"),
+        (PAIRS[:1], {}, "has one pair only, but pairs are learned against the passages of others"),
         ([{"text": "a", "score": 0.5}], {}, "has a column 'score' without 'text_pair': give both"),
         ([{"text": "a", "text_pair": "b", "embedding": [1.0]}], {}, "has pairs and a column 'embedding'"),
         ([{"text": "a", "embedding": [1.0]}], {}, r"have 1 numbers, and those of the model .* 16: give --task.teacher"),

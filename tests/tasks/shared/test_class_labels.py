@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ def found(*labels: Any, config: BertConfig | None = None, feature: Any = None, k
         (["b", "10", "2"], SINGLE, ("2", "10", "b")),
         ([True, False], SINGLE, ("False", "True")),
         ([0.5, 2.0], REGRESSION, ()),
+        ([Decimal("0.5"), Decimal("2.0")], REGRESSION, ()),  # as databases have numbers
         (["0.5", "2"], REGRESSION, ()),  # as CSV has numbers
         (["1e-3", "-.5"], REGRESSION, ()),
         (["1", "-1"], SINGLE, ("-1", "1")),
@@ -49,6 +51,15 @@ def found(*labels: Any, config: BertConfig | None = None, feature: Any = None, k
 )
 def test_the_labels_say_what_they_are(labels: list[Any], kind: str, names: tuple[str, ...]) -> None:
     assert (found(*labels).kind, found(*labels).names) == (kind, names)
+
+
+def test_numbers_that_may_be_classes_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        found("1.0", "0.5")
+        found("1.0", "0.0", kind=REGRESSION)
+        assert not caplog.text
+        found("1.0", "0.0")
+    assert "so a regression is learned; for classes give --task.problem_type single_label" in caplog.text
 
 
 @pytest.mark.parametrize(
