@@ -43,4 +43,4 @@ class OneShotTaylor(Budgeted):
     def counts(
         self, lost_heads_N: Tensor, lost_units_N: Tensor, share: Callable[[int], Callable[[int], float]]
     ) -> tuple[int, int] | None:
-        return even_counts(heads=len(lost_heads_N), units=len(lost_units_N), share=share, budget=self.target.share)
+        return even_counts(heads=len(lost_heads_N), units=len(lost_units_N), share=share, budget=self.size_target.share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -89,6 +89,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
     target_kinds: ClassVar[tuple[str, ...]] = KINDS
     default_target: ClassVar[Target] = Target(density=0.25)
     keeps_uniform: ClassVar[bool] = True
+    older_names: ClassVar[Mapping[str, str]] = {"target": "size_target"}
 
     score_threshold: Tensor
     penalty_weight: Tensor
@@ -108,8 +109,8 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         super().__init__(granularity, window)
         self.take_target(target)
         if target.kind is None and regularization is not None:
-            self.asked = Target(uniform=target.uniform)
-        self.target = size_target(self.asked)
+            self.target = Target(uniform=target.uniform)
+        self.size_target = size_target(self.target)
         regularization = REGULARIZATION if regularization is None else regularization
         for name, value in (("initial", initial_score_threshold), ("final", final_score_threshold)):
             if not 0 <= value < 0.5 or (name == "final" and value == 0):
@@ -121,7 +122,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
             raise UserError(
                 f"regularization is {regularization:g}; it must be 0 or more. The papers take 1 to 40 for blocks."
             )
-        if self.target is not None and regularization == 0:
+        if self.size_target is not None and regularization == 0:
             raise UserError("regularization is 0, from which no penalty can be steered: give one above 0.")
         if score_learning_rate is not None and not score_learning_rate > 0:
             raise UserError(
@@ -142,25 +143,25 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
 
     @property
     def masks_stay(self) -> bool:
-        return super().masks_stay or self.target is not None
+        return super().masks_stay or self.size_target is not None
 
     def attach(self, layout: PrunableLayout) -> None:
         super().attach(layout)
-        if self.asked.uniform:
+        if self.target.uniform:
             require_whole(self.granularity, self.all_masks)
         self.guide.attach(layout, self.all_masks)
-        if self.target is not None:
+        if self.size_target is not None:
             device = self.all_masks[0].kept.device
-            self.target.attach(layout, self.all_masks)
+            self.size_target.attach(layout, self.all_masks)
             self._require_reachable()
             cut, weight = logit(self.thresholds[1]), self.regularization
-            steering = Steering(self.target.share, self.left, self.span, final_cut=cut, weight=weight)
+            steering = Steering(self.size_target.share, self.left, self.span, final_cut=cut, weight=weight)
             self.steering = steering.to(device)
             self.last_move = Snap(self.all_masks)
 
     def prepare(self, dense: Callable[[], nn.Module]) -> None:
-        if self.target is not None:
-            self.target.prepare(dense)
+        if self.size_target is not None:
+            self.size_target.prepare(dense)
             self._require_reachable()
 
     def advance(self, progress: Progress) -> None:
@@ -168,7 +169,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         if self._steers() and progress.step <= end:
             assert self.steering is not None
             self.steering.advance(step=progress.step, start=start, end=end)
-        if self.target is None and self.score_learning_rate is None:
+        if self.size_target is None and self.score_learning_rate is None:
             self.pull = penalty_that_counts(progress.total_steps)
         super().advance(progress)
 
@@ -176,8 +177,8 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         """Whether the window is over, and with a target whether what is left is at most `TOLERANCE` more than it."""
         if not super().target_reached(progress) or not self._steers() or self.last_move is None:
             return super().target_reached(progress)
-        assert self.target is not None
-        return not bool(self.last_move.done) or self._share_left() <= (1 + TOLERANCE) * self.target.share
+        assert self.size_target is not None
+        return not bool(self.last_move.done) or self._share_left() <= (1 + TOLERANCE) * self.size_target.share
 
     @torch.no_grad()
     def prune(self, amount: float, *, steps_after: int) -> None:
@@ -201,7 +202,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
     def scores(self) -> list[Tensor]:
         """The scores ``(R, C)`` of each mask; infinite for what the guide protects, levelled for a uniform target."""
         scores = self.guide.protect([cast(Tensor, mask.scores) for mask in self.all_masks], math.inf)
-        return levelled(self.all_masks, scores, self.granularity) if self.asked.uniform else scores
+        return levelled(self.all_masks, scores, self.granularity) if self.target.uniform else scores
 
     def grids_above(self, cut: float | Tensor) -> list[Tensor]:
         """The grid ``(R, C)`` of each mask with a cut on scores."""
@@ -213,9 +214,10 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
             mask.set_grid(grid_RC)
 
     def penalty(self) -> Tensor | None:
-        if self.target is not None and not self.target.known:
+        if self.size_target is not None and not self.size_target.known:
+            kind, value = self.size_target.kind, self.size_target.value
             raise UserError(
-                f"target.{self.target.kind} is {self.target.value:g}, and no times were measured that could steer to "
+                f"target.{kind} is {value:g}, and no times were measured that could steer to "
                 "it: call the strategy's `prepare` before training (Attachment.prepare does), or give "
                 "target.latency_table."
             )
@@ -231,19 +233,19 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
 
     def _steers(self) -> bool:
         """Whether there is a target that can be looked at; where nothing is trained one in time may not be known."""
-        return self.target is not None and self.target.known
+        return self.size_target is not None and self.size_target.known
 
     def _require_reachable(self) -> None:
         if self._steers():
-            assert self.target is not None
+            assert self.size_target is not None
             smallest = float(self.left()(self.span() + 1))
-            self.target.require_reachable(smallest, guided=self.guide.folder is not None)
+            self.size_target.require_reachable(smallest, guided=self.guide.folder is not None)
 
     @torch.no_grad()
     def left(self) -> Callable[[Tensor], Tensor]:
         """What is left of the network with any cut on the scores of this moment."""
-        assert self.target is not None
-        return self.target.left(self.all_masks, self.scores())
+        assert self.size_target is not None
+        return self.size_target.left(self.all_masks, self.scores())
 
     @torch.no_grad()
     def span(self) -> Tensor:
@@ -253,16 +255,16 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
     @torch.no_grad()
     def reached(self) -> float:
         """The target's value that the masks of this moment give; waits for the device."""
-        assert self.target is not None
-        return self.target.value_of(self._share_left())
+        assert self.size_target is not None
+        return self.size_target.value_of(self._share_left())
 
     @torch.no_grad()
     def _share_left(self) -> float:
         """The share of the network, as the target counts it, that the masks of this moment leave."""
-        assert self.target is not None
+        assert self.size_target is not None
         grids = [mask.kept.float() for mask in self.all_masks]
         half = torch.tensor(0.5, device=grids[0].device)
-        return float(self.target.left(self.all_masks, grids)(half))
+        return float(self.size_target.left(self.all_masks, grids)(half))
 
     def put_masks(self, *, before_snap: bool) -> None:
         """Set the masks to those before the snap, or to those after it, as often as one likes; see `snap`.
@@ -284,18 +286,18 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
             of all grids it changed, and ``shape``, ``"BxL"``, that a speed-up in time is meant for. `None` without a
             target, and before the schedule's end.
         """
-        if self.target is None or self.last_move is None or not bool(self.last_move.done):
+        if self.size_target is None or self.last_move is None or not bool(self.last_move.done):
             return None
         values = {}
         for when in ("before", "after"):
             self.put_masks(before_snap=when == "before")
             values[when] = self.reached()
         return {
-            "kind": self.target.kind,
-            "target": self.target.value,
+            "kind": self.size_target.kind,
+            "target": self.size_target.value,
             **values,
             "changed": self.last_move.changed(),
-            "shape": self.target.shape,
+            "shape": self.size_target.shape,
         }
 
     def _score_learning_rate(self, total_steps: int) -> float:
@@ -314,7 +316,7 @@ class SoftMovement(Targeted, ScheduledStrategy, Prepared, Steered):
         found, (start, end) = [], self.window.steps(progress)
         rate, way = self._score_learning_rate(progress.total_steps), -logit(self.thresholds[1])
         reach = rate * (end - progress.step)  # Adam moves a score by at most about its learning rate a step
-        if progress.step <= start and self.target is None and reach < way:
+        if progress.step <= start and self.size_target is None and reach < way:
             found.append(
                 f"score_learning_rate is {rate:.3g}, and pruning ends at step {end}: until then scores can move by "
                 f"{reach:.3g}, and the threshold is {way:.3g} below where they start, so that nothing will be pruned. "

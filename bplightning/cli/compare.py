@@ -214,7 +214,7 @@ def _say_targets(strategies: Iterable[PruningStrategy]) -> None:
     targets = {}
     for strategy in strategies:
         if (targeted := strategy.capability(Targeted)) is not None:
-            asked = targeted.asked
+            asked = targeted.target
             targets[name_of(type(strategy))] = f"target.{asked.kind} {shown(asked.value)}" if asked.kind else "none"
     if len(targets) > 1 and (len({*targets.values()}) > 1 or "none" in targets.values()):
         told = ", ".join(f"{name}: {target}" for name, target in targets.items())

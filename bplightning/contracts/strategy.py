@@ -8,8 +8,9 @@ what differs. What few strategies do is in `bplightning.contracts.capabilities`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,12 @@ class PruningStrategy(nn.Module):
     Attributes:
         puts_back: Whether units that were removed keep their weights, so that `Alignment` can restore some. They do not
             where their weights are gone, or where what stays has been changed to make up for them.
+        older_names: Names in the strategy's `state_dict` that earlier versions wrote, to those of now; each is that of
+            a value, or of a module with all in it.
     """
 
     puts_back: bool = True
+    older_names: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,3 +175,19 @@ class PruningStrategy(nn.Module):
             mask.clear_idle(layout.model)
         require_compaction(layout)
         self.masks = nn.ModuleDict()
+
+    def take_older_names(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Rename in place what an earlier version has written under another name (`older_names`).
+
+        Args:
+            state_dict: What was read.
+            prefix: What the strategy's names begin with there.
+        """
+        for old, new in self.older_names.items():
+            for name in list(state_dict):
+                if f"{name}.".startswith(f"{prefix}{old}."):
+                    state_dict[prefix + new + name.removeprefix(prefix + old)] = state_dict.pop(name)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        self.take_older_names(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *others)

@@ -24,17 +24,17 @@ class Targeted(PruningStrategy, ABC):
             on its other settings, it refuses those itself.
         default_target: Its target where the user gives none. A class attribute and not the parameter's default: with
             that, another kind given on the command line would be a second target.
-        asked: The target that was given, else the default.
+        target: What was given, else the default.
     """
 
     target_kinds: ClassVar[tuple[str, ...]] = ("density",)
     makes_size_variants: ClassVar[bool] = False
     keeps_uniform: ClassVar[bool] = False
     default_target: ClassVar[Target] = NO_TARGET
-    asked: Target
+    target: Target
 
     def take_target(self, target: Target) -> None:
-        """Set `asked`.
+        """Set `target`.
 
         Args:
             target: What the constructor was given.
@@ -61,4 +61,4 @@ class Targeted(PruningStrategy, ABC):
                 f"target.uniform is true, and {name_of(type(self))} chooses by layer how much it keeps: leave it out, "
                 "or take hybrid, soft-movement, movement, magnitude, wanda, post-training or one-shot-taylor."
             )
-        self.asked = replace(self.default_target, uniform=target.uniform) if kind is None else target
+        self.target = replace(self.default_target, uniform=target.uniform) if kind is None else target

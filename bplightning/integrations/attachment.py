@@ -157,6 +157,7 @@ class Attachment:
             )
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
+            self.strategy.take_older_names(state, f"{OWNED_AS}.")
             own = self.model.state_dict()
             differ = {
                 name for name in own if name.startswith(f"{OWNED_AS}.")

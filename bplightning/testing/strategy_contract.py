@@ -141,7 +141,7 @@ class StrategyContract:
         if density:
             assert 0 < kept < 1
         targeted = strategy.capability(Targeted)
-        asked = None if targeted is None else targeted.asked.density
+        asked = None if targeted is None else targeted.target.density
         if asked is not None and not any(mask.pattern for mask in masks):
             assert kept == pytest.approx(asked, abs=0.5 * max(sizes) * len(sizes) / total)
 

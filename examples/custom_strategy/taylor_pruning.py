@@ -44,7 +44,7 @@ class TaylorPruning(Targeted, ScheduledStrategy):
         self.take_target(target)
         if not 0 <= memory < 1:
             raise UserError(f"memory is {memory:g}; it is the weight of the past and must be in [0, 1).")
-        self.target_density = self.asked.density
+        self.target_density = self.target.density
         self.memory = memory
 
     def attach(self, layout: PrunableLayout) -> None:

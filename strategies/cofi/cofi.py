@@ -6,7 +6,7 @@ Legend: `N` gates of one vector, `R`, `C` grid rows and columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -89,7 +89,8 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
         "a greater strategy.ramp",
     )
     default_target: ClassVar[Target] = Target(density=0.4)
-    target: Tensor
+    older_names: ClassVar[Mapping[str, str]] = {"target": "target_now"}
+    target_now: Tensor
 
     def __init__(
         self,
@@ -102,15 +103,15 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
     ) -> None:
         super().__init__()
         self.take_target(target)
-        require_pruning(self.asked)
+        require_pruning(self.target)
         if not alpha_layer >= 0:
             raise UserError(f"alpha_layer is {alpha_layer:g}; it must be 0 or more. The paper takes 0.9.")
         if not 0 < ramp <= 1:
             raise UserError(f"ramp is {ramp:g}; it is a part of the schedule and must be in (0, 1].")
         if gate_learning_rate is not None and not gate_learning_rate > 0:
             raise UserError(f"gate_learning_rate is {gate_learning_rate:g}; it must be above 0. The paper takes 0.01.")
-        assert self.asked.density is not None, "there is a default"
-        self.target_density = self.asked.density
+        assert self.target.density is not None, "there is a default"
+        self.target_density = self.target.density
         self.prune_hidden = prune_hidden
         self.alpha_layer = alpha_layer
         self.learns_from_layers = alpha_layer > 0
@@ -121,7 +122,7 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
         self._model: tuple[nn.Module, ...] = ()
         self.sublayers = nn.ModuleDict()
         self.multipliers = nn.Parameter(torch.zeros(2))
-        self.register_buffer("target", torch.tensor(1.0))
+        self.register_buffer("target_now", torch.tensor(1.0))
         self._step = self._batches = 0
         self._distance: Tensor | None = None
 
@@ -166,7 +167,7 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
             for mask in self.all_masks:
                 mask.settle()
             return
-        generator = generator_of(step=self._step, batch=self._batches, device=self.target.device)
+        generator = generator_of(step=self._step, batch=self._batches, device=self.target_now.device)
         for mask in self.all_masks:
             mask.draw(generator)
         for sublayers in self._sublayers:
@@ -203,7 +204,7 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
         start, end = self.window.steps(progress)
         self._step, self._batches = progress.step, 0
         part = min(max((progress.step - start) / (self.ramp * (end - start)), 0.0), 1.0)
-        self.target.fill_(1 - (1 - self.target_density) * part)
+        self.target_now.fill_(1 - (1 - self.target_density) * part)
         self._enter(begun=progress.step >= start, landed=self.phase.landed)
         if self.phase.landed:
             return
@@ -224,7 +225,7 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
         return self.window.ended(progress)
 
     def penalty(self) -> Tensor:
-        off = self._size.expected() - self.target
+        off = self._size.expected() - self.target_now
         # They ascend where the optimizer descends.
         linear, quadratic = 2 * self.multipliers.detach() - self.multipliers
         # By 0 where gates do not learn: distributed training wants a gradient of each of them all the same.
@@ -243,7 +244,7 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
             )
 
     def layer_loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask_BL: Tensor | None) -> Tensor:
-        layers, none = range(len(student) - 1), torch.zeros_like(self.target).bool()
+        layers, none = range(len(student) - 1), torch.zeros_like(self.target_now).bool()
         masks = {layer: cast(Mask, self.masks[name.replace(".", "-")]) for layer, name in self._feed_forward.items()}
         distance = layer_distance(
             student[1:],
@@ -280,7 +281,7 @@ class CoFi(Targeted, LearnsFromTeacher, Advising):
         linear, quadratic = self.multipliers.detach()
         with torch.no_grad():
             expected = self._size.expected()
-        found = {"expected_density": expected, "target": self.target, "linear": linear, "quadratic": quadratic}
+        found = {"expected_density": expected, "target": self.target_now, "linear": linear, "quadratic": quadratic}
         return found if self._distance is None else found | {"layer_distance": self._distance}
 
     # -- the end -------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class MoEPruner(Targeted, OneShot):
     ) -> None:
         super().__init__()
         self.take_target(target)
-        assert self.asked.density is not None, "there is a default"
+        assert self.target.density is not None, "there is a default"
         if pattern is not None and ":" not in check_granularity(pattern):
             raise UserError(f"pattern is {pattern!r}; it must be N:M, such as 2:4, for N of each M neighbours.")
         if pattern is not None and target.kind is not None:
@@ -70,7 +70,7 @@ class MoEPruner(Targeted, OneShot):
                 f"target.{target.kind} is {shown(target.value)} and pattern is {pattern}, which keeps a density of its "
                 "own: leave one of them out."
             )
-        self.target_density = self.asked.density
+        self.target_density = self.target.density
         self.pattern = pattern
         self.experts = experts
         self.router_weighted = router_weighted

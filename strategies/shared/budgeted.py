@@ -44,13 +44,14 @@ class Budgeted(Targeted, OneShot, Prepared):
     target_kinds: ClassVar[tuple[str, ...]] = ("flops", "latency_speedup")
     keeps_uniform: ClassVar[bool] = True
     default_target: ClassVar[Target] = Target(flops=0.5)
+    older_names: ClassVar[Mapping[str, str]] = {"target": "size_target"}
 
     def __init__(self, target: Target = NO_TARGET) -> None:
         super().__init__()
         self.take_target(target)
-        measured_by = size_target(self.asked)
+        measured_by = size_target(self.target)
         assert measured_by is not None, "there is a default"
-        self.target: SizeTarget = measured_by
+        self.size_target: SizeTarget = measured_by
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -76,7 +77,7 @@ class Budgeted(Targeted, OneShot, Prepared):
             share: From a number of heads and one of units to the share that is left.
         """
         return best_counts(
-            head_losses_N=lost_heads_N, unit_losses_N=lost_units_N, share=share, budget=self.target.share
+            head_losses_N=lost_heads_N, unit_losses_N=lost_units_N, share=share, budget=self.size_target.share
         )
 
     def refine(
@@ -114,11 +115,11 @@ class Budgeted(Targeted, OneShot, Prepared):
             for name, mask in masks_of(layout.model, group, granularity, scores=False):
                 self.add_mask(name, mask, layout)
                 self.register_buffer(f"chosen_{_key(group)}", mask.kept.clone())
-        self.target.attach(layout, self.all_masks)
+        self.size_target.attach(layout, self.all_masks)
         self._require_reachable()
 
     def prepare(self, dense: Callable[[], nn.Module]) -> None:
-        self.target.prepare(dense)
+        self.size_target.prepare(dense)
         self._require_reachable()
 
     def calibrate(
@@ -168,7 +169,7 @@ class Budgeted(Targeted, OneShot, Prepared):
             """The first heads stay whatever the cut, the others go; of units stay those before the cut."""
             fixed = [torch.where(ranks_N < count, torch.inf, -torch.inf) for ranks_N in head_ranks]
             scores = [scores_N[:, None].to(device) for scores_N in (*fixed, *(-ranks_N for ranks_N in unit_ranks))]
-            left = self.target.left(masks, scores)
+            left = self.size_target.left(masks, scores)
             return lambda count: float(left(torch.tensor(-float(count), device=device)))
 
         counts = self.counts(lost_heads_N, lost_units_N, share)
@@ -184,7 +185,7 @@ class Budgeted(Targeted, OneShot, Prepared):
         """
         if not groups:
             return torch.zeros(0), []
-        if self.asked.uniform:
+        if self.target.uniform:
             masks = [self.mask(group) for group in groups]
             roles = {mask.role: WHOLE[0] for mask in masks}
             even = levelled(masks, [losses[group.name] for group in groups], roles)
@@ -195,17 +196,17 @@ class Budgeted(Targeted, OneShot, Prepared):
         a_weight_N = lost_N / torch.tensor(weights).repeat_interleave(torch.tensor(sizes))
         order_N = a_weight_N.argsort(descending=True, stable=True)
         places_N = torch.arange(len(order_N), dtype=torch.float32)
-        if self.asked.uniform:
+        if self.target.uniform:
             _, level_N, counts = a_weight_N[order_N].unique_consecutive(return_inverse=True, return_counts=True)
             places_N = (counts.cumsum(0) - counts)[level_N].to(places_N)
         ranks_N = torch.empty(len(order_N)).scatter_(0, order_N, places_N)
         return lost_N[order_N], list(ranks_N.split(sizes))
 
     def _require_reachable(self) -> None:
-        if self.target.known:
+        if self.size_target.known:
             nothing = [torch.full_like(mask.kept, -torch.inf, dtype=torch.float32) for mask in self.all_masks]
-            left = self.target.left(self.all_masks, nothing)(torch.zeros((), device=nothing[0].device))
-            self.target.require_reachable(float(left), guided=False)
+            left = self.size_target.left(self.all_masks, nothing)(torch.zeros((), device=nothing[0].device))
+            self.size_target.require_reachable(float(left), guided=False)
 
 
 def _key(group: Group) -> str:

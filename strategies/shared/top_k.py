@@ -52,15 +52,15 @@ class TopK(Targeted, ScheduledStrategy):
             raise UserError(
                 f"scope is {scope!r}; it must be 'local', each matrix by itself, or 'global', all together."
             )
-        if self.asked.uniform and scope == "global":
+        if self.target.uniform and scope == "global":
             raise UserError(
                 "target.uniform is true and scope is 'global', in which layers keep different numbers: leave one of "
                 "them out."
             )
         if refresh_every < 1:
             raise UserError(f"refresh_every is {refresh_every}; it must be 1 or more optimizer steps.")
-        assert self.asked.density is not None, "there is a default"
-        self.target_density = self.asked.density
+        assert self.target.density is not None, "there is a default"
+        self.target_density = self.target.density
         self.target_given = target.kind is not None
         self.scope = scope
         self.refresh_every = refresh_every
@@ -76,13 +76,13 @@ class TopK(Targeted, ScheduledStrategy):
     def attach(self, layout: PrunableLayout) -> None:
         super().attach(layout)
         self.layout = layout
-        if self.asked.uniform:
+        if self.target.uniform:
             require_whole(self.granularity, self.all_masks)
         free = {name: mask for name, mask in self.masks.items() if mask in self._free_masks()}
         if self.target_given and not free and len(self.masks):
             patterns = dict.fromkeys(self.granularity[mask.role] for mask in self.all_masks)
             raise UserError(
-                f"target.{self.asked.kind} is {shown(self.asked.value)} and granularity is {' and '.join(patterns)} "
+                f"target.{self.target.kind} is {shown(self.target.value)} and granularity is {' and '.join(patterns)} "
                 "throughout, which keeps a density of its own: leave the target out, or give a role a granularity "
                 "that is not N:M."
             )

@@ -83,12 +83,12 @@ class ZipLM(Targeted, Staged, Prepared):
             )
         if search_tries < 0:
             raise UserError(f"search_tries is {search_tries}; it must be 0 or more.")
-        self.targets = targets = self.asked.speedups
+        self.targets = targets = self.target.speedups
         self.start = start
         self.calibration_examples = calibration_examples
         self.damping = damping
         self.search_tries = search_tries
-        self.latency = LatencySpeedup(targets[-1], self.asked.latency_table)
+        self.latency = LatencySpeedup(targets[-1], self.target.latency_table)
         self.groups: list[Group] = []
         self.stage = 0
         """Targets pruned to so far."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 from bplightning.contracts.capabilities import Staged
 from bplightning.contracts.strategy import Progress
 from bplightning.errors import UserError
-from bplightning.integrations.attachment import Attachment
+from bplightning.integrations.attachment import OWNED_AS, STATE_FILE, Attachment
 from bplightning.strategies.magnitude import Magnitude
 from bplightning.strategies.movement import Movement
 
@@ -104,3 +105,17 @@ def test_a_strategy_that_wants_data_is_refused_where_a_loop_gives_it_none() -> N
     model: Any = tiny("bert")
     with pytest.raises(UserError, match=r"Calibrated needs `calibrate`, .* train with `bplightning fit`"):
         Attachment(Calibrated(), model, model)
+
+
+def test_a_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    class Renamed(Movement):
+        older_names: ClassVar = {"once": "masks"}
+
+    model = tiny("bert")
+    attachment = Attachment(Renamed(), model, model)
+    attachment.save_state(tmp_path)
+    state = torch.load(tmp_path / STATE_FILE)
+    older = {name.replace(f"{OWNED_AS}.masks.", f"{OWNED_AS}.once."): value for name, value in state.items()}
+    assert older.keys() != state.keys()
+    torch.save(older, tmp_path / STATE_FILE)
+    attachment.load_state(tmp_path)

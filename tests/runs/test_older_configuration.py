@@ -42,7 +42,7 @@ def test_a_run_of_an_earlier_version_is_read() -> None:
     }
     strategy: Any = build(renewed(settings)).module.strategy
     assert type(strategy).__name__ == "CoFi"
-    assert strategy.asked == Target(density=0.25)
+    assert strategy.target == Target(density=0.25)
     assert strategy.window == PruningWindow(initial_warmup=1.0, final_warmup=2.0)
 
 
@@ -79,7 +79,7 @@ def test_its_checkpoint_loads(tmp_path: Path) -> None:
     ],
 )
 def test_every_old_target_is_known(name: str, old: dict[str, Any], asked: Target) -> None:
-    assert strategy_of(f"bplightning.strategies.{name}", **old).asked == asked
+    assert strategy_of(f"bplightning.strategies.{name}", **old).target == asked
 
 
 def test_the_flat_window_is_known() -> None:

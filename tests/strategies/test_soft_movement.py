@@ -91,10 +91,10 @@ def test_scores_cut_at_the_threshold() -> None:
 
 @pytest.mark.parametrize("kind", [Hybrid, SoftMovement])
 def test_a_target_is_the_default_unless_a_penalty_is_given(kind: type[SoftMovement]) -> None:
-    assert kind().asked == Target(density=0.25)
-    assert kind(Target(flops=0.5), regularization=5.0).asked == Target(flops=0.5)
+    assert kind().target == Target(density=0.25)
+    assert kind(Target(flops=0.5), regularization=5.0).target == Target(flops=0.5)
     fixed = kind(regularization=5.0)
-    assert (fixed.target, fixed.asked.kind, fixed.regularization) == (None, None, 5)
+    assert (fixed.size_target, fixed.target.kind, fixed.regularization) == (None, None, 5)
 
 
 def test_a_fixed_penalty_counts_in_proportion_to_a_short_run() -> None:

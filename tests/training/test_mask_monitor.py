@@ -76,7 +76,7 @@ def test_scores_that_cannot_reach_the_threshold_are_told_of_before_training(tmp_
     with pytest.warns(UserWarning, match=expected):
         run.fit(module, datamodule=module.task)
     fitting = Hybrid(window=window, regularization=20.0, score_learning_rate=1.65)
-    assert fitting.target is None
+    assert fitting.target.kind is None
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "score_learning_rate")
         again = PruningModule(TinyTask(tmp_path), fitting)

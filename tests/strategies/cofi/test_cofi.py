@@ -238,3 +238,12 @@ def test_other_families_are_refused(model_type: str) -> None:
 def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         CoFi(**options)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read() -> None:
+    _, strategy, _ = attached()
+    state = strategy.state_dict()
+    state["target"] = state.pop("target_now") * 0.7
+    strategy.load_state_dict(state)
+    assert float(strategy.target_now) == pytest.approx(0.7)
+    assert strategy.target == Target(density=0.4)

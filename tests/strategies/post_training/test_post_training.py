@@ -91,7 +91,7 @@ def test_the_budget_is_kept_to_a_unit(share: float) -> None:
     strategy.advance(END)
     strategy.harden(layout)
     left = measure.flops(compact(model), inputs) / dense
-    a_unit = (1 - strategy.target.always) / 2 / 48  # type: ignore[attr-defined]  more than one costs: heads are units too
+    a_unit = (1 - strategy.size_target.always) / 2 / 48  # type: ignore[attr-defined]  more than one costs: heads are units too
     assert share - a_unit < left <= share
 
 

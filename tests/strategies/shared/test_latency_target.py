@@ -100,9 +100,9 @@ def test_a_run_goes_on_with_the_table_it_began_with(tmp_path: Path) -> None:
     strategy, table, layout = attached(tmp_path / "table.json")
     torch.save(strategy.state_dict(), tmp_path / "state.pt")
     slower, other, _ = attached(tmp_path / "table.json", bent=0.2)
-    assert slower.target.table == other != table  # type: ignore[union-attr]
+    assert slower.size_target.table == other != table  # type: ignore[union-attr]
     slower.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert slower.target.table == table  # type: ignore[union-attr]
+    assert slower.size_target.table == table  # type: ignore[union-attr]
     half = torch.tensor(0.0)
     for each in (strategy, slower):
         spread_scores(each, seed=0)
@@ -191,8 +191,9 @@ def test_a_run_measures_its_table_and_reports_the_speed_up_at_its_shape(
     assert snap["shape"] in report["speedup"]
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["", "of-an-earlier-version"])
 def test_a_run_that_goes_on_from_a_checkpoint_does_not_measure_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool
 ) -> None:
     def module() -> PruningModule:
         strategy = Hybrid(
@@ -208,10 +209,15 @@ def test_a_run_that_goes_on_from_a_checkpoint_does_not_measure_again(
     run = trainer(tmp_path, max_steps=3, **options)
     run.fit(first, datamodule=first.task)
     run.save_checkpoint(tmp_path / "run.ckpt")
+    if older:
+        saved = torch.load(tmp_path / "run.ckpt", weights_only=False)
+        state = saved["state_dict"]
+        state["strategy.target._extra_state"] = state.pop("strategy.size_target._extra_state")
+        torch.save(saved, tmp_path / "run.ckpt")
     monkeypatch.setattr(latency_measuring, "_beside", lambda *_: pytest.fail("it measures"))
     second = module()
     trainer(tmp_path, max_steps=5, **options).fit(second, datamodule=second.task, ckpt_path=tmp_path / "run.ckpt")
-    assert second.strategy.target.table == first.strategy.target.table is not None  # type: ignore[union-attr]
+    assert second.strategy.size_target.table == first.strategy.size_target.table is not None  # type: ignore[union-attr]
 
 
 def test_a_rank_takes_the_first_ranks_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,4 +229,4 @@ def test_a_rank_takes_the_first_ranks_table(tmp_path: Path, monkeypatch: pytest.
         torch.distributed, "broadcast_object_list", lambda objects, src: objects.__setitem__(src, theirs.document())
     )
     strategy.prepare(lambda: layout.model)
-    assert strategy.target.table == theirs != own  # type: ignore[union-attr]
+    assert strategy.size_target.table == theirs != own  # type: ignore[union-attr]
