@@ -16,7 +16,7 @@ def answer(
     overwrite: bool = False,
     trust: str = "",
 ) -> None:
-    """Answer JSON lines with a saved model: one line of JSON for each record, in the same order.
+    """Answer JSON lines or a table with a saved model: one line of JSON for each record, in the same order.
 
     Args:
         model: Folder of a dense or compact model; folder of a run, whose compact/ is used, or its newest checkpoint

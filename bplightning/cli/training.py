@@ -314,7 +314,7 @@ class PruningCLI(LightningCLI):
         others = (run for run in self._runs_folder.glob("version_*") if run != folder)
         if (found := find_same(others, self._configuration())) is not None:
             raise UserError(
-                f"another process has begun this run too, {str(found)!r}: repeat the command to go on with it."
+                f"another process has begun this run too, {str(found)!r}: repeat the command to continue it."
             )
 
     def _pipeline(self, *, resume: bool) -> Report | None:

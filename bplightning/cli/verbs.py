@@ -64,7 +64,7 @@ VERBS = {
         parses=True,
     ),
     "compact": Verb("bplightning.cli.compact:write_compact", "Write the compact model of a run, and its report."),
-    "predict": Verb("bplightning.cli.predict:answer", "Answer JSON lines with a saved model."),
+    "predict": Verb("bplightning.cli.predict:answer", "Answer JSON lines or a table with a saved model."),
     "benchmark": Verb("bplightning.cli.benchmark:benchmark", "Time a model side by side with its dense model."),
     "latency-table": Verb(
         "bplightning.cli.latency_table:latency_table",

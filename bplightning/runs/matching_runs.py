@@ -95,7 +95,7 @@ def find_same(runs: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
                 settings_of(run)
             except UserError as error:
                 raise UserError(
-                    f"{error} Whether that run is the one to go on with is not known: restore the file, or move the "
+                    f"{error} Whether that run is the one to continue is not known: restore the file, or move the "
                     "folder away to begin a new run."
                 ) from error
     there.sort(key=lambda run: RunFolder(run).config.stat().st_mtime_ns, reverse=True)

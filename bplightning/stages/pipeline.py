@@ -151,8 +151,8 @@ def _require_teacher(module: PruningModule, baseline: str) -> None:
         )
     if baseline == "train":
         raise UserError(
-            "baseline is 'train', and the training data has nothing to learn from but a teacher, which a baseline has "
-            "not: give the folder of the unpruned model, or 'none'."
+            "baseline is 'train', and the training data has nothing to learn from but a teacher, and a baseline has "
+            "none: give the folder of the unpruned model, or 'none'."
         )
 
 

@@ -70,7 +70,7 @@ def _lines(file: Path) -> str:
     """The whole lines of a log.
 
     Raises:
-        UserError: It is damaged, and a run that resumes would go on in it.
+        UserError: It is damaged, and a run that resumes would continue it.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def _lines(file: Path) -> str:
             raise ValueError("its rows have not the columns of its first line")
     except (ValueError, csv.Error) as error:
         raise UserError(
-            f"{str(file)!r} is damaged ({error}), and the run would go on in it: remove or rename it and repeat the "
+            f"{str(file)!r} is damaged ({error}), and the run would continue it: remove or rename it and repeat the "
             "command; only the curves so far are lost."
         ) from error
     return text

@@ -50,7 +50,7 @@ def fitted_processor(read: Callable[..., Any], config: Any, *, name: str) -> Any
         if _made(processor, config, name) == {wanted}:
             rank_zero_info(
                 f"The image processor of {name!r} makes images of {_shown(made)} pixels, and the model takes "
-                f"{_shown({wanted})}: they are made so."
+                f"{_shown({wanted})}: they are scaled to that."
             )
             return processor
     raise UserError(
