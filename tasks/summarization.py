@@ -213,7 +213,13 @@ class Summarization(TextTask):
     def evaluate_batch(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """The tokens of generated summaries."""
         generator: Any = model
-        return generator.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        try:
+            return generator.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        except (ValueError, TypeError, LookupError) as error:  # settings of a folder that do not suit its model
+            raise UserError(
+                f"the model {self.model!r} cannot generate ({' '.join(str(error).split())[:300]}): correct its "
+                "generation_config.json and config.json, or give --task.generation."
+            ) from error
 
     def evaluation_settings(self, metric: Metric) -> dict[str, Any]:
         """How summaries were generated, on which scores depend more than on pruning."""

@@ -89,8 +89,12 @@ def _read(
         check(found, Path(folder))
         return found
     except UserError as error:
+        if "cannot be loaded: " in str(error):  # a part of it, which was read within this
+            raise
         raise UserError(f"{what} {str(folder)!r} cannot be loaded: {error}") from error
-    except UNREADABLE as error:
+    except Exception as error:
+        if not isinstance(error, UNREADABLE) and type(error) is not Exception:  # as tokenizers raises
+            raise
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         if isinstance(error, StrictDataclassError):  # the rule is in its second line
             reason = " ".join(str(error).split())

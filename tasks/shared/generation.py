@@ -11,6 +11,9 @@ from bplightning.errors import UserError
 
 NOT_RECORDED = ("_from_model_config", "transformers_version", "use_cache")
 
+MOST = {"max_length": 1 << 14, "max_new_tokens": 1 << 14, "num_beams": 1 << 8}
+"""What settings may be at most, the user's and those of a folder from elsewhere: more takes days, or all memory."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -56,7 +59,7 @@ def generation_config(
         A new object.
 
     Raises:
-        UserError: The lengths contradict each other.
+        UserError: The lengths contradict each other, or a number is too large.
     """
     config = GenerationConfig.from_dict(own.to_dict())
     config._from_model_config = False  # with it, transformers may make it again
@@ -75,6 +78,12 @@ def generation_config(
         config.max_new_tokens = length
     if (config.num_beams or 1) == 1:  # they are about beams, and transformers refuses to save them without
         config.early_stopping = config.length_penalty = None
+    for name, most in MOST.items():
+        if (getattr(config, name) or 0) > most:
+            raise UserError(
+                f"{name} is {getattr(config, name)} (generation.{name}, or the model's own), and it must be {most} at "
+                "most."
+            )
     longest = config.max_length or config.max_new_tokens + 1
     if (config.min_length or 0) > longest:
         raise UserError(

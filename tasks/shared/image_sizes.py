@@ -17,6 +17,9 @@ MODES = {1: "L", 4: "RGBA"}
 PROBES = ((64, 48), (40, 80))
 """Pixels, width and height, of the images that show what a processor makes of an image lying and of one standing."""
 
+LARGEST = 1 << 12
+"""Pixels of a side at most that a folder's settings may ask for."""
+
 Sides = tuple[int, int]
 """Height and width, pixels."""
 
@@ -89,6 +92,14 @@ def sides_of(processor: Any, config: Any, *, name: str) -> Sides:
 
 def _made(processor: Any, config: Any, name: str) -> set[Sides]:
     """What a processor makes of images of different shapes."""
+    for field in ("size", "crop_size", "pad_size"):
+        given = _given(getattr(processor, field, None))
+        sides = {key: side for key, side in given.items() if key in ("height", "width", "shortest_edge")}
+        if any(isinstance(side, int | float) and side > LARGEST for side in sides.values()):
+            raise UserError(
+                f"The image processor of {name!r} has {field} {sides}, and a side has {LARGEST} pixels at most: "
+                "correct its preprocessor_config.json."
+            )
     found = set()
     for probe in PROBES:
         try:

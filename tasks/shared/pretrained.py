@@ -83,6 +83,13 @@ class Pretrained:
 
         One that has tokens without embeddings is refused by `require_embedded`, when the embeddings are there.
         """
+        names, longest = tokenizer.model_input_names, tokenizer.model_max_length
+        if "input_ids" not in names or not isinstance(longest, int | float):
+            raise UserError(
+                f"The tokenizer of {self.name!r} makes {str(names)[:80]} of at most {str(longest)[:80]!r} tokens, and "
+                "must make input_ids, and a number of them: correct model_input_names and model_max_length in its "
+                "tokenizer_config.json."
+            )
         special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         remedy = "save the tokenizer that the model was trained with into that folder"
         words = set(tokenizer.get_vocab().values()) - special

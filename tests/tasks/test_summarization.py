@@ -348,3 +348,12 @@ def test_a_model_without_generation_settings_of_its_own_takes_those_of_its_confi
     assert isinstance(config, GenerationConfig)
     assert config.decoder_start_token_id == 2
     assert config.max_new_tokens == 24
+
+
+def test_settings_that_do_not_suit_the_model_are_one_line(t5: str, tmp_path: Path) -> None:
+    task = make(t5, tmp_path)
+    model: Any = task.build_model()
+    model.generation_config.eos_token_id = "x"
+    ids = torch.ones(1, 4, dtype=torch.long)
+    with pytest.raises(UserError, match=r"cannot generate \(.*\): correct its generation_config.json"):
+        task.evaluate_batch(model, {"input_ids": ids, "attention_mask": ids})

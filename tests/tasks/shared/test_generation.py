@@ -81,3 +81,9 @@ def test_numbers_out_of_range_are_refused(setting: str, least: int) -> None:
     Generation(**{setting: least})
     with pytest.raises(UserError, match=rf"generation\.{setting} is {least - 1}; it must be at least {least}"):
         Generation(**{setting: least - 1})
+
+
+@pytest.mark.parametrize("setting", [{"max_length": 10**9}, {"max_new_tokens": 10**9}, {"num_beams": 10**6}])
+def test_a_folder_cannot_ask_for_endless_generation(setting: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=r"is 10+ \(generation\..*or the model's own\), and it must be \d+ at most"):
+        generation_config(Generation(), GenerationConfig(**setting), T5Config(), task="summarization", length=9)

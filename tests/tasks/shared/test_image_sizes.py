@@ -98,3 +98,17 @@ def test_a_size_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     grey = read(tmp_path, "ViT", size=SQUARE, image_mean=[0.5], image_std=[0.5])
     config = SimpleNamespace(image_size=32, num_channels=1)
     assert sides_of(fitted_processor(grey, config, name="m"), config, name="m") == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"height": 10**6, "width": 32}},
+        {"size": {"shortest_edge": 10**6}},
+        {"size": SQUARE, "do_center_crop": True, "crop_size": {"height": 10**6, "width": 10**6}},
+    ],
+)
+def test_sizes_that_would_fill_memory_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = SimpleNamespace(image_size=32, num_channels=3)
+    with pytest.raises(UserError, match="a side has 4096 pixels at most: correct its preprocessor_config"):
+        fitted_processor(read(tmp_path, "ViT", **settings), config, name="m")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hostile_folders import edited
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -56,7 +57,7 @@ def test_a_new_head_is_no_excuse_for_a_damaged_body(bert_folder: str, tmp_path: 
     weights = load_file(tmp_path / "model.safetensors")
     weights["bert.encoder.layer.0.intermediate.dense.weight"] = torch.zeros(3, 16)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"cannot be loaded: 'bert\.encoder.*of other shapes than its config\.json"):
+    with pytest.raises(UserError, match=r"cannot be loaded: its weights lack 'bert\.encoder.*the file is damaged"):
         classifier(tmp_path).build(num_labels=3, new_head=True)
 
 
@@ -154,3 +155,21 @@ def test_a_model_looks_for_the_padding_that_its_tokenizer_makes(bert_folder: str
     model = pretrained.build()
     model.config.pad_token_id = 5
     assert pretrained.padded_alike(model).config.pad_token_id == pretrained.tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "message"),
+    [
+        ("tokenizer_config.json", {"model_input_names": ["x"]}, r"makes \['x'\] .*: correct model_input_names"),
+        ("tokenizer_config.json", {"model_max_length": "x"}, "at most 'x' tokens, .*: correct model_input_names"),
+        ("tokenizer.json", {"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}}, "Exception"),
+    ],
+)
+def test_a_forged_tokenizer_is_refused(
+    file: str, fields: dict[str, Any], message: str, bert_folder: str, tmp_path: Path
+) -> None:
+    BertConfig.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
+    edited(tmp_path, file, **fields)
+    with pytest.raises(UserError, match=message):
+        _ = classifier(tmp_path).tokenizer
