@@ -11,10 +11,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, mse_loss
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from bplightning.errors import UserError
 from bplightning.tasks.embedded.search import generate
+from bplightning.tasks.embedding.encoder_task import EncoderData, EncoderTask
 from bplightning.tasks.embedding.examples import (
     Kind,
     Search,
@@ -22,7 +23,6 @@ from bplightning.tasks.embedding.examples import (
     prompted,
     require_learnable,
     require_measurable,
-    require_text,
     require_vectors,
     require_written,
     say_cut,
@@ -30,22 +30,20 @@ from bplightning.tasks.embedding.examples import (
     with_numbers,
     without_blank_lines,
 )
-from bplightning.tasks.embedding.folder import dimensions, read_length, read_pooling, write_folder
+from bplightning.tasks.embedding.folder import dimensions, read_pooling
 from bplightning.tasks.embedding.losses import TeacherLoss, distance, fingerprints, gathered, ranking_loss
-from bplightning.tasks.embedding.pooling import Mode, Pooling
+from bplightning.tasks.embedding.pooling import Pooling
 from bplightning.tasks.embedding.rankings import intervals, means, retrieval_scores
 from bplightning.tasks.shared.label_scores import correlations
-from bplightning.tasks.shared.pretrained import EMBEDDED_MODEL
 from bplightning.tasks.shared.table import read_file, require_texts
-from bplightning.tasks.shared.text_task import Columns, Split, TextTask
-from bplightning.tasks.shared.tokenized_task import TextData
+from bplightning.tasks.shared.text_task import Columns, Split
 from bplightning.tasks.shared.wanted_columns import Wanted
 
 PARTS = ("text", "text_pair", "negative")
 """Columns of texts; a batch has all of the first, then all of the second, then all of the third."""
 
 
-class SentenceEmbedding(TextTask):
+class SentenceEmbedding(EncoderTask):
     """Embed texts, for search.
 
     Embedding models: one vector a text, such that texts of like meaning are close to each other.
@@ -60,14 +58,12 @@ class SentenceEmbedding(TextTask):
     Args:
         model: A folder of sentence-transformers or any other encoder, or its Hugging Face hub name; empty for the
             embedded one.
-        pooling: How tokens become one vector: mean, cls (the first token) or last. Default: as the model's folder says,
-            else mean.
-        normalize: Whether vectors have length 1. Default: as the model's folder says, else true.
         teacher_loss: How vectors are compared with a teacher's: by cosine, by squared distance, or by similarities (the
             cosines of all pairs of a batch, for a teacher with vectors of another length).
         scale: What cosines are multiplied by where passages are learned against each other, above 0. Not used for a
             model that compares by dot products.
-        passages_file: Further passages, a column "text", which answer no validation query and must not be found.
+        passages_file: File of further passages, in a column "text", which answer no validation query and must not be
+            found.
         columns: What the columns "text", "text_pair", "negative", "score" and "embedding" are called in the data, where
             they have other names; all but the first may be missing.
         max_length: Tokens of a text, what is longer is cut. Default: what the model's folder says, else 128.
@@ -77,12 +73,7 @@ class SentenceEmbedding(TextTask):
             folder says otherwise than `pooling` or `normalize`.
     """
 
-    auto: ClassVar[Any] = AutoModel
-    head: ClassVar[str] = "encoder"
-    label_names: ClassVar[Sequence[str]] = ()
-    embedded_model: ClassVar[Path] = EMBEDDED_MODEL
     embedded_recipe: ClassVar[Path | None] = Path(__file__).parent / "embedded" / "sentence_embedding_default.yaml"
-    inputs: ClassVar[Mapping[str, bool]] = {"text": False}
     targets: ClassVar[Mapping[str, bool]] = {"text_pair": True, "negative": True, "score": True, "embedding": True}
     left_out: ClassVar[Sequence[str]] = ("length", "cut")
 
@@ -90,67 +81,21 @@ class SentenceEmbedding(TextTask):
         self,
         model: str | None = None,
         *,
-        pooling: Mode | None = None,
-        normalize: bool | None = None,
         teacher_loss: TeacherLoss = "cosine",
         scale: float = 20.0,
         passages_file: str | None = None,
-        **data: Unpack[TextData],
+        **data: Unpack[EncoderData],
     ) -> None:
         super().__init__(model, **data)
         if not scale > 0:
             raise UserError(f"scale is {scale:g}; it must be above 0. Usual is 20.")
         if passages_file and not (self.dataset or self.sources["validation"]):
             raise UserError(f"passages_file is {passages_file!r}, but there is no validation data: give both.")
-        self.chosen_pooling, self.chosen_normalize = pooling, normalize
         self.teacher_loss: TeacherLoss = teacher_loss
         self.scale = scale
         self.passages_file = passages_file
-        self._texts: list[str] = []
-
-    @classmethod
-    def supports(cls, config: PreTrainedConfig) -> bool:
-        """Not encoder-decoders, whose last hidden states are of the decoder, nor models of images."""
-        text = hasattr(config.get_text_config(), "vocab_size")  # AutoModel reads images too
-        return super().supports(config) and text and not config.is_encoder_decoder
 
     # -- model ---------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def pooling(self) -> Pooling:
-        """What follows the encoder."""
-        found = read_pooling(self.model)
-        given = {"mode": self.chosen_pooling, "normalized": self.chosen_normalize}
-        given = {name: value for name, value in given.items() if value is not None}
-        if found is None:
-            return Pooling(**given)  # type: ignore[arg-type]
-        for name, option in (("mode", "pooling"), ("normalized", "normalize")):
-            if name in given and given[name] != getattr(found, name):
-                raise UserError(
-                    f"{option} is {given[name]!r}, but the model {self.model!r} was made for {getattr(found, name)!r}, "
-                    f"as its folder says: leave --task.{option} out."
-                )
-        return found
-
-    @cached_property
-    def length(self) -> int:
-        """Tokens of a text."""
-        own = read_length(self.model)
-        if own is None and self.pooling.from_folder:  # newer folders have it with the tokenizer
-            own = self.tokenizer.model_max_length
-        return self.pretrained.length(self.max_length or (own and min(own, self.pretrained.positions or own)))
-
-    @cached_property
-    def dimensions(self) -> int:
-        """Numbers of a vector."""
-        return dimensions(self.model)
-
-    def build_model(self) -> PreTrainedModel:
-        """The encoder, in float32."""
-        if self.pretrained.config.is_encoder_decoder:
-            raise UserError(f"The model {self.model!r} is an encoder-decoder: choose an encoder, such as BERT.")
-        self.pooling  # noqa: B018  options that do not fit the folder are refused here
-        return _without_pooler(super().build_model())
 
     def load_model(self, folder: str | Path) -> PreTrainedModel:
         """The encoder of a saved folder, in the precision it was saved in.
@@ -158,15 +103,9 @@ class SentenceEmbedding(TextTask):
         Raises:
             UserError: Its vectors are of another length, and `teacher_loss` cannot compare them.
         """
-        model = _without_pooler(super().load_model(folder))
+        model = super().load_model(folder)
         self._require_comparable(dimensions(str(folder)), "its vectors")
         return model
-
-    def write_files(self, folder: Path) -> None:
-        """What makes it a folder of sentence-transformers."""
-        there = (folder / "config.json").is_file()
-        size = dimensions(str(folder)) if there else self.dimensions
-        write_folder(folder, self.pooling, length=self.length, dimensions=size)
 
     def _require_comparable(self, found: int, what: str) -> None:
         """Refuse vectors of another length, unless only their similarities are compared."""
@@ -177,10 +116,6 @@ class SentenceEmbedding(TextTask):
             )
 
     # -- learning ------------------------------------------------------------------------------------------------------
-
-    def logits(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
-        """The vectors of all texts, ``(B, D)``."""
-        return self.pooling(outputs.last_hidden_state.float(), batch["attention_mask"])
 
     def teacher_logits(self, teacher: nn.Module, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """A teacher's vectors, pooled as its own folder says."""
@@ -310,15 +245,11 @@ class SentenceEmbedding(TextTask):
                 encoded["length"] = [max(pair) for pair in zip(encoded["length"], lengths, strict=True)]
         return encoded | {name: examples[name] for name in ("score", "embedding") if name in examples}
 
-    def encode_inputs(self, examples: Columns) -> Columns:
-        """Tokens of each text with the model's prompt."""
-        return self.encode({"text": [self.pooling.prompt + text for text in examples["text"]]})
-
     def collator(self, split: Split | None) -> Callable[[list[dict[str, Any]]], Any]:
         """Pads all texts to the longest: of all examples the first text, then of all the second, then the third."""
         return partial(stacked, pad=super().collator(split), parts=("input_ids", *PARTS[1:]))
 
-    # -- measuring and prediction --------------------------------------------------------------------------------------
+    # -- measuring -----------------------------------------------------------------------------------------------------
 
     @property
     def monitor(self) -> str:  # type: ignore[override]
@@ -358,10 +289,6 @@ class SentenceEmbedding(TextTask):
             return super().evaluation_details(metric)
         return {"intervals": intervals(self._by_query(metric.counted))}
 
-    def sample_records(self, count: int) -> list[dict[str, Any]]:
-        """None: nobody reads vectors in a report."""
-        return []
-
     def evaluation_settings(self, metric: Any) -> dict[str, Any]:
         """How many texts were searched, or how many examples were compared."""
         if self.kind_in("validation") != Kind.PAIRS:
@@ -371,25 +298,6 @@ class SentenceEmbedding(TextTask):
         rows = metric.counted  # a few batches need not have all
         queries, passages, _ = self.search.seen(rows[:, 0].long(), rows[:, 1:])
         return {"queries": len(queries), "passages": len(passages)}
-
-    def read_inputs(self, records: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
-        """Take records with a text."""
-        super().read_inputs(records, places)
-        self._texts = [self.wanted.own_record(record)["text"] for record in records]
-
-    def check_input(self, name: str, value: Any, *, place: str) -> None:
-        """A text that is not empty."""
-        super().check_input(name, value, place=place)
-        require_text(name, value, place=place)
-
-    def predict_batch(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
-        """The texts' numbers and vectors."""
-        return {"index": batch["index"], "vectors": self.logits(model(**self.model_inputs(batch)), batch)}
-
-    def answers(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """``text`` and its ``embedding``, which another model can learn from."""
-        pairs = zip(batch["index"].tolist(), batch["vectors"].tolist(), strict=True)
-        return [{"text": self._texts[index], "embedding": vector} for index, vector in pairs]
 
 
 @cache
@@ -401,12 +309,3 @@ def _pooling_of(name: str) -> Pooling | None:
 def _written_lines(rows: Dataset, source: str) -> Dataset:
     """The rows of a file; of a text file without those that are empty."""
     return without_blank_lines(rows) if Path(source).suffix.lower() == ".txt" else rows
-
-
-def _without_pooler(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model, in which BERT's last layer, from which no vector comes, neither learns nor has to be there."""
-    for name, parameter in model.named_parameters():
-        if name.startswith("pooler."):
-            parameter.requires_grad_(False)
-            parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' mark of weights it read
-    return model
