@@ -62,6 +62,7 @@ PRUNE: Options = {
 }
 PLAN: Options = {
     "--measure": ("", "Also time compact copies of the model here."),
+    "--for": ("ENGINE", "Also say whether gguf, portable, vllm or onnx can hold it."),
     "--json": ("", "Print the plan as JSON and nothing else."),
 }
 POST_TRAINING = STRATEGY | {"--strategy": ("NAME", "How to prune. Default: post-training.")}

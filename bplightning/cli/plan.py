@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -17,6 +18,7 @@ from bplightning.contracts.task import Task
 from bplightning.distillation.load_finetuned import load_fitting
 from bplightning.io.progress_bar import progress_bar
 from bplightning.io.quiet import quiet_loggers, quiet_transformers
+from bplightning.planning.engines import ENGINES, engine_of
 from bplightning.planning.measured import Measuring, measured
 from bplightning.planning.plan import NOMINAL_STEPS, plan
 from bplightning.planning.schema import Plan
@@ -28,9 +30,10 @@ from bplightning.runs.training_options import recipe_arguments
 
 DESCRIPTION = (
     "Show what `fit` would prune with the same options: layers, roles, masks, what cannot be pruned, parameters and "
-    "FLOPs at the target; with --measure also how fast the model can become on this machine. Only the model is built: "
+    "FLOPs at the target; with --measure also how fast the model can become on this machine; with --for whether an "
+    "engine can hold it. Only the model is built: "
     "no data is read, nothing is trained or written. Of the trainer's options only max_steps matters; --ckpt_path does "
-    "not. The status is 1 where `fit` would refuse."
+    "not. The status is 1 where `fit` would refuse, or where the engine cannot hold the pruned model."
 )
 
 
@@ -38,7 +41,7 @@ def run_plan(args: list[str]) -> None:
     """Run the verb.
 
     Args:
-        args: What follows it: options of `fit`, ``--measure`` and ``--json``.
+        args: What follows it: options of `fit`, ``--measure``, ``--for`` and ``--json``.
 
     Raises:
         UserError: As `fit` does for the same options, but for what the strategy refuses: it is part of the plan, and
@@ -52,7 +55,7 @@ def run_plan(args: list[str]) -> None:
         print(json.dumps(found, indent=2))
     else:
         Console().print(render(found))
-    if found["problems"]:
+    if found["problems"] or (found["engine"] is not None and not found["engine"]["holds"]):
         sys.exit(1)
 
 
@@ -66,6 +69,13 @@ def plan_parser() -> PluginParser:
         help="Also time compact copies of the model, pruned at random, and the model itself: the speed-up that this "
         "machine can reach, and where it saturates. --measure.densities, .batch_sizes, .lengths, .device, .dtype and "
         ".seconds choose what is timed and where; --measure.help explains them.",
+    )
+    parser.add_argument(
+        "--for",
+        type=Literal[ENGINES] | None,
+        default=None,
+        help="Also say whether an engine can hold the pruned model, and what would fit: gguf (llama.cpp), portable "
+        "(transformers without bplightning, and what reads its checkpoints), vllm or onnx.",
     )
     parser.add_argument("--json", action="store_true", help="Print the plan as JSON and nothing else.")
     add_method_options(parser, "fit")
@@ -99,6 +109,15 @@ def planned(parser: PluginParser, settings: Namespace) -> Plan:
             found["measured"] = measured(
                 model, found, measuring, make_inputs=inputs, seed=seed or 0, on_progress=on_progress
             )
+    if settings["for"] is not None and not found["problems"]:
+        found["engine"] = engine_of(
+            settings["for"],
+            model,
+            module.strategy,
+            found,
+            tokenizer=run.task.tokenizer,
+            no_norm=module.simplification.no_norm,
+        )
     return found
 
 

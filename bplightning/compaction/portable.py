@@ -29,6 +29,10 @@ OWN_FIELDS = (CONFIG_FIELD, "quantization_config")
 """Fields of config.json that only this package reads."""
 
 
+NO_NORM = "its norms are NoNorm (train without simplification.no_norm)"
+NARROW = "its residual stream was made narrower (set the strategy to keep its width)"
+
+
 @dataclass(frozen=True)
 class Portable:
     """An ordinary model that computes what a compact one does.
@@ -84,13 +88,23 @@ def _require_sayable(layout: PrunableLayout, dense: PrunableLayout) -> None:
     skipped = next((group.name for group in layout.groups if is_skipped(layout.model, group)), None)
     what = None
     if has_no_norm(layout.model):
-        what = "its norms are NoNorm (train without simplification.no_norm)"
+        what = NO_NORM
     elif stream_width(layout) < stream_width(dense):
-        what = "its residual stream was made narrower (set the strategy to keep its width)"
+        what = NARROW
     elif skipped is not None:
         what = f"{skipped} is skipped with its norm (set the strategy to keep sub-layers)"
     if what is not None:
-        raise _refusal(layout, f"cannot say what this one computes: {what}")
+        raise unsayable(layout, what)
+
+
+def unsayable(layout: PrunableLayout, what: str) -> UserError:
+    """The refusal of a model that no configuration of transformers can say.
+
+    Args:
+        layout: The model.
+        what: What it does that cannot be said, such as `NO_NORM`.
+    """
+    return _refusal(layout, f"cannot say what this one computes: {what}")
 
 
 def _values(layout: PrunableLayout, dense: PrunableLayout) -> dict[str, int]:

@@ -25,8 +25,10 @@ COPIED = (
     "*sentence*.json",
     "*_Pooling/config.json",
     "*_Normalize",
+    "*_Dense",
 )
-"""Files needed to make inputs and to read outputs, without weights; the last are those of sentence-transformers."""
+"""Files needed to make inputs and to read outputs, without the model's weights; the last are those of
+sentence-transformers, whose projections have weights of their own."""
 
 OURS = ("compaction", "quantization_config")
 """Fields of a compact model's configuration that say how torch loads it. Other readers take them for their own."""

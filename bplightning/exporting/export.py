@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from bplightning.compaction.example_inputs import comparison_inputs, positions_of
+from bplightning.compaction.example_inputs import comparison_inputs, positions_of, takes_images
 from bplightning.compaction.saved_models import class_saved, load_saved, read_part
 from bplightning.errors import UserError
 from bplightning.exporting.check import largest_difference, text_inputs
@@ -158,6 +158,10 @@ def _fixed(model: PreTrainedModel, *, batch: int | None, length: int | None) -> 
     if fixed and model.can_generate():
         raise UserError(
             f"batch or length is given, and {type(model).__name__} generates text, whose length grows: leave them out."
+        )
+    if length is not None and takes_images(model):
+        raise UserError(
+            f"length is {length}, and a {type(model).__name__} reads images, which have none: leave it out."
         )
     positions = positions_of(model)
     if length is not None and positions is not None and length > positions:

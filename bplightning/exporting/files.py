@@ -213,7 +213,7 @@ def write_onnx(model: Any, file: Path) -> Path:
 
     values = (value.const_value for value in model.graph.initializers.values())
     large = sum(value.nbytes for value in values if value is not None) > ONE_FILE
-    data = file.with_name(f"{file.name}.data")
+    data = file.with_name(f"{file.name}_data")  # the name that readers look for
     for old in (file, data):  # removed and not written over, since the model may still read its weights from there
         old.unlink(missing_ok=True)
     onnx_ir.save(model, file, external_data=data.name if large else None)

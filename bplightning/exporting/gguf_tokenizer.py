@@ -66,8 +66,13 @@ def vocabulary_of(folder: Path, rows: int) -> Vocabulary | None:
     if not (folder / "tokenizer.json").is_file():
         return None
     tokenizer = read_part(AutoTokenizer, folder, what="the tokenizer")
+    split = require_known(tokenizer, repr(str(folder)))
     document = json.loads(tokenizer.backend_tokenizer.to_str())
-    split = _split(document, folder)
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"the tokenizer of {str(folder)!r} has {len(tokenizer)} tokens, and the model embeddings for {rows}: "
+            "resize the model's embeddings (resize_token_embeddings), or take the tokenizer that it was trained with."
+        )
     tokens, kinds = [f"[PAD{index}]" for index in range(rows)], [UNUSED] * rows
     for token, index in document["model"]["vocab"].items():
         tokens[index], kinds[index] = token, NORMAL
@@ -81,16 +86,29 @@ def vocabulary_of(folder: Path, rows: int) -> Vocabulary | None:
     return Vocabulary(tokens, kinds, merges, split, special, starts, getattr(tokenizer, "chat_template", None))
 
 
-def _split(document: dict[str, Any], folder: Path) -> str:
-    """llama.cpp's name for how a tokenizer splits text."""
+def require_known(tokenizer: Any, owner: str) -> str:
+    """llama.cpp's name for how a tokenizer splits text.
+
+    Args:
+        tokenizer: The tokenizer.
+        owner: Whose it is, for the message.
+
+    Raises:
+        UserError: llama.cpp has another kind of tokenizer under that name, or none.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    document: dict[str, Any] = {"model": {}} if backend is None else json.loads(backend.to_str())
     before: dict[str, Any] = document.get("pre_tokenizer") or {}
     steps = before.get("pretokenizers", [before])
     found = tuple(step.get("pattern", {}).get("Regex") or step.get("type") for step in steps)
-    if document["model"].get("type") != "BPE" or document["model"].get("byte_fallback") or found not in SPLITS:
+    spaced = any(step.get("type") == "ByteLevel" and step.get("add_prefix_space") for step in steps)
+    named = document["model"].get("type") == "BPE" and not document["model"].get("byte_fallback") and found in SPLITS
+    if not named or spaced:
         raise UserError(
-            f"the tokenizer of {str(folder)!r} splits text by {[str(each)[:40] for each in found]}, for which no name "
-            f"of llama.cpp is known here: byte-level BPE as of {', '.join(SPLITS.values())} fits. Convert a portable "
-            "checkpoint (compact --portable) with llama.cpp's own script."
+            f"the tokenizer of {owner} splits text by {[str(each)[:40] for each in found]}"
+            f"{' and puts a space first (add_prefix_space)' if spaced else ''}, for which no name of llama.cpp is "
+            f"known here: byte-level BPE as of {', '.join(SPLITS.values())} fits. Convert a portable checkpoint "
+            "(compact --portable) with llama.cpp's own script."
         )
     return SPLITS[found]
 

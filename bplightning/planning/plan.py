@@ -120,6 +120,7 @@ def plan(
         tied=ties(layout, masks),
         estimates=found,
         measured=None,
+        engine=None,
         problems=problems,
     )
 

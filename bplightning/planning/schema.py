@@ -9,10 +9,10 @@ from bplightning.measuring.records import Machine, ParameterCount
 WHOLE = ("head", "unit")
 """Granularities at which everything that is pruned makes the model smaller."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised by one whenever a key is renamed, removed, added or changes its meaning or unit.
 
-Version 1 had no ``measured``.
+Version 1 had no ``measured``, version 2 no ``engine``.
 """
 
 
@@ -179,11 +179,19 @@ class Measured(TypedDict):
     saturation: dict[str, float | None]
 
 
+class Engine(TypedDict):
+    """Whether a program that runs models can hold the pruned one: `message` says how, or why not and what would fit."""
+
+    name: str
+    holds: bool
+    message: str
+
+
 class Plan(TypedDict):
     """The whole document.
 
-    `estimates` is null where there are problems or nothing is pruned, `measured` where there are problems or it was not
-    asked for.
+    `estimates` is null where there are problems or nothing is pruned, `measured` and `engine` where there are problems
+    or they were not asked for.
     """
 
     schema_version: int
@@ -197,4 +205,5 @@ class Plan(TypedDict):
     tied: list[Tie]
     estimates: Estimates | None
     measured: Measured | None
+    engine: Engine | None
     problems: list[Problem]

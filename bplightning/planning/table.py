@@ -41,6 +41,9 @@ def render(plan: Plan) -> Group:
         parts.append(section("At the target", ["this strategy masks nothing: the model stays unchanged"]))
     if plan["measured"]:
         parts.append(measured(plan, plan["measured"]))
+    if (engine := plan["engine"]) is not None:
+        title = f"For {engine['name']}: {'fits' if engine['holds'] else 'does not fit'}"
+        parts.append(section(title, [engine["message"]], style="bold" if engine["holds"] else "bold red"))
     if plan["problems"]:
         parts.append(_problems(plan))
     return Group(*parts)

@@ -294,3 +294,16 @@ def test_help_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json Print the plan as JSON" in text
     for option in ("--config", "--task.max_length", "--strategy.regularization", "--model.warmup", "--baseline"):
         assert option in text
+
+
+def test_an_engine_that_cannot_hold_the_model_ends_with_status_1(
+    planned: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, status = planned(*USER, "--for", "portable")
+    assert (made["engine"]["holds"], status) == (True, 0)
+    made, status = planned(*USER, "--for", "vllm", "--simplification.no_norm", "true")
+    assert (made["engine"]["holds"], status) == (False, 1)
+    with pytest.raises(SystemExit):
+        run_plan([*USER, "--for", "vllm", "--simplification.no_norm", "true"])
+    assert "For vllm: does not fit" in capsys.readouterr().out
+    assert planned(*USER)[0]["engine"] is None

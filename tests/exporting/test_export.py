@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -35,8 +36,9 @@ from bplightning.compaction.exact_compaction import compact
 from bplightning.compaction.example_inputs import comparison_inputs
 from bplightning.errors import UserError
 from bplightning.exporting import export as exporting
-from bplightning.exporting import variants
+from bplightning.exporting import files, variants
 from bplightning.exporting.check import LIMITS, largest_difference, text_inputs
+from bplightning.exporting.companions import copy_companions
 from bplightning.exporting.export import Exported, export_model
 from bplightning.exporting.files import Session, onnx_calls, write_onnx
 from bplightning.exporting.graphs import STEPS, Call, Parts, parts_of
@@ -243,6 +245,32 @@ def test_other_programs_find_an_ordinary_configuration(exported: tuple[Path, Exp
     assert set(after) == set(before) - {"compaction", "quantization_config"} | {"id2label", "label2id"}
     assert after["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
     assert after["label2id"] == {"LABEL_0": 0, "LABEL_1": 1}
+
+
+def test_large_weights_lie_where_readers_look_for_them(
+    exported: tuple[Path, Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "ONE_FILE", 0)
+    file = write_onnx(onnx_ir.load(exported[1].files[0]), tmp_path / "model.onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx_data"}
+    Session(file)
+
+
+def test_modules_of_an_embedding_model_come_along(tmp_path: Path) -> None:
+    model, out = tiny("bert"), tmp_path / "out"
+    model.save_pretrained(tmp_path / "model")
+    for name in ("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"):
+        (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "model" / name).touch()
+    out.mkdir()
+    copy_companions(tmp_path / "model", out, model.config)
+    assert {path.name for path in out.rglob("*")} >= {"1_Pooling", "2_Dense", "model.safetensors"}
+
+
+def test_images_have_no_length(tmp_path: Path) -> None:
+    tiny("vit", num_hidden_layers=1).save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="length is 8, and a ViTForImageClassification reads images"):
+        export_model(tmp_path / "model", tmp_path / "out", length=8)
 
 
 def test_float16(tmp_path: Path) -> None:

@@ -163,3 +163,18 @@ def test_a_tokenizer_without_a_name_in_llama_cpp_is_refused(tmp_path: Path) -> N
         export_model(tmp_path / "model", tmp_path / "out", format="gguf")
     with pytest.raises(UserError, match="quantize q8_0 is only for gguf"):
         export_model(tmp_path / "model", tmp_path / "out", quantize="q8_0")
+
+
+def test_tokenizers_that_would_give_other_tokens_are_refused(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens([f"more{index}" for index in range(60)])
+    model = tiny("llama", auto=AutoModelForCausalLM, **SIZES)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"has 72 tokens, and the model embeddings for 60: resize"):
+        export_model(tmp_path / "model", tmp_path / "out", format="gguf")
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(True)
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="puts a space first"):
+        export_model(tmp_path / "model", tmp_path / "out", format="gguf")
