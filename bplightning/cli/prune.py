@@ -33,10 +33,10 @@ from bplightning.reporting.page import PAGE_FILE
 from bplightning.reporting.schema import Report
 from bplightning.runs.build import instantiated
 from bplightning.runs.parser import PluginParser
-from bplightning.runs.training_options import PLUGINS, PRUNE_ONLY, new_parser
+from bplightning.runs.training_options import MAX_LOSS_HELP, PLUGINS, PRUNE_ONLY, new_parser
 from bplightning.stages.alignment import Alignment
 from bplightning.stages.one_shot import EXAMPLES, MODEL, prune
-from bplightning.stages.request import RunRequest
+from bplightning.stages.request import MAX_LOSS, RunRequest
 from bplightning.training.appending_csv_logger import AppendingCSVLogger
 from bplightning.training.checkpoint_files import folder_of
 from bplightning.training.module import PruningModule
@@ -75,6 +75,7 @@ def run_prune(args: Sequence[str]) -> Report | None:
         baseline=settings.baseline,
         alignment=objects.alignment,
         quantize=settings.quantize,
+        max_loss=settings.max_loss,
     )
     progress = usual_callbacks(chosen, request.stage("prune"), request.stage("evaluate"))
     trainer = make_trainer(chosen, [*progress, *saves], **own)
@@ -99,7 +100,15 @@ def _written(folder: Path) -> list[Path]:
         folder: The run's folder.
     """
     run = RunFolder(folder)
-    paths = run.config, run.baseline_model, run.baseline, run.unfinished, run.path / PAGE_FILE, *_logged(run.path)
+    paths = (
+        run.config,
+        run.baseline_model,
+        run.baseline,
+        run.unfinished,
+        run.int8_static,
+        run.path / PAGE_FILE,
+        *_logged(run.path),
+    )
     return [path for path in paths if not path.exists()]
 
 
@@ -146,10 +155,12 @@ def prune_parser() -> PluginParser:
     )
     parser.add_argument(
         "--quantize",
-        type=Literal["int8"] | None,
+        type=Literal["int8", "int8-static"] | None,
         default=None,
-        help="Whether to evaluate and time the compact model in 8 bits too (ONNX Runtime). By default not.",
+        help="Whether to evaluate and time the compact model in 8 bits too (ONNX Runtime). int8-static takes ranges "
+        "from training examples, holds --max_loss, and leaves its file in the run. By default not.",
     )
+    parser.add_argument("--max_loss", type=float, default=MAX_LOSS, help=MAX_LOSS_HELP)
     parser.add_class_arguments(Alignment, "alignment", instantiate=True)
     # One process: each would do the same.
     add_trainer_options(parser, {"devices": 1, "enable_model_summary": False})

@@ -77,7 +77,7 @@ def save_onnx(
 
     files = []
     for graph in parts.graphs:
-        with _quiet():
+        with quiet():
             config = OnnxConfig(dynamic_shapes=_dynamic(graph.axes), opset_version=opset)
             model = OnnxExporter().export(graph.module, dict(graph.inputs), config).components["model"].program
         _name_axes(model, graph, fixed or {})
@@ -100,7 +100,7 @@ def quantize_onnx(file: Path, quantized: Path) -> Path:
     import onnx_ir
     from transformers.exporters import ExportFormat, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
-    with _quiet():
+    with quiet():
         model = onnx_ir.load(file)
         quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True, nodes_to_exclude=_empty(model)))
         made = quantizer.quantize(model, {}, ExportFormat.ONNX)
@@ -154,12 +154,19 @@ class Session:
             inputs: Inputs, nested; those that the file does not read are ignored.
             otherwise: Inputs by name for what is not among them.
         """
-        flat = {**(otherwise or {}), **dict(_flat(inputs))}
-        fed = {}
-        for each in self.inputs:
-            fed[each.name] = flat[each.name].to(TYPES.get(each.type, flat[each.name].dtype)).numpy()
+        fed = self.feed({**(otherwise or {}), **dict(_flat(inputs))})
         found = zip(self.outputs, self.session.run(None, fed), strict=True)
         return _nested({name: torch.from_numpy(array) for name, array in found})
+
+    def feed(self, flat: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the file reads of some inputs, as arrays of its types.
+
+        Args:
+            flat: Inputs by name.
+        """
+        return {
+            each.name: flat[each.name].to(TYPES.get(each.type, flat[each.name].dtype)).numpy() for each in self.inputs
+        }
 
 
 def save_torch(parts: Parts, out: Path) -> list[Path]:
@@ -177,7 +184,7 @@ def save_torch(parts: Parts, out: Path) -> list[Path]:
     files = []
     for graph in parts.graphs:
         file = out / f"{graph.name}.pt2"
-        with _quiet():
+        with quiet():
             config = DynamoConfig(dynamic_shapes=_dynamic(graph.axes))
             exported = DynamoExporter().export(graph.module, dict(graph.inputs), config)
             torch.export.save(exported.components["model"].program, file)
@@ -193,7 +200,7 @@ def torch_calls(files: Sequence[Path]) -> dict[str, Call]:
     """
     calls: dict[str, Call] = {}
     for file in files:
-        with _quiet():
+        with quiet():
             module = torch.export.load(file).module()
         dtype = next(module.parameters()).dtype
         calls[file.stem] = lambda inputs, module=module, dtype=dtype: module(  # type: ignore[misc]
@@ -298,7 +305,7 @@ def exporting(parts: Parts, format: str) -> Iterator[None]:
         UserError: An exception was raised inside.
     """
     try:
-        with _quiet():
+        with quiet():
             yield
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
@@ -310,7 +317,7 @@ def exporting(parts: Parts, format: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the exporters, which report their progress and the versions they were tried with."""
     level = logging.root.manager.disable
     logging.disable(max(level, logging.WARNING))

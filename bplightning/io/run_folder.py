@@ -18,6 +18,7 @@ from bplightning.io.locks import PATIENCE, locked
 CONFIG_FILE = "config.yaml"
 REPORT_FILE = "report.json"
 UNFINISHED_FILE = "unfinished.json"
+INT8_STATIC_FILE = "int8-static.onnx"
 Made = TypeVar("Made")
 COMPACT = "compact"
 BASELINE = "baseline"
@@ -63,6 +64,11 @@ class RunFolder:
     def refill(self) -> Path:
         """Folder of the stage that fine-tunes the compact model."""
         return self.path / "refill"
+
+    @property
+    def int8_static(self) -> Path:
+        """The compact model in 8 bits, with ranges measured on training examples, where the run was asked for it."""
+        return self.path / INT8_STATIC_FILE
 
     @property
     def report(self) -> Path:

@@ -215,6 +215,27 @@ class Refilled(TypedDict):
     logit_difference: float | None
 
 
+class OnnxNumbers(TypedDict):
+    """The compact model in ONNX Runtime in one precision; `speedup` over the dense one in torch, by shape ``"BxL"``."""
+
+    kind: str
+    metrics: Numbers
+    bytes_on_disk: int
+    speedup: dict[str, float] | None
+    speedup_interval: dict[str, Interval]
+
+
+class StaticInt8(TypedDict):
+    """How ranges and layers were chosen for 8 bits with ranges measured beforehand, and what that is compared with."""
+
+    calibration_examples: int
+    max_loss: float
+    loss: float
+    layers: int
+    float_layers: list[str]
+    compared: list[OnnxNumbers]
+
+
 class Quantized(TypedDict):
     """The compact model in 8 bits; `speedup` over the dense model in torch, by shape ``"BxL"``."""
 
@@ -224,6 +245,7 @@ class Quantized(TypedDict):
     bytes_on_disk: int
     speedup: dict[str, float] | None
     speedup_interval: dict[str, Interval]
+    static: StaticInt8 | None
 
 
 class PortableCost(TypedDict):
@@ -396,7 +418,7 @@ def _with_intervals(document: dict[str, Any]) -> dict[str, Any]:
     none: dict[str, Any] = {"speedup_interval": {}}
     quantized, family = document["quantized"], document["family"]
     if isinstance(quantized, dict):
-        document = document | {"quantized": {**none, **quantized}}
+        document = document | {"quantized": {**none, "static": None, **quantized}}
     if isinstance(family, list):
         document = document | {"family": [{**none, **of} if isinstance(of, dict) else of for of in family]}
     return document

@@ -223,6 +223,8 @@ def _intervals(report: Report) -> Iterator[Mapping[str, Interval]]:
     yield report["speedup_interval"]
     if report["quantized"] is not None:
         yield report["quantized"]["speedup_interval"]
+        for other in (report["quantized"]["static"] or {"compared": []})["compared"]:
+            yield other["speedup_interval"]
     for variant in report["family"]:
         yield variant["speedup_interval"]
 
@@ -333,6 +335,17 @@ def _stages(report: Report) -> Iterator[str]:
         times = ratios(small["speedup"], small["speedup_interval"])
         times = f"; speed-up over the dense model in torch, with the gain of the backend: {times}" if times else ""
         yield f"in {small['kind']} ({small['backend']}): {scores}, {quantity(small['bytes_on_disk'])}{times}"
+        if (static := small["static"]) is not None:
+            yield (
+                f"{len(static['float_layers'])} of its {static['layers']} layers stay in float; it loses "
+                f"{static['loss']:.2f} of {static['max_loss']:g} allowed, ranges from {static['calibration_examples']} "
+                "training examples"
+            )
+            for other in static["compared"]:
+                scores = ", ".join(f"{name} {_cell(value, '{:.2f}')}" for name, value in other["metrics"].items())
+                times = ratios(other["speedup"], other["speedup_interval"])
+                said = ", ".join(filter(None, (scores, quantity(other["bytes_on_disk"]), times)))
+                yield f"next to it, {other['kind']} in {small['backend']}: {said}"
     if (uneven := report["portable"]) is not None:
         said = ", ".join(f"{name} {before} to {now}" for name, (before, now) in uneven["config"].items())
         times = "".join(f", {shape} {ratio:.2f}x" for shape, ratio in uneven["speedup"].items())

@@ -73,6 +73,7 @@ def built(parser: PluginParser, settings: Namespace) -> BuiltRun:
         alignment=objects.alignment,
         refill=objects.refill,
         quantize=settings.quantize,
+        max_loss=settings.max_loss,
     )
     return BuiltRun(objects.model, request)
 

@@ -17,6 +17,7 @@ from bplightning.runs.parser import PluginArgument, PluginParser
 from bplightning.runs.strategy_options import check_strategy_options
 from bplightning.stages.alignment import Alignment
 from bplightning.stages.refill import Refill
+from bplightning.stages.request import MAX_LOSS
 from bplightning.training.module import PruningModule
 from bplightning.training.simplification import Simplification
 
@@ -26,6 +27,11 @@ PLUGINS = {
 }
 PRUNE_ONLY = "calibration_examples"
 """The option by which a configuration of `prune` is known."""
+
+MAX_LOSS_HELP = (
+    "With --quantize int8-static: the most that it may lose of the compact model's score (the task's first metric, in "
+    "its own unit, mostly points). The layers that hurt most stay in float until it holds."
+)
 
 RECIPE_STEPS_ASIDE = re.compile(r"--task\.(init_args\.)?(model|dataset|\w+_file)|-c|--config|-h|--help|--.+\.help")
 """Options of one who brings a model, data or a configuration (a task names its arguments so), or reads the help."""
@@ -80,11 +86,13 @@ def add_run_options(parser: PluginParser) -> None:
     )
     parser.add_argument(
         "--quantize",
-        type=Literal["int8"] | None,
+        type=Literal["int8", "int8-static"] | None,
         default=None,
         help="Also evaluate, time and report the compact model in 8 bits (ONNX Runtime); `export --quantize int8` "
-        "writes the files. Default: no. Other verbs ignore it.",
+        "writes the files. int8-static takes ranges from training examples, holds --max_loss, and leaves its file in "
+        "the run. Default: no. Other verbs ignore it.",
     )
+    parser.add_argument("--max_loss", type=float, default=MAX_LOSS, help=MAX_LOSS_HELP + " Other verbs ignore it.")
     parser.add_class_arguments(Distillation, "distillation")
     parser.add_class_arguments(Simplification, "simplification")
     parser.add_class_arguments(Alignment, "alignment", instantiate=True)

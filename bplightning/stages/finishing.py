@@ -25,7 +25,7 @@ from bplightning.contracts.strategy import PruningStrategy
 from bplightning.contracts.task import Task
 from bplightning.errors import UserError
 from bplightning.io.files import whole_folder
-from bplightning.io.run_folder import UNFINISHED_FILE
+from bplightning.io.run_folder import UNFINISHED_FILE, RunFolder
 from bplightning.reporting.findings import StagesDone
 from bplightning.reporting.model_card import CARD_FILE, model_card
 from bplightning.reporting.page import PAGE_FILE, draw, write_drawn
@@ -140,7 +140,7 @@ def _finished(
         resume=request.resume,
     )
     evaluated = _evaluate_all(trainer, task, masked, made, dense=ending.dense, notes=notes)
-    small = None if request.quantize is None else _quantized(trainer, made, evaluated.dense, notes=notes)
+    small = None if request.quantize is None else _quantized(trainer, made, evaluated, request, ending, notes=notes)
     # A masked model has the dense shapes, so it stands in for a dense one wherever only shapes count.
     of_dense_shapes = computing_all(masked) if evaluated.dense is None else evaluated.dense
     variants = measured_variants(
@@ -217,16 +217,21 @@ def _evaluate_all(
     return _Evaluated(baseline, results)
 
 
-def _quantized(trainer: Trainer, made: Compacted, dense: PreTrainedModel | None, *, notes: Notes) -> Quantized | None:
+def _quantized(
+    trainer: Trainer, made: Compacted, evaluated: _Evaluated, request: RunRequest, ending: Ending, *, notes: Notes
+) -> Quantized | None:
     """The compact model in 8 bits; `None` where that cannot be made."""
-    from bplightning.stages.quantization import INT8, quantized  # its libraries are not everybody's
+    from bplightning.stages.quantization import INT8, INT8_STATIC, Gate, quantized  # its libraries are not everybody's
 
-    reference = dense if trainer.is_global_zero else None
+    reference, gate = evaluated.dense if trainer.is_global_zero else None, None
+    if request.quantize == INT8_STATIC:
+        keep = RunFolder(ending.report.parent).int8_static if trainer.is_global_zero else None
+        gate = Gate(request.max_loss, evaluated.results["compact"]["metrics"], request.seed or 0, keep)
     of = partial(evaluate, trainer, made.task, prefix=INT8)
     try:
-        return notes.once("quantized", partial(quantized, made.task, made.model, reference, evaluate=of))
+        return notes.once("quantized", partial(quantized, made.task, made.model, reference, evaluate=of, gate=gate))
     except UserError as error:  # what was trained is worth its report all the same
-        rank_zero_warn(f"The report has nothing of int8: {error}")
+        rank_zero_warn(f"The report has nothing of {request.quantize}: {error}")
     return None
 
 

@@ -112,7 +112,7 @@ def _require_possible(trainer: Trainer, module: PruningModule, request: RunReque
     if request.quantize is not None:
         from bplightning.stages.quantization import require_quantizable  # its libraries are not everybody's
 
-        require_quantizable(module.task, request.quantize)
+        require_quantizable(module.task, request.quantize, max_loss=request.max_loss)
 
 
 def _require_free(run: RunFolder, request: RunRequest) -> None:

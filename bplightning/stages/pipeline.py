@@ -129,7 +129,7 @@ def _require_consistent(module: PruningModule, request: RunRequest, stage_traine
     if request.quantize is not None:
         from bplightning.stages.quantization import require_quantizable  # its libraries are not everybody's
 
-        require_quantizable(module.task, request.quantize)
+        require_quantizable(module.task, request.quantize, max_loss=request.max_loss)
     wanted = {"baseline is 'train'": baseline == "train", "there is to be a refill": request.refill is not None}
     for what, is_wanted in wanted.items():
         if is_wanted and stage_trainer is None:
@@ -161,10 +161,14 @@ def _ended(trainer: Trainer, run: RunFolder, request: RunRequest) -> Report | No
     rank_zero_info(f"The run {str(run.path)!r} has ended, nothing is left to do: its report.json is there.")
     report, quantize = load_report(run.report), request.quantize
     if quantize is not None and report["quantized"] is None:
+        remedy = (
+            f"`bplightning export {run.path} OUT --quantize int8` makes the files, and `bplightning benchmark "
+            f"{run.path} --backends onnx-int8` times them."
+        )
+        if quantize == "int8-static":
+            remedy = f"start a new run, without --resume. Without training examples, {remedy}"
         rank_zero_warn(
-            f"The report has nothing of {quantize}, and a run that has ended is not evaluated again: `bplightning "
-            f"export {run.path} OUT --quantize {quantize}` makes the files, and `bplightning benchmark {run.path} "
-            f"--backends onnx-{quantize}` times them."
+            f"The report has nothing of {quantize}, and a run that has ended is not evaluated again: {remedy}"
         )
     return report if trainer.is_global_zero else None
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from bplightning.stages.alignment import Alignment
 from bplightning.stages.refill import Refill
 
+MAX_LOSS = 0.5
+"""By default; half a point where scores are in per cent."""
+
 AS_PRUNED = Alignment()
 """Widths as pruning left them."""
 
@@ -26,7 +29,9 @@ class RunRequest:
         alignment: Which of the removed feed-forward units are put back, for widths that suit the hardware; by default
             none.
         refill: How the compact model is fine-tuned; `None`, which settings with no epochs become, leaves it as it is.
-        quantize: ``int8`` to evaluate and time the compact model in 8 bits, too; by default it is not.
+        quantize: ``int8`` or ``int8-static`` to evaluate and time the compact model in 8 bits, too; by default it is
+            not.
+        max_loss: What ``int8-static`` may lose of the compact model's score, in the metric's own unit.
         resume: Whether to continue from what the run's folder holds of a run with the same settings.
         ckpt_path: Checkpoint to continue from, as `Trainer.fit` takes it.
         weights_only: How a checkpoint is read, as `Trainer.fit` takes it.
@@ -39,6 +44,7 @@ class RunRequest:
     alignment: Alignment = AS_PRUNED
     refill: Refill | None = None
     quantize: str | None = None
+    max_loss: float = MAX_LOSS
     resume: bool = False
     ckpt_path: str | Path | None = None
     weights_only: bool | None = None

@@ -61,7 +61,7 @@ def test_what_is_misspelled_is_marked(schema: Any, config: dict[str, Any], wrong
         (["fit", "--strategy", ""], {"dense", "hybrid", "movement"}),
         (["fit", "--task", "q"], {"qa"}),
         (["fit", "--strategy.target.d"], {"--strategy.target.density"}),
-        (["fit", "--quantize", ""], {"int8"}),
+        (["fit", "--quantize", ""], {"int8", "int8-static"}),
         (["plan", "--meas"], {"--measure"}),
         (["prune", "--cal"], {"--calibration_examples"}),
         (["compare", "--see"], {"--seeds"}),
