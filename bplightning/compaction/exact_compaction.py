@@ -60,6 +60,7 @@ def compact(model: nn.Module, plan: CompactionPlan | None = None, *, portable: b
         model.get_submodule(module)._parameters[name] for module, name in member_selections(layout, kept, stream)
     ]
     smaller: nn.Module = copy.deepcopy(model, {id(parameter): parameter for parameter in replaced})
+    own_forward(smaller)
     resize(smaller, layout, kept, stream)
     ordinary_norms(smaller)
     new_biases = []
@@ -76,6 +77,16 @@ def compact(model: nn.Module, plan: CompactionPlan | None = None, *, portable: b
     record_widths(smaller, dense=layout, new_biases=new_biases)
     smaller.compaction_plan = plan  # type: ignore[assignment]
     return as_portable(smaller).model if portable else smaller
+
+
+def own_forward(model: nn.Module) -> None:
+    """Give a model back the `forward` of its class, without the 16-bit precision that accelerate trains it in.
+
+    Args:
+        model: A model that accelerate, which the transformers `Trainer` is built on, may have prepared.
+    """
+    if model.__dict__.pop("_original_forward", None) is not None:
+        model.__dict__.pop("forward", None)
 
 
 def _check_applies(plan: CompactionPlan, layout: PrunableLayout, dead: Mapping[str, Dead]) -> None:

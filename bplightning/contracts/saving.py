@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bplightning.compaction.exact_compaction import own_forward
 from bplightning.compaction.plan import require_finished
 from bplightning.layout.instance_mixin import Mixin, mix_in, take_out
 from bplightning.layout.prunable_layout import PrunableLayout
@@ -89,5 +90,6 @@ def hardened_copy(strategy: Hardens, layout: PrunableLayout) -> PreTrainedModel:
         if child is strategy:
             delattr(model, name)
     strategy.harden(layout)
+    own_forward(model)
     pruned: PreTrainedModel = model.eval()
     return pruned

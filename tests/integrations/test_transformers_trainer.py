@@ -181,13 +181,15 @@ def test_a_run_that_ends_before_its_target_is_told_of(tmp_path: Path, caplog: py
     assert "training ended at optimizer step 6 of 24, before Hybrid reached its target" in caplog.text
 
 
-def test_what_is_saved_is_the_pruned_model(tmp_path: Path) -> None:
-    trainer, callback = made(tmp_path)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_is_saved_is_the_pruned_model(tmp_path: Path, bf16: bool) -> None:
+    trainer, callback = made(tmp_path, bf16=bf16)
+    trainer.model.float()
     trainer.train()
-    model = trainer.model.float().eval()
+    model = trainer.model.eval()
     inputs = padded_inputs("right")
     with torch.no_grad():
-        masked = model(**inputs).start_logits
+        masked = type(model).forward(model, **inputs).start_logits
     callback.save(tmp_path / "compact")
     loaded = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "compact")
     with torch.no_grad():

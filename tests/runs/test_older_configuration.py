@@ -65,7 +65,7 @@ def test_its_checkpoint_loads(tmp_path: Path) -> None:
         ("magnitude.Magnitude", {"density": 0.3}, Target(density=0.3)),
         ("hybrid.Hybrid", {"target_density": 0.3, "target_flops_speedup": None}, Target(density=0.3)),
         ("hybrid.Hybrid", {"target_flops_speedup": 2.5, "latency_table": None}, Target(flops=0.4)),
-        ("hybrid.Hybrid", {"target_density": None}, Target()),
+        ("hybrid.Hybrid", {"target_density": None, "regularization": 20.0}, Target()),
         ("post_training.PostTraining", {"target_flops": 0.7}, Target(flops=0.7)),
         ("post_training.PostTraining", {"target_flops": None}, Target(flops=0.5)),
         (
