@@ -13,7 +13,6 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from torch import nn
 
-from bplightning.contracts.strategy import PruningStrategy
 from bplightning.errors import UserError
 from bplightning.io.files import whole_file
 from bplightning.masks.masking import UNDER_MASK
@@ -164,8 +163,8 @@ def require_same_weights(checkpoint: Mapping[str, Any], module: nn.Module, *, pa
         UserError: It does not fit.
     """
     for name, strategy in module.named_modules():
-        if isinstance(strategy, PruningStrategy):
-            strategy.take_older_names(checkpoint["state_dict"], f"{name}.")
+        if (take_older_names := getattr(strategy, "take_older_names", None)) is not None:
+            take_older_names(checkpoint["state_dict"], f"{name}.")
     ours, theirs = _weights(module.state_dict()), _weights(checkpoint["state_dict"])
     shapes = [
         f"{name} is {_shape(theirs[name])} in the file and {_shape(value)} here"

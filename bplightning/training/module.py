@@ -350,7 +350,7 @@ def progress_of(trainer: Trainer, *, step: int, warmup: float) -> Progress:
         raise UserError(
             "the run has no last step, which the pruning schedule needs: give trainer.max_steps or trainer.max_epochs."
         )
-    if total < 1 or 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches):
+    if total < 1 or (step == 0 and 0 in (trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches)):
         raise UserError(
             "the run has no optimizer step, so nothing would be trained or pruned: give trainer.max_epochs, "
             "trainer.max_steps and trainer.limit_train_batches of 1 or more."

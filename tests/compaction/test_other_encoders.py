@@ -82,7 +82,7 @@ def test_a_shared_layer_is_one_group_pruned_once_and_run_many_times() -> None:
     assert [group.name for group in layout.groups] == ["encoder.0.self", "encoder.0.feed_forward"]
     weights = 4 * HIDDEN * HIDDEN + 2 * HIDDEN * UNITS
     assert measure.parameters(model, layout) == {"encoder_linear": weights, "all": model.num_parameters()}
-    made = plan(model, SoftMovement(granularity=WHOLE), shapes=((2, 16),))
+    made = plan(model, SoftMovement(target=Target(density=0.5), granularity=WHOLE), shapes=((2, 16),))
     assert made["prunable"]["weights"] == weights
     half = made["estimates"]["at"][0]
     smaller = compact(with_half_dead(model))

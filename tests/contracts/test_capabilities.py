@@ -30,7 +30,7 @@ HOOKS = {
     "metrics",
     "harden",
 }
-SHARED = {"offers", "capability", "add_mask", "all_masks", "density"}
+SHARED = {"offers", "capability", "add_mask", "all_masks", "density", "older_names", "take_older_names"}
 
 
 def test_a_strategy_is_asked_and_answers_by_what_it_inherits() -> None:

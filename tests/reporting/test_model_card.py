@@ -31,7 +31,7 @@ def test_the_hub_reads_its_metadata() -> None:
 
 
 def test_it_says_how_to_load_what_it_cost_and_how_it_was_made() -> None:
-    text = card_of(built()).text
+    text = card_of(built(portable=None)).text
     code = text.partition("```python\n")[2].partition("```")[0]
     assert compile(code, "card", "exec")
     assert code.splitlines()[0].startswith("import bplightning")
@@ -43,12 +43,18 @@ def test_it_says_how_to_load_what_it_cost_and_how_it_was_made() -> None:
 
 
 def test_what_skips_sub_layers_is_called_no_ordinary_model() -> None:
-    text = " ".join(card_of(built()).text.split())
+    text = " ".join(card_of(built(portable=None)).text.split())
     assert "It is a dense model with smaller matrices that skips 1 sub-layer with the norm after it, which" in text
     assert "do not: encoder.2.self." in text
     assert "lists the heads, feed-forward units and dimensions of the residual stream that were kept" in text
     assert "ordinary dense model" not in text
-    assert "It is an ordinary dense model with smaller matrices." in card_of(built(skipped=[])).text
+    assert "It is an ordinary dense model with smaller matrices." in card_of(built(portable=None, skipped=[])).text
+
+
+def test_a_portable_model_needs_no_import() -> None:
+    text = card_of(built()).text
+    assert "import bplightning" not in text
+    assert "It is an ordinary checkpoint: every layer is padded with zeros" in text
 
 
 ZEROS_ONLY = {"encoder_linear": 80_000_000, "all": 100_000_000}

@@ -17,6 +17,7 @@ from pointing_task import make_run
 from bplightning.cli.training import PruningCLI
 from bplightning.contracts.target import Target
 from bplightning.contracts.window import PruningWindow
+from bplightning.plugins import trust
 from bplightning.runs.build import build
 from bplightning.runs.older_configuration import CLASS_PATHS, renewed
 from bplightning.runs.reading import load_run
@@ -103,6 +104,7 @@ def test_options_of_a_strategy_that_has_them_itself_stay(tmp_path: Path, monkeyp
         "        super().__init__()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    trust("with_density.Own")
     strategy = {"class_path": "with_density.Own", "init_args": {"density": 0.25}}
     assert renewed({"strategy": strategy}) == {"strategy": strategy}
 

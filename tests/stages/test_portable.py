@@ -33,7 +33,7 @@ def test_a_portable_model_is_saved_and_its_cost_reported(
     for mask in module.strategy.all_masks:
         mask.set_grid(torch.rand(mask.kept.shape) < 0.5)
     out = tmp_path / "out"
-    ending = Ending(out=out, report=out / "report.json", saving=Saving(portable=True))
+    ending = Ending(out=out, report=out / "report.json", saving=Saving(portable=True), at_once=True)
     assert finish(trainer(tmp_path), module, ending, RunRequest(command="again")) is not None
     report: Any = load_report(out / "report.json")
     cost, config = report["portable"], json.loads((out / "config.json").read_text())
