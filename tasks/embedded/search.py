@@ -54,7 +54,7 @@ def generate_candidates(split: str, *, candidates: int = 4, seed: int = 0) -> li
 
     Args:
         split: ``"train"`` or ``"validation"``; they share no name.
-        candidates: Passages of a question, the first of which answers it.
+        candidates: Passages of a question; the first one answers it.
         seed: Seed; the same arguments give the same records in every process.
 
     Returns:
