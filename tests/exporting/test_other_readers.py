@@ -100,3 +100,9 @@ def test_transformers_js_computes_what_torch_does(package: Path, made: tuple[Pat
         exact = torch.stack([outputs.start_logits[0], outputs.end_logits[0]])
         for dtype, tolerance in (("fp32", 1e-4), ("q8", 0.5)):
             assert (torch.tensor(found[kind, dtype]) - exact).abs().max() <= tolerance * exact.abs().max(), dtype
+
+
+def test_the_merged_file_of_int8_is_in_int8(made: tuple[Path, dict[str, PreTrainedModel]]) -> None:
+    inside = made[0] / "write-from" / "onnx"
+    full, small = (inside / f"decoder_model_merged{suffix}.onnx" for suffix in ("", "_quantized"))
+    assert small.stat().st_size < 0.6 * full.stat().st_size
